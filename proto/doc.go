@@ -1,0 +1,2 @@
+// Package proto is the root of its module.
+package proto

@@ -1,0 +1,2 @@
+// Package services is the root of its module.
+package services

@@ -1,0 +1,2 @@
+// Package tools is the root of its module.
+package tools
