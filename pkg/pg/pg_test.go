@@ -1,0 +1,204 @@
+package pg_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"hanse/pkg/pg"
+	"hanse/pkg/pg/pgtest"
+)
+
+func TestEveryPartitionHasOneShard(t *testing.T) {
+	s := pgtest.NewSharded(t, 3)
+	if s.P() != pg.DefaultPartitions {
+		t.Fatalf("P = %d, want %d", s.P(), pg.DefaultPartitions)
+	}
+	count := make(map[*pgxpool.Pool]int)
+	for part := range s.P() {
+		var epoch int64
+		err := s.For(part).QueryRow(t.Context(), `SELECT epoch FROM partition WHERE part = $1`, int32(part)).Scan(&epoch)
+		if err != nil {
+			t.Fatalf("partition %d: %v", part, err)
+		}
+		count[s.For(part)]++
+	}
+	for _, pool := range s.All() {
+		if n := count[pool]; n < 21 || n > 22 {
+			t.Errorf("a shard holds %d of 64 partitions", n)
+		}
+	}
+	groups := s.Groups([]uint32{0, 1, 2, 3, 4, 5})
+	if len(groups) != 3 {
+		t.Errorf("six neighbours are on %d shards, want 3", len(groups))
+	}
+}
+
+func TestMismatchingStartIsRefused(t *testing.T) {
+	cfg := pgtest.Config(t, 2)
+	first := pgtest.Open(t, cfg)
+	other := pgtest.Config(t, 2)
+	pgtest.Open(t, other)
+
+	refused := map[string]func(c *pg.Config){
+		"shards in another order":  func(c *pg.Config) { c.Shards = []string{cfg.Shards[1], cfg.Shards[0]} },
+		"one shard missing":        func(c *pg.Config) { c.Shards = cfg.Shards[:1] },
+		"shard of another cluster": func(c *pg.Config) { c.Shards = []string{cfg.Shards[0], other.Shards[1]} },
+		"another P":                func(c *pg.Config) { c.Partitions = 32 },
+		"one more shard":           func(c *pg.Config) { c.Shards = append(cfg.Shards[:2:2], pgtest.Database(t)) },
+	}
+	for name, change := range refused {
+		t.Run(name, func(t *testing.T) {
+			c := cfg
+			change(&c)
+			s, err := pg.Open(t.Context(), c)
+			if err == nil {
+				s.Close()
+				t.Fatal("opened")
+			}
+			t.Log(err)
+		})
+	}
+	again := pgtest.Open(t, cfg)
+	if again.ClusterID() != first.ClusterID() || again.ClusterID() == "" {
+		t.Errorf("cluster id %q, then %q", first.ClusterID(), again.ClusterID())
+	}
+}
+
+func TestManyReplicasStartAtOnce(t *testing.T) {
+	cfg := pgtest.Config(t, 2)
+	cfg.Migrate = true
+	for _, dsn := range cfg.Shards { // empty databases: everybody has everything to do
+		pool, err := pgxpool.New(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = pool.Exec(t.Context(), `DROP SCHEMA public CASCADE; CREATE SCHEMA public`)
+		pool.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var g errgroup.Group
+	ids := make([]string, 6)
+	for i := range ids {
+		g.Go(func() error {
+			s, err := pg.Open(t.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			ids[i] = s.ClusterID()
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Fatalf("replicas see different clusters: %q", ids)
+		}
+	}
+}
+
+func TestSchemaBehindIsRefusedWithoutMigrate(t *testing.T) {
+	cfg := pgtest.Config(t, 1)
+	pool, err := pgxpool.New(t.Context(), cfg.Shards[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Exec(t.Context(), `DELETE FROM goose_db_version WHERE version_id = 10`); err != nil {
+		t.Fatal(err)
+	}
+	s, err := pg.Open(t.Context(), cfg)
+	if !errors.Is(err, pg.ErrSchemaBehind) {
+		if err == nil {
+			s.Close()
+		}
+		t.Fatalf("err = %v, want ErrSchemaBehind", err)
+	}
+}
+
+func TestInTx(t *testing.T) {
+	pool := pgtest.Pool(t)
+	ctx := t.Context()
+	boom := errors.New("boom")
+	err := pg.InTx(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `UPDATE partition SET head = 7 WHERE part = 1`); err != nil {
+			return err
+		}
+		return boom
+	})
+	if !errors.Is(err, boom) || pg.Ambiguous(err) {
+		t.Fatalf("err = %v", err)
+	}
+	var head int64
+	if err := pool.QueryRow(ctx, `SELECT head FROM partition WHERE part = 1`).Scan(&head); err != nil || head != 0 {
+		t.Fatalf("head = %d, %v; the transaction was not rolled back", head, err)
+	}
+	err = pg.InTx(ctx, pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO partition (part) VALUES (1)`)
+		return err
+	})
+	if !pg.IsUnique(err, "partition_pkey") || !pg.IsUnique(err, "") || pg.IsUnique(err, "other") || pg.Transient(err) {
+		t.Fatalf("err = %v", err)
+	}
+}
+
+// The server goes away while it commits: nobody knows.
+func TestLostCommitIsAmbiguousAndTransient(t *testing.T) {
+	pool := pgtest.Pool(t)
+	ctx := t.Context()
+	_, err := pool.Exec(ctx, `
+		CREATE TABLE cut (x int);
+		CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON cut DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION cut()`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = pg.InTx(ctx, pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO cut VALUES (1)`)
+		return err
+	})
+	if err == nil || !pg.Ambiguous(err) || !pg.Transient(err) {
+		t.Fatalf("err = %v, ambiguous %v, transient %v", err, pg.Ambiguous(err), pg.Transient(err))
+	}
+}
+
+// The connection was gone before COMMIT was sent: it did not happen.
+func TestConnectionLostBeforeCommitIsNotAmbiguous(t *testing.T) {
+	pool := pgtest.Pool(t)
+	ctx := t.Context()
+	err := pg.InTx(ctx, pool, func(tx pgx.Tx) error {
+		var pid int
+		if err := tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
+			return err
+		}
+		_, err := pool.Exec(ctx, `SELECT pg_terminate_backend($1, 5000)`, pid)
+		return err
+	})
+	if err == nil || !pg.Transient(err) {
+		t.Fatalf("err = %v, transient %v", err, pg.Transient(err))
+	}
+}
+
+func TestRefusedConnectionIsTransient(t *testing.T) {
+	_, err := pgx.Connect(t.Context(), "host=127.0.0.1 port=1 user=x dbname=x connect_timeout=2")
+	if !pg.Transient(err) || pg.Ambiguous(err) {
+		t.Fatalf("err = %v", err)
+	}
+}
+
+func BenchmarkDatabase(b *testing.B) {
+	pgtest.Database(b)
+	b.ResetTimer()
+	for b.Loop() {
+		pgtest.New(b)
+	}
+}
