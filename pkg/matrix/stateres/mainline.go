@@ -1,0 +1,99 @@
+package stateres
+
+import (
+	"math"
+	"slices"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+)
+
+// notOnMainline is the position ∞.
+const notOnMainline = math.MaxInt
+
+// mainline is the "mainline of P₀", as the position of each power levels event
+// in it: P₀, the power levels event that P₀ cites, the one that this cites, and
+// so on. A nil P₀ has an empty mainline.
+func (g *graph) mainline(p *event.PDU) (map[id.Event]int, error) {
+	positions := make(map[id.Event]int)
+	for p != nil {
+		if _, ok := positions[p.ID]; ok {
+			return nil, &CycleError{IDs: []id.Event{p.ID}}
+		}
+		positions[p.ID] = len(positions)
+		var err error
+		if p, err = g.authEvent(p, typePowerLevels, ""); err != nil {
+			return nil, err
+		}
+	}
+	return positions, nil
+}
+
+// mainlinePosition is the position in the mainline of the first power levels
+// event on the way e₁, e₂, … that belongs to it. The event itself, e₀, does not
+// count.
+func (g *graph) mainlinePosition(e *event.PDU, mainline map[id.Event]int) (int, error) {
+	seen := eventSet{}
+	for {
+		p, err := g.authEvent(e, typePowerLevels, "")
+		if err != nil {
+			return 0, err
+		}
+		if p == nil {
+			return notOnMainline, nil
+		}
+		if i, ok := mainline[p.ID]; ok {
+			return i, nil
+		}
+		if seen.has(p.ID) {
+			return 0, &CycleError{IDs: seen.sorted()}
+		}
+		seen.add(p.ID)
+		e = p
+	}
+}
+
+// mainlineOrdering sorts events by the "mainline ordering based on P": those
+// based on an earlier power levels event first, then by time, then by ID.
+func (g *graph) mainlineOrdering(set eventSet, p *event.PDU) ([]*event.PDU, error) {
+	mainline, err := g.mainline(p)
+	if err != nil {
+		return nil, err
+	}
+	type positioned struct {
+		ev       *event.PDU
+		position int
+	}
+	events := make([]positioned, 0, len(set))
+	for e := range set {
+		position, err := g.mainlinePosition(g.events[e], mainline)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, positioned{g.events[e], position})
+	}
+	slices.SortFunc(events, func(x, y positioned) int {
+		switch {
+		case x.position != y.position:
+			return order(x.position > y.position)
+		case x.ev.OriginServerTS != y.ev.OriginServerTS:
+			return order(x.ev.OriginServerTS < y.ev.OriginServerTS)
+		case x.ev.ID != y.ev.ID:
+			return order(x.ev.ID < y.ev.ID)
+		}
+		return 0
+	})
+	ordered := make([]*event.PDU, len(events))
+	for i, e := range events {
+		ordered[i] = e.ev
+	}
+	return ordered, nil
+}
+
+// order is the result of a comparison of different elements.
+func order(before bool) int {
+	if before {
+		return -1
+	}
+	return 1
+}
