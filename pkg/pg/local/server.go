@@ -310,8 +310,12 @@ func (p postmaster) alive() bool {
 // nobody else's is running.
 func stopOrphan(ctx context.Context, dir string) error {
 	pm, err := readPostmaster(dir)
-	if err != nil || !pm.alive() {
+	if err != nil {
 		return nil //nolint:nilerr // no file, or one that PostgreSQL itself judges at its start
+	}
+	if !pm.alive() {
+		// The process number may belong to another program by now, which PostgreSQL would take for itself.
+		return os.Remove(filepath.Join(dir, "postmaster.pid"))
 	}
 	if err := signal(pm.pid, syscall.SIGINT); err != nil {
 		return err

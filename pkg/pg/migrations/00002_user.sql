@@ -44,6 +44,7 @@ CREATE TABLE access_token (
     user_id    text    NOT NULL COLLATE "C",
     device_id  text    NOT NULL COLLATE "C" DEFAULT '',
     expires_ts bigint,                            -- null: does not expire
+    refresh_hash bytea,                           -- the refresh token that was given out with it
     created_ts bigint  NOT NULL,
     PRIMARY KEY (part, hash)
 );
