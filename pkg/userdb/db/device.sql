@@ -59,13 +59,15 @@ DELETE FROM access_token WHERE part = $1 AND user_id = $2;
 DELETE FROM refresh_token WHERE part = $1 AND user_id = $2;
 
 -- name: AddAccessToken :exec
-INSERT INTO access_token (part, hash, user_id, device_id, expires_ts, created_ts) VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO access_token (part, hash, user_id, device_id, expires_ts, refresh_hash, created_ts) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: AddRefreshToken :exec
 INSERT INTO refresh_token (part, hash, user_id, device_id, expires_ts, created_ts) VALUES ($1, $2, $3, $4, $5, $6);
 
 -- name: TokenOwner :one
-SELECT t.user_id, t.device_id, t.expires_ts, a.guest, a.admin, a.deactivated, a.appservice_id
+SELECT t.user_id, t.device_id, t.expires_ts, t.refresh_hash, a.guest, a.admin, a.deactivated, a.appservice_id,
+    EXISTS (SELECT FROM refresh_token r
+            WHERE r.part = t.part AND r.user_id = t.user_id AND r.device_id = t.device_id AND r.next_hash = t.refresh_hash) AS supersedes
 FROM access_token t JOIN account a ON a.part = t.part AND a.user_id = t.user_id
 WHERE t.part = $1 AND t.hash = $2;
 
@@ -76,10 +78,15 @@ SELECT user_id, device_id, next_hash, expires_ts FROM refresh_token WHERE part =
 UPDATE refresh_token SET next_hash = $3 WHERE part = $1 AND hash = $2;
 
 -- name: DeleteRefreshToken :exec
-DELETE FROM refresh_token WHERE part = $1 AND hash = $2;
+WITH gone AS (DELETE FROM access_token a WHERE a.part = $1 AND a.user_id = $2 AND a.refresh_hash = $3)
+DELETE FROM refresh_token r WHERE r.part = $1 AND r.hash = $3;
 
--- name: DeleteRefreshTokensBefore :exec
-DELETE FROM refresh_token WHERE part = $1 AND user_id = $2 AND device_id = $3 AND next_hash = $4;
+-- name: DeleteSuperseded :exec
+-- Drops the refresh tokens that were exchanged for this one, and the access tokens that came with them.
+WITH old AS (
+    DELETE FROM refresh_token r WHERE r.part = $1 AND r.user_id = $2 AND r.next_hash = $3 RETURNING r.hash
+)
+DELETE FROM access_token a USING old WHERE a.part = $1 AND a.user_id = $2 AND a.refresh_hash = old.hash;
 
 -- name: DeleteOtherAccessTokens :exec
 DELETE FROM access_token WHERE part = $1 AND user_id = $2 AND device_id = $3 AND hash <> $4;

@@ -10,16 +10,17 @@ import (
 )
 
 const addAccessToken = `-- name: AddAccessToken :exec
-INSERT INTO access_token (part, hash, user_id, device_id, expires_ts, created_ts) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO access_token (part, hash, user_id, device_id, expires_ts, refresh_hash, created_ts) VALUES ($1, $2, $3, $4, $5, $6, $7)
 `
 
 type AddAccessTokenParams struct {
-	Part      int32
-	Hash      []byte
-	UserID    string
-	DeviceID  string
-	ExpiresTs *int64
-	CreatedTs int64
+	Part        int32
+	Hash        []byte
+	UserID      string
+	DeviceID    string
+	ExpiresTs   *int64
+	RefreshHash []byte
+	CreatedTs   int64
 }
 
 func (q *Queries) AddAccessToken(ctx context.Context, arg AddAccessTokenParams) error {
@@ -29,6 +30,7 @@ func (q *Queries) AddAccessToken(ctx context.Context, arg AddAccessTokenParams) 
 		arg.UserID,
 		arg.DeviceID,
 		arg.ExpiresTs,
+		arg.RefreshHash,
 		arg.CreatedTs,
 	)
 	return err
@@ -189,32 +191,25 @@ func (q *Queries) DeleteOtherAccessTokens(ctx context.Context, arg DeleteOtherAc
 }
 
 const deleteRefreshToken = `-- name: DeleteRefreshToken :exec
-DELETE FROM refresh_token WHERE part = $1 AND hash = $2
+WITH gone AS (DELETE FROM access_token a WHERE a.part = $1 AND a.user_id = $2 AND a.refresh_hash = $3)
+DELETE FROM refresh_token r WHERE r.part = $1 AND r.hash = $3
 `
 
-func (q *Queries) DeleteRefreshToken(ctx context.Context, part int32, hash []byte) error {
-	_, err := q.db.Exec(ctx, deleteRefreshToken, part, hash)
+func (q *Queries) DeleteRefreshToken(ctx context.Context, part int32, userID string, hash []byte) error {
+	_, err := q.db.Exec(ctx, deleteRefreshToken, part, userID, hash)
 	return err
 }
 
-const deleteRefreshTokensBefore = `-- name: DeleteRefreshTokensBefore :exec
-DELETE FROM refresh_token WHERE part = $1 AND user_id = $2 AND device_id = $3 AND next_hash = $4
+const deleteSuperseded = `-- name: DeleteSuperseded :exec
+WITH old AS (
+    DELETE FROM refresh_token r WHERE r.part = $1 AND r.user_id = $2 AND r.next_hash = $3 RETURNING r.hash
+)
+DELETE FROM access_token a USING old WHERE a.part = $1 AND a.user_id = $2 AND a.refresh_hash = old.hash
 `
 
-type DeleteRefreshTokensBeforeParams struct {
-	Part     int32
-	UserID   string
-	DeviceID string
-	NextHash []byte
-}
-
-func (q *Queries) DeleteRefreshTokensBefore(ctx context.Context, arg DeleteRefreshTokensBeforeParams) error {
-	_, err := q.db.Exec(ctx, deleteRefreshTokensBefore,
-		arg.Part,
-		arg.UserID,
-		arg.DeviceID,
-		arg.NextHash,
-	)
+// Drops the refresh tokens that were exchanged for this one, and the access tokens that came with them.
+func (q *Queries) DeleteSuperseded(ctx context.Context, part int32, userID string, nextHash []byte) error {
+	_, err := q.db.Exec(ctx, deleteSuperseded, part, userID, nextHash)
 	return err
 }
 
@@ -378,7 +373,9 @@ func (q *Queries) SetRefreshTokenNext(ctx context.Context, part int32, hash []by
 }
 
 const tokenOwner = `-- name: TokenOwner :one
-SELECT t.user_id, t.device_id, t.expires_ts, a.guest, a.admin, a.deactivated, a.appservice_id
+SELECT t.user_id, t.device_id, t.expires_ts, t.refresh_hash, a.guest, a.admin, a.deactivated, a.appservice_id,
+    EXISTS (SELECT FROM refresh_token r
+            WHERE r.part = t.part AND r.user_id = t.user_id AND r.device_id = t.device_id AND r.next_hash = t.refresh_hash) AS supersedes
 FROM access_token t JOIN account a ON a.part = t.part AND a.user_id = t.user_id
 WHERE t.part = $1 AND t.hash = $2
 `
@@ -387,10 +384,12 @@ type TokenOwnerRow struct {
 	UserID       string
 	DeviceID     string
 	ExpiresTs    *int64
+	RefreshHash  []byte
 	Guest        bool
 	Admin        bool
 	Deactivated  bool
 	AppserviceID string
+	Supersedes   bool
 }
 
 func (q *Queries) TokenOwner(ctx context.Context, part int32, hash []byte) (TokenOwnerRow, error) {
@@ -400,10 +399,12 @@ func (q *Queries) TokenOwner(ctx context.Context, part int32, hash []byte) (Toke
 		&i.UserID,
 		&i.DeviceID,
 		&i.ExpiresTs,
+		&i.RefreshHash,
 		&i.Guest,
 		&i.Admin,
 		&i.Deactivated,
 		&i.AppserviceID,
+		&i.Supersedes,
 	)
 	return i, err
 }

@@ -1,0 +1,223 @@
+package userdb
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/userdb/db"
+)
+
+// UserKeys are the public keys of a user as others may see them.
+type UserKeys struct {
+	StreamID int64
+	// Devices are the signed identity keys, with the signatures that were uploaded for them.
+	Devices map[id.Device]json.RawMessage
+	// CrossSigning is by usage. The user-signing key is there for its owner only.
+	CrossSigning map[string]json.RawMessage
+	// Names are the display names of the devices that have one.
+	Names map[id.Device]string
+}
+
+// KeysOf returns the keys of those of our users who have any, as viewer ("" for other servers) may see them: others
+// get neither the user-signing key nor signatures that a third user made.
+func (d *DB) KeysOf(ctx context.Context, users []id.User, viewer id.User) (map[id.User]*UserKeys, error) {
+	out := make(map[id.User]*UserKeys, len(users))
+	for _, g := range d.groups(users) {
+		if err := keysOfShard(ctx, db.New(g.pool), g, viewer, out); err != nil {
+			return nil, fmt.Errorf("read keys: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// signatures by user, target, signer and key id.
+type signatures map[string]map[string]map[string]map[string]string
+
+func keysOfShard(ctx context.Context, q *db.Queries, g *group, viewer id.User, out map[id.User]*UserKeys) error {
+	sigs, err := readSignatures(ctx, q, g, viewer)
+	if err != nil {
+		return err
+	}
+	devices, err := q.DeviceKeys(ctx, g.parts, g.users)
+	if err != nil {
+		return err
+	}
+	for _, r := range devices {
+		u := userKeys(out, r.UserID)
+		signed, err := addSignatures(r.Keys, sigs[r.UserID][r.DeviceID])
+		if err != nil {
+			return err
+		}
+		u.Devices[id.Device(r.DeviceID)] = signed
+		u.StreamID = max(u.StreamID, r.StreamID)
+		if r.DisplayName != nil {
+			u.Names[id.Device(r.DeviceID)] = *r.DisplayName
+		}
+	}
+	cross, err := q.CrossSigningKeys(ctx, g.parts, g.users)
+	if err != nil {
+		return err
+	}
+	for _, r := range cross {
+		if r.Usage == UserSigningKey && id.User(r.UserID) != viewer {
+			continue
+		}
+		u := userKeys(out, r.UserID)
+		signed := json.RawMessage(r.Key)
+		if public := PublicKey(r.Key); public != "" {
+			if signed, err = addSignatures(r.Key, sigs[r.UserID][public]); err != nil {
+				return err
+			}
+		}
+		u.CrossSigning[r.Usage] = signed
+	}
+	return nil
+}
+
+func userKeys(m map[id.User]*UserKeys, user string) *UserKeys {
+	u := m[id.User(user)]
+	if u == nil {
+		u = &UserKeys{
+			Devices: map[id.Device]json.RawMessage{}, CrossSigning: map[string]json.RawMessage{}, Names: map[id.Device]string{},
+		}
+		m[id.User(user)] = u
+	}
+	return u
+}
+
+func readSignatures(ctx context.Context, q *db.Queries, g *group, viewer id.User) (signatures, error) {
+	rows, err := q.Signatures(ctx, g.parts, g.users)
+	if err != nil {
+		return nil, err
+	}
+	all := make(signatures)
+	for _, r := range rows {
+		if r.Signer != r.UserID && r.Signer != string(viewer) {
+			continue
+		}
+		targets := all[r.UserID]
+		if targets == nil {
+			targets = make(map[string]map[string]map[string]string)
+			all[r.UserID] = targets
+		}
+		signers := targets[r.Target]
+		if signers == nil {
+			signers = make(map[string]map[string]string)
+			targets[r.Target] = signers
+		}
+		if signers[r.Signer] == nil {
+			signers[r.Signer] = make(map[string]string)
+		}
+		signers[r.Signer][r.SignerKeyID] = r.Signature
+	}
+	return all, nil
+}
+
+// addSignatures merges signatures into a signed object. The other members keep their bytes.
+func addSignatures(key json.RawMessage, more map[string]map[string]string) (json.RawMessage, error) {
+	if len(more) == 0 {
+		return key, nil
+	}
+	var obj map[string]json.RawMessage
+	if err := json.Unmarshal(key, &obj); err != nil {
+		return nil, fmt.Errorf("stored key: %w", err)
+	}
+	sigs := make(map[string]map[string]string)
+	if raw := obj["signatures"]; raw != nil {
+		if err := json.Unmarshal(raw, &sigs); err != nil {
+			return nil, fmt.Errorf("stored key: %w", err)
+		}
+	}
+	for signer, byKey := range more {
+		if sigs[signer] == nil {
+			sigs[signer] = make(map[string]string)
+		}
+		for keyID, sig := range byKey {
+			sigs[signer][keyID] = sig
+		}
+	}
+	raw, err := json.Marshal(sigs)
+	if err != nil {
+		return nil, err
+	}
+	obj["signatures"] = raw
+	return json.Marshal(obj)
+}
+
+// PublicKey returns the public key of a cross-signing key object, which has exactly one; "" if it has not.
+func PublicKey(key json.RawMessage) string {
+	var obj struct {
+		Keys map[string]string `json:"keys"`
+	}
+	if json.Unmarshal(key, &obj) != nil || len(obj.Keys) != 1 {
+		return ""
+	}
+	for _, public := range obj.Keys {
+		return public
+	}
+	return ""
+}
+
+// RemoteList is what we hold of the devices of a user of another server.
+type RemoteList struct {
+	StreamID int64
+	// Stale lists must be fetched anew before they are used.
+	Stale bool
+	// Content is the answer of GET /_matrix/federation/v1/user/devices; nil if it was never fetched.
+	Content json.RawMessage
+}
+
+// RemoteLists returns what we hold of the devices of users of other servers; those that we hold nothing of are missing.
+func (d *DB) RemoteLists(ctx context.Context, users []id.User) (map[id.User]RemoteList, error) {
+	out := make(map[id.User]RemoteList, len(users))
+	for _, g := range d.groups(users) {
+		rows, err := db.New(g.pool).RemoteDeviceLists(ctx, g.parts, g.users)
+		if err != nil {
+			return nil, fmt.Errorf("read device lists: %w", err)
+		}
+		for _, r := range rows {
+			out[id.User(r.UserID)] = RemoteList{StreamID: r.StreamID, Stale: r.Stale, Content: r.Content}
+		}
+	}
+	return out, nil
+}
+
+// PutRemoteList stores what was fetched of a user of another server.
+func (d *DB) PutRemoteList(ctx context.Context, user id.User, l RemoteList) error {
+	q, part := d.At(user)
+	return q.PutRemoteDeviceList(ctx, db.PutRemoteDeviceListParams{
+		Part: part, UserID: string(user), StreamID: l.StreamID, Stale: l.Stale, Content: l.Content, FetchedTs: Millis(time.Now()),
+	})
+}
+
+// UpdateRemoteList changes what we hold of a user of another server under a lock. fn gets the zero value if we hold
+// nothing; what it returns is stored, unless it returns false.
+func (d *DB) UpdateRemoteList(ctx context.Context, user id.User, fn func(old RemoteList) (RemoteList, bool)) error {
+	return d.Within(ctx, user, func(tx *Tx) error {
+		var old RemoteList
+		row, err := tx.RemoteDeviceList(ctx, tx.Part, string(user))
+		switch err = notFound(err); err {
+		case nil:
+			old = RemoteList{StreamID: row.StreamID, Stale: row.Stale, Content: row.Content}
+		case ErrNotFound:
+		default:
+			return err
+		}
+		l, store := fn(old)
+		if !store {
+			return nil
+		}
+		return tx.PutRemoteDeviceList(ctx, db.PutRemoteDeviceListParams{
+			Part: tx.Part, UserID: string(user), StreamID: l.StreamID, Stale: l.Stale, Content: l.Content, FetchedTs: Millis(time.Now()),
+		})
+	})
+}
+
+// ForgetRemoteList drops what we hold of a user who no longer shares a room with us: nobody tells us of changes.
+func (d *DB) ForgetRemoteList(ctx context.Context, user id.User) error {
+	q, part := d.At(user)
+	return q.DeleteRemoteDeviceList(ctx, part, string(user))
+}

@@ -1,0 +1,256 @@
+package userdb
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/userdb/db"
+)
+
+// The usages of cross-signing keys.
+const (
+	MasterKey      = "master"
+	SelfSigningKey = "self_signing"
+	UserSigningKey = "user_signing"
+)
+
+// DeviceChange is the payload of a TaskDevices.
+type DeviceChange struct {
+	StreamID int64 `json:"stream_id"`
+	// Device is empty for a change of cross-signing keys only.
+	Device  id.Device `json:"device_id"`
+	Deleted bool      `json:"deleted,omitempty"`
+}
+
+// DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: it raises the
+// position of the user's device list and stores the task of telling the rooms.
+func (tx *Tx) DevicesChanged(ctx context.Context, device id.Device) (Task, error) {
+	stream, err := tx.RaiseDeviceList(ctx, tx.Part, string(tx.User))
+	if err != nil {
+		return Task{}, fmt.Errorf("raise device list: %w", err)
+	}
+	payload, err := json.Marshal(DeviceChange{StreamID: stream, Device: device})
+	if err != nil {
+		return Task{}, err
+	}
+	return tx.PutTask(ctx, Task{User: tx.User, Kind: TaskDevices, Key: string(device), Payload: payload})
+}
+
+// DeviceListStream returns the position of a user's device list.
+func (d *DB) DeviceListStream(ctx context.Context, user id.User) (int64, error) {
+	q, part := d.At(user)
+	return q.DeviceListStream(ctx, part, string(user))
+}
+
+// OneTimeKey is a one-time or fallback key: algorithm, id and the key as the device uploaded it.
+type OneTimeKey struct {
+	Algorithm string
+	ID        string
+	Key       json.RawMessage
+}
+
+// ErrKeyExists is returned for a one-time key whose id is taken by another key.
+type ErrKeyExists struct{ Algorithm, ID string }
+
+func (e *ErrKeyExists) Error() string {
+	return "one time key " + e.Algorithm + ":" + e.ID + " already exists"
+}
+
+// KeyUpload is what a device uploads.
+type KeyUpload struct {
+	User      id.User
+	Device    id.Device
+	Identity  json.RawMessage // nil: unchanged
+	OneTime   []OneTimeKey
+	Fallbacks []OneTimeKey
+}
+
+// UploadKeys stores keys of a device. If the identity keys changed, the returned task tells the rooms.
+func (d *DB) UploadKeys(ctx context.Context, up KeyUpload) (task *Task, err error) {
+	_, err = d.Change(ctx, up.User, func(tx *Tx) error {
+		if task, err = tx.putIdentity(ctx, up); err != nil {
+			return err
+		}
+		if err := tx.putOneTimeKeys(ctx, up); err != nil {
+			return err
+		}
+		for _, k := range up.Fallbacks {
+			err := tx.PutFallbackKey(ctx, db.PutFallbackKeyParams{
+				Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device), Algorithm: k.Algorithm, KeyID: k.ID, Key: k.Key,
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return task, err
+}
+
+func (tx *Tx) putIdentity(ctx context.Context, up KeyUpload) (*Task, error) {
+	if up.Identity == nil {
+		return nil, nil
+	}
+	old, err := tx.DeviceKey(ctx, tx.Part, string(up.User), string(up.Device))
+	if err = notFound(err); err != nil && err != ErrNotFound {
+		return nil, err
+	}
+	if bytes.Equal(old, up.Identity) {
+		return nil, nil
+	}
+	task, err := tx.DevicesChanged(ctx, up.Device)
+	if err != nil {
+		return nil, err
+	}
+	return &task, tx.PutDeviceKey(ctx, db.PutDeviceKeyParams{
+		Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device), Keys: up.Identity, StreamID: task.streamID(),
+	})
+}
+
+func (t Task) streamID() int64 {
+	var c DeviceChange
+	_ = json.Unmarshal(t.Payload, &c) // we wrote it
+	return c.StreamID
+}
+
+func (tx *Tx) putOneTimeKeys(ctx context.Context, up KeyUpload) error {
+	if len(up.OneTime) == 0 {
+		return nil
+	}
+	p := db.AddOneTimeKeysParams{Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device)}
+	for i, k := range up.OneTime {
+		p.Algorithms = append(p.Algorithms, k.Algorithm)
+		p.KeyIds = append(p.KeyIds, k.ID)
+		p.Keys = append(p.Keys, k.Key)
+		p.Ns = append(p.Ns, tx.Seq*1000+int64(min(i, 999)))
+	}
+	have, err := tx.OneTimeKeys(ctx, db.OneTimeKeysParams{
+		Part: p.Part, UserID: p.UserID, DeviceID: p.DeviceID, Algorithms: p.Algorithms, KeyIds: p.KeyIds,
+	})
+	if err != nil {
+		return err
+	}
+	for _, h := range have {
+		for _, k := range up.OneTime {
+			if k.Algorithm == h.Algorithm && k.ID == h.KeyID && !bytes.Equal(k.Key, h.Key) {
+				return &ErrKeyExists{k.Algorithm, k.ID}
+			}
+		}
+	}
+	return tx.AddOneTimeKeys(ctx, p)
+}
+
+// OneTimeKeyCounts returns how many one-time keys of each algorithm a device has left.
+func (d *DB) OneTimeKeyCounts(ctx context.Context, user id.User, device id.Device) (map[string]int, error) {
+	q, part := d.At(user)
+	rows, err := q.OneTimeKeyCounts(ctx, part, string(user), string(device))
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[string]int, len(rows)+1)
+	for _, r := range rows {
+		counts[r.Algorithm] = int(r.Count)
+	}
+	return counts, nil
+}
+
+// UnusedFallbackAlgorithms returns the algorithms for which a device has a fallback key that nobody claimed.
+func (d *DB) UnusedFallbackAlgorithms(ctx context.Context, user id.User, device id.Device) ([]string, error) {
+	q, part := d.At(user)
+	return q.UnusedFallbackAlgorithms(ctx, part, string(user), string(device))
+}
+
+// ClaimKeys takes a one-time key of the named algorithm from each of a user's devices, or the fallback key where none
+// is left. Devices that have neither are missing from the answer.
+func (d *DB) ClaimKeys(ctx context.Context, user id.User, algorithms map[id.Device]string) (map[id.Device]OneTimeKey, error) {
+	claimed := make(map[id.Device]OneTimeKey, len(algorithms))
+	_, err := d.Change(ctx, user, func(tx *Tx) error {
+		clear(claimed)
+		for device, algorithm := range algorithms {
+			k, err := tx.claim(ctx, device, algorithm)
+			if err == ErrNotFound {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			claimed[device] = k
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim keys: %w", err)
+	}
+	return claimed, nil
+}
+
+func (tx *Tx) claim(ctx context.Context, device id.Device, algorithm string) (OneTimeKey, error) {
+	k, err := tx.ClaimOneTimeKey(ctx, db.ClaimOneTimeKeyParams{Part: tx.Part, UserID: string(tx.User), DeviceID: string(device), Algorithm: algorithm})
+	if err == nil {
+		return OneTimeKey{algorithm, k.KeyID, k.Key}, nil
+	}
+	if err = notFound(err); err != ErrNotFound {
+		return OneTimeKey{}, err
+	}
+	f, err := tx.UseFallbackKey(ctx, db.UseFallbackKeyParams{Part: tx.Part, UserID: string(tx.User), DeviceID: string(device), Algorithm: algorithm})
+	return OneTimeKey{algorithm, f.KeyID, f.Key}, notFound(err)
+}
+
+// Signature is a signature that signer made on a key of User: on a device (Target is its id) or a cross-signing key
+// (Target is the public key).
+type Signature struct {
+	User        id.User
+	Target      string
+	Signer      id.User
+	SignerKeyID string
+	Signature   string
+}
+
+// PutSignatures stores signatures on keys of one user. If it is the user's own, what they sign changed for others too,
+// and the task (one for each target) tells the rooms; a signature by somebody else only the signer sees.
+func (d *DB) PutSignatures(ctx context.Context, user id.User, sigs []Signature, changed []id.Device) (tasks []Task, err error) {
+	_, err = d.Change(ctx, user, func(tx *Tx) error {
+		tasks = tasks[:0]
+		news := int64(0)
+		for _, s := range sigs {
+			n, err := tx.PutSignature(ctx, db.PutSignatureParams{
+				Part: tx.Part, UserID: string(user), Target: s.Target, Signer: string(s.Signer), SignerKeyID: s.SignerKeyID, Signature: s.Signature,
+			})
+			if err != nil {
+				return err
+			}
+			news += n
+		}
+		if news == 0 {
+			return nil
+		}
+		for _, dev := range changed {
+			t, err := tx.DevicesChanged(ctx, dev)
+			if err != nil {
+				return err
+			}
+			tasks = append(tasks, t)
+		}
+		return nil
+	})
+	return tasks, err
+}
+
+// PutCrossSigningKeys stores cross-signing keys by usage. The returned task tells the rooms.
+func (d *DB) PutCrossSigningKeys(ctx context.Context, user id.User, keys map[string]json.RawMessage) (task Task, err error) {
+	_, err = d.Change(ctx, user, func(tx *Tx) error {
+		for usage, key := range keys {
+			err := tx.PutCrossSigningKey(ctx, db.PutCrossSigningKeyParams{Part: tx.Part, UserID: string(user), Usage: usage, Key: key})
+			if err != nil {
+				return err
+			}
+		}
+		task, err = tx.DevicesChanged(ctx, "")
+		return err
+	})
+	return task, err
+}
+
