@@ -45,7 +45,7 @@ type Owner struct {
 	cfg     OwnerConfig
 	metrics ownerMetrics
 	poked   chan struct{}
-	slots   chan struct{}  // bounds concurrent takeovers
+	slots   chan struct{} // bounds concurrent takeovers
 
 	mu       sync.Mutex
 	parts    []*holding
