@@ -274,7 +274,11 @@ type Event struct {
 	// Servers that are not in the room after the event but must hear of it (the server of somebody who was kicked).
 	AlsoTo []string `protobuf:"bytes,23,rep,name=also_to,json=alsoTo,proto3" json:"also_to,omitempty"`
 	// Redacted before it was read from the log: json is the redacted form.
-	Redacted      bool `protobuf:"varint,24,opt,name=redacted,proto3" json:"redacted,omitempty"`
+	Redacted bool `protobuf:"varint,24,opt,name=redacted,proto3" json:"redacted,omitempty"`
+	// A state event that did not become part of the current state: another branch of the room's history won.
+	Overruled bool `protobuf:"varint,25,opt,name=overruled,proto3" json:"overruled,omitempty"`
+	// Members whose current membership changed with this entry although it is not their own event: a fork was merged.
+	Moved         []*MovedMember `protobuf:"bytes,26,rep,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,6 +481,106 @@ func (x *Event) GetRedacted() bool {
 	return false
 }
 
+func (x *Event) GetOverruled() bool {
+	if x != nil {
+		return x.Overruled
+	}
+	return false
+}
+
+func (x *Event) GetMoved() []*MovedMember {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+// MovedMember is a change of somebody's current membership.
+type MovedMember struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	UserId string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// "leave" if the state has no event for the user any more.
+	Membership     string `protobuf:"bytes,2,opt,name=membership,proto3" json:"membership,omitempty"`
+	PrevMembership string `protobuf:"bytes,3,opt,name=prev_membership,json=prevMembership,proto3" json:"prev_membership,omitempty"`
+	EventNid       int64  `protobuf:"varint,4,opt,name=event_nid,json=eventNid,proto3" json:"event_nid,omitempty"`
+	EventId        string `protobuf:"bytes,5,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	Sender         string `protobuf:"bytes,6,opt,name=sender,proto3" json:"sender,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MovedMember) Reset() {
+	*x = MovedMember{}
+	mi := &file_log_v1_log_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedMember) ProtoMessage() {}
+
+func (x *MovedMember) ProtoReflect() protoreflect.Message {
+	mi := &file_log_v1_log_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedMember.ProtoReflect.Descriptor instead.
+func (*MovedMember) Descriptor() ([]byte, []int) {
+	return file_log_v1_log_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MovedMember) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *MovedMember) GetMembership() string {
+	if x != nil {
+		return x.Membership
+	}
+	return ""
+}
+
+func (x *MovedMember) GetPrevMembership() string {
+	if x != nil {
+		return x.PrevMembership
+	}
+	return ""
+}
+
+func (x *MovedMember) GetEventNid() int64 {
+	if x != nil {
+		return x.EventNid
+	}
+	return 0
+}
+
+func (x *MovedMember) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *MovedMember) GetSender() string {
+	if x != nil {
+		return x.Sender
+	}
+	return ""
+}
+
 // Receipt is a read receipt, public or private (m.read, m.read.private).
 type Receipt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -495,7 +599,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_log_v1_log_proto_msgTypes[3]
+	mi := &file_log_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +611,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[3]
+	mi := &file_log_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +624,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Receipt) GetUserId() string {
@@ -594,7 +698,7 @@ type DeviceChange struct {
 
 func (x *DeviceChange) Reset() {
 	*x = DeviceChange{}
-	mi := &file_log_v1_log_proto_msgTypes[4]
+	mi := &file_log_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +710,7 @@ func (x *DeviceChange) String() string {
 func (*DeviceChange) ProtoMessage() {}
 
 func (x *DeviceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[4]
+	mi := &file_log_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +723,7 @@ func (x *DeviceChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceChange.ProtoReflect.Descriptor instead.
 func (*DeviceChange) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeviceChange) GetUserId() string {
@@ -660,7 +764,7 @@ type UserChanges struct {
 
 func (x *UserChanges) Reset() {
 	*x = UserChanges{}
-	mi := &file_log_v1_log_proto_msgTypes[5]
+	mi := &file_log_v1_log_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +776,7 @@ func (x *UserChanges) String() string {
 func (*UserChanges) ProtoMessage() {}
 
 func (x *UserChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[5]
+	mi := &file_log_v1_log_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +789,7 @@ func (x *UserChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserChanges.ProtoReflect.Descriptor instead.
 func (*UserChanges) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UserChanges) GetUsers() []*UserSeq {
@@ -705,7 +809,7 @@ type UserSeq struct {
 
 func (x *UserSeq) Reset() {
 	*x = UserSeq{}
-	mi := &file_log_v1_log_proto_msgTypes[6]
+	mi := &file_log_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +821,7 @@ func (x *UserSeq) String() string {
 func (*UserSeq) ProtoMessage() {}
 
 func (x *UserSeq) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[6]
+	mi := &file_log_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +834,7 @@ func (x *UserSeq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSeq.ProtoReflect.Descriptor instead.
 func (*UserSeq) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UserSeq) GetUserId() string {
@@ -761,7 +865,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_log_v1_log_proto_msgTypes[7]
+	mi := &file_log_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +877,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[7]
+	mi := &file_log_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +890,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Typing) GetRoomId() string {
@@ -840,7 +944,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_log_v1_log_proto_msgTypes[8]
+	mi := &file_log_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +956,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[8]
+	mi := &file_log_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +969,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Presence) GetUserId() string {
@@ -922,7 +1026,7 @@ type AuthInvalidation struct {
 
 func (x *AuthInvalidation) Reset() {
 	*x = AuthInvalidation{}
-	mi := &file_log_v1_log_proto_msgTypes[9]
+	mi := &file_log_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1038,7 @@ func (x *AuthInvalidation) String() string {
 func (*AuthInvalidation) ProtoMessage() {}
 
 func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[9]
+	mi := &file_log_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1051,7 @@ func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthInvalidation.ProtoReflect.Descriptor instead.
 func (*AuthInvalidation) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AuthInvalidation) GetUserId() string {
@@ -975,7 +1079,7 @@ type Redacted struct {
 
 func (x *Redacted) Reset() {
 	*x = Redacted{}
-	mi := &file_log_v1_log_proto_msgTypes[10]
+	mi := &file_log_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1091,7 @@ func (x *Redacted) String() string {
 func (*Redacted) ProtoMessage() {}
 
 func (x *Redacted) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[10]
+	mi := &file_log_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1104,7 @@ func (x *Redacted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redacted.ProtoReflect.Descriptor instead.
 func (*Redacted) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Redacted) GetPart() uint32 {
@@ -1036,7 +1140,7 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\x05event\x18\x04 \x01(\v2\x13.hanse.log.v1.EventH\x00R\x05event\x121\n" +
 	"\areceipt\x18\x05 \x01(\v2\x15.hanse.log.v1.ReceiptH\x00R\areceipt\x12A\n" +
 	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChangeB\x06\n" +
-	"\x04body\"\xcc\x05\n" +
+	"\x04body\"\x9b\x06\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03nid\x18\x01 \x01(\x03R\x03nid\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12!\n" +
@@ -1065,9 +1169,20 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\x06thread\x18\x15 \x01(\tR\x06thread\x12'\n" +
 	"\x0fprev_membership\x18\x16 \x01(\tR\x0eprevMembership\x12\x17\n" +
 	"\aalso_to\x18\x17 \x03(\tR\x06alsoTo\x12\x1a\n" +
-	"\bredacted\x18\x18 \x01(\bR\bredactedB\f\n" +
+	"\bredacted\x18\x18 \x01(\bR\bredacted\x12\x1c\n" +
+	"\toverruled\x18\x19 \x01(\bR\toverruled\x12/\n" +
+	"\x05moved\x18\x1a \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05movedB\f\n" +
 	"\n" +
-	"_state_key\"\xc5\x01\n" +
+	"_state_key\"\xbf\x01\n" +
+	"\vMovedMember\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1e\n" +
+	"\n" +
+	"membership\x18\x02 \x01(\tR\n" +
+	"membership\x12'\n" +
+	"\x0fprev_membership\x18\x03 \x01(\tR\x0eprevMembership\x12\x1b\n" +
+	"\tevent_nid\x18\x04 \x01(\x03R\beventNid\x12\x19\n" +
+	"\bevent_id\x18\x05 \x01(\tR\aeventId\x12\x16\n" +
+	"\x06sender\x18\x06 \x01(\tR\x06sender\"\xc5\x01\n" +
 	"\aReceipt\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n" +
@@ -1123,31 +1238,33 @@ func file_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_log_v1_log_proto_rawDescData
 }
 
-var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_log_v1_log_proto_goTypes = []any{
 	(*Batch)(nil),            // 0: hanse.log.v1.Batch
 	(*Entry)(nil),            // 1: hanse.log.v1.Entry
 	(*Event)(nil),            // 2: hanse.log.v1.Event
-	(*Receipt)(nil),          // 3: hanse.log.v1.Receipt
-	(*DeviceChange)(nil),     // 4: hanse.log.v1.DeviceChange
-	(*UserChanges)(nil),      // 5: hanse.log.v1.UserChanges
-	(*UserSeq)(nil),          // 6: hanse.log.v1.UserSeq
-	(*Typing)(nil),           // 7: hanse.log.v1.Typing
-	(*Presence)(nil),         // 8: hanse.log.v1.Presence
-	(*AuthInvalidation)(nil), // 9: hanse.log.v1.AuthInvalidation
-	(*Redacted)(nil),         // 10: hanse.log.v1.Redacted
+	(*MovedMember)(nil),      // 3: hanse.log.v1.MovedMember
+	(*Receipt)(nil),          // 4: hanse.log.v1.Receipt
+	(*DeviceChange)(nil),     // 5: hanse.log.v1.DeviceChange
+	(*UserChanges)(nil),      // 6: hanse.log.v1.UserChanges
+	(*UserSeq)(nil),          // 7: hanse.log.v1.UserSeq
+	(*Typing)(nil),           // 8: hanse.log.v1.Typing
+	(*Presence)(nil),         // 9: hanse.log.v1.Presence
+	(*AuthInvalidation)(nil), // 10: hanse.log.v1.AuthInvalidation
+	(*Redacted)(nil),         // 11: hanse.log.v1.Redacted
 }
 var file_log_v1_log_proto_depIdxs = []int32{
 	1, // 0: hanse.log.v1.Batch.entries:type_name -> hanse.log.v1.Entry
 	2, // 1: hanse.log.v1.Entry.event:type_name -> hanse.log.v1.Event
-	3, // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
-	4, // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
-	6, // 4: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
+	5, // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
+	3, // 4: hanse.log.v1.Event.moved:type_name -> hanse.log.v1.MovedMember
+	7, // 5: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_log_v1_log_proto_init() }
@@ -1167,7 +1284,7 @@ func file_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_v1_log_proto_rawDesc), len(file_log_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
