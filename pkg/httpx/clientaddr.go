@@ -1,0 +1,62 @@
+package httpx
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// ClientAddr is the address of the client: of the connection, or what trusted proxies say. It is
+// the zero Addr if that is unknown.
+func ClientAddr(r *http.Request) netip.Addr {
+	if s := stateOf(r); s != nil {
+		return s.client
+	}
+	return clientAddr(r, nil)
+}
+
+// clientAddr walks X-Forwarded-For from its end, through trusted proxies only: the first address
+// that is not one of them is the client.
+func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr := ap.Addr().Unmap().WithZone("")
+	if len(trusted) == 0 || !contains(trusted, addr) {
+		return addr
+	}
+	fields := r.Header.Values("X-Forwarded-For")
+	for i := len(fields) - 1; i >= 0; i-- {
+		hops := strings.Split(fields[i], ",")
+		for j := len(hops) - 1; j >= 0; j-- {
+			hop, err := parseHop(strings.TrimSpace(hops[j]))
+			if err != nil {
+				return addr // whoever wrote this is the last one we can name
+			}
+			addr = hop
+			if !contains(trusted, addr) {
+				return addr
+			}
+		}
+	}
+	return addr
+}
+
+// parseHop reads an address with or without a port.
+func parseHop(s string) (netip.Addr, error) {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().Unmap().WithZone(""), nil
+	}
+	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	return a.Unmap().WithZone(""), err
+}
+
+func contains(ps []netip.Prefix, a netip.Addr) bool {
+	for _, p := range ps {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
