@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		retries:   counter("hanse_log_retries_total", "Failed attempts to handle or to read log entries.", "consumer"),
 		dead:      counter("hanse_log_dead_letters_total", "Log entries given to the dead-letter hook.", "consumer"),
 		latency: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_log_delivery_seconds",
-			Help: "From the commit to the end of handling, for entries that came over the bus.",
+			Help:    "From the commit to the end of handling, for entries that came over the bus.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, 1, 5}}, []string{"consumer"})),
 	}
 }

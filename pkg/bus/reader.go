@@ -31,7 +31,7 @@ type ReaderConfig struct {
 	// CatchUpLimit is the number of entries read from the source at once (default 256).
 	CatchUpLimit int
 	// QueueMsgs and QueueBytes bound what waits for one partition's handler (defaults 1024 and
-	// 2 MiB). Beyond it messages are dropped and read from the source later.
+	// 4 MiB). Beyond it messages are dropped and read from the source later.
 	QueueMsgs  int
 	QueueBytes int
 	Log        *slog.Logger
@@ -64,7 +64,7 @@ func NewLogReader(b *Bus, cfg ReaderConfig) *LogReader {
 		cfg.QueueMsgs = 1024
 	}
 	if cfg.QueueBytes <= 0 {
-		cfg.QueueBytes = 2 << 20
+		cfg.QueueBytes = 4 << 20
 	}
 	if cfg.HeadInterval <= 0 {
 		cfg.HeadInterval = 5 * time.Second
