@@ -294,7 +294,7 @@ func TestFailingHandler(t *testing.T) {
 	}
 }
 
-// A batch that is larger than a NATS message arrives in pieces, live.
+// A batch that is larger than a NATS message arrives in pieces that follow each other.
 func TestLargeBatch(t *testing.T) {
 	b, err := bus.Open(t.Context(), bus.Config{StoreDir: t.TempDir()}) // the embedded server
 	if err != nil {
@@ -302,34 +302,33 @@ func TestLargeBatch(t *testing.T) {
 	}
 	defer b.Close()
 	src, got := newTruth(), newSink()
-	live := 0
-	r := bus.NewLogReader(b, bus.ReaderConfig{Name: "test", Source: src, Handle: func(ctx context.Context, d bus.Delivery) error {
-		if d.Live {
-			live += len(d.Entries)
-		}
-		return got.handle(ctx, d)
-	}})
+	pieces := make(chan *logv1.Batch, 100)
+	if _, err := bus.Subscribe(b, "hanse.room.0", func(_ string, m *logv1.Batch) { pieces <- m }); err != nil {
+		t.Fatal(err)
+	}
+	r := bus.NewLogReader(b, bus.ReaderConfig{Name: "test", Source: src, Handle: got.handle})
+	defer r.Close()
 	if err := r.Add(0, 0); err != nil {
 		t.Fatal(err)
 	}
-	first := src.append(0, 1)
-	if err := r.WaitFor(patience(t), 0, 1); err != nil { // now the first look into the database is over
-		t.Fatal(err)
-	}
 	src.size = 64 << 10
-	batch := src.append(0, 40)
-	if err := b.PublishLog(first); err != nil {
+	if err := b.PublishLog(src.append(0, 40)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.PublishLog(batch); err != nil {
+	ctx := patience(t)
+	if err := r.WaitFor(ctx, 0, 40); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.WaitFor(patience(t), 0, 41); err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	if live != 40 {
-		t.Errorf("%d entries came over the bus, want 40", live)
+	for next := int64(1); next <= 40; {
+		select {
+		case p := <-pieces:
+			if p.Entries[0].Pos != next || p.Head != next+int64(len(p.Entries))-1 {
+				t.Fatalf("piece of %d entries from %d with head %d, want to start at %d", len(p.Entries), p.Entries[0].Pos, p.Head, next)
+			}
+			next = p.Head + 1
+		case <-ctx.Done():
+			t.Fatal("a piece did not come")
+		}
 	}
 	got.check(t)
 }
