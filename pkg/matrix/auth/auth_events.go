@@ -83,6 +83,6 @@ func checkDuplicates(ev *event.PDU, authEvents []*event.PDU) *Error {
 // 12 must not: the parsed RoomID is filled in from the event ID.
 func hasRoomID(ev *event.PDU) bool {
 	top, _ := object(ev.JSON)
-	_, ok := top["room_id"]
+	_, ok := top.Get("room_id")
 	return ok
 }

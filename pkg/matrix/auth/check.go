@@ -120,7 +120,7 @@ func (c *check) checkSend(sender int64) *Error {
 	switch {
 	case c.ev.Type == typePowerLevels:
 		return c.checkPowerLevels(sender)
-	case c.ev.Type == typeRedaction && c.redactionRule():
+	case c.ev.Type == typeRedaction && c.rules.RedactionAuthRule:
 		return c.checkRedaction(sender)
 	}
 	return nil
@@ -216,9 +216,6 @@ func (c *check) checkThirdPartyInviteLevel(sender int64) *Error {
 	}
 	return nil
 }
-
-// redactionRule: rule 11 exists where event IDs name a server.
-func (c *check) redactionRule() bool { return c.rules.EventID == 1 }
 
 // checkRedaction is rule 11 of versions 1 and 2.
 func (c *check) checkRedaction(sender int64) *Error {

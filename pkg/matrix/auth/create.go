@@ -17,7 +17,7 @@ func (c *check) checkCreate() *Error {
 	if !ok {
 		return c.reject(c.n.create(3), "content is not an object")
 	}
-	if raw, ok := content["room_version"]; ok {
+	if raw, ok := content.Get("room_version"); ok {
 		v, ok := text(raw)
 		if !ok {
 			return c.reject(c.n.create(3), "room_version is not a string")
@@ -26,11 +26,12 @@ func (c *check) checkCreate() *Error {
 			return c.reject(c.n.create(3), "room version %q is not known", v)
 		}
 	}
-	if _, ok := content["creator"]; !ok && !c.rules.ImplicitCreator {
+	if _, ok := content.Get("creator"); !ok && !c.rules.ImplicitCreator {
 		return c.reject(c.n.create(4), "no creator")
 	}
 	if c.rules.PrivilegedCreators {
-		return c.checkAdditionalCreators(content["additional_creators"])
+		additional, _ := content.Get("additional_creators")
+		return c.checkAdditionalCreators(additional)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
@@ -84,27 +85,29 @@ func ParsePowerLevels(content []byte, rules *roomversion.Rules) (*PowerLevels, e
 	p := &PowerLevels{parsed: true}
 	c, ok := object(content)
 	for i, name := range propNames {
-		p.props[i] = parseLevel(c[name], rules)
+		raw, _ := c.Get(name)
+		p.props[i] = parseLevel(raw, rules)
 	}
-	p.events = parseLevelMap(c["events"], rules)
-	p.notifications = parseLevelMap(c["notifications"], rules)
-	p.users = parseLevelMap(c["users"], rules)
+	p.events = parseLevelMap(c, "events", rules)
+	p.notifications = parseLevelMap(c, "notifications", rules)
+	p.users = parseLevelMap(c, "users", rules)
 	if !ok {
 		return p, fmt.Errorf("%w: content is not an object", ErrMalformed)
 	}
 	return p, p.malformed()
 }
 
-func parseLevelMap(raw []byte, rules *roomversion.Rules) levelMap {
-	m := levelMap{present: len(raw) > 0}
+func parseLevelMap(c canonjson.Object, name string, rules *roomversion.Rules) levelMap {
+	raw, present := c.Get(name)
+	m := levelMap{present: present}
 	entries, ok := object(raw)
 	if !ok {
 		return m
 	}
 	m.object = true
 	m.levels = make(map[string]int64, len(entries))
-	for k, v := range entries {
-		m.levels[k] = parseLevel(v, rules)
+	for _, e := range entries {
+		m.levels[e.Key] = parseLevel(e.Raw, rules)
 	}
 	return m
 }

@@ -115,18 +115,18 @@ func parseMember(content []byte) *memberInfo {
 	if !ok {
 		return m
 	}
-	if raw, ok := c["membership"]; ok {
+	if raw, ok := c.Get("membership"); ok {
 		m.hasMembership = true
 		s, _ := text(raw)
 		m.membership = known(s)
 	}
-	if raw, ok := c["join_authorised_via_users_server"]; ok {
+	if raw, ok := c.Get("join_authorised_via_users_server"); ok {
 		m.hasAuthoriser = true
 		var s string
 		s, m.authoriserString = text(raw)
 		m.authoriser = id.User(s)
 	}
-	_, m.thirdParty = c["third_party_invite"]
+	_, m.thirdParty = c.Get("third_party_invite")
 	return m
 }
 
@@ -137,7 +137,7 @@ func parseJoinRule(content []byte) string {
 	if !ok {
 		return ""
 	}
-	raw, ok := c["join_rule"]
+	raw, ok := c.Get("join_rule")
 	if !ok {
 		return joinRuleInvite
 	}
@@ -159,13 +159,15 @@ func parseJoinRule(content []byte) string {
 
 func parseCreate(ev *event.PDU) *createInfo {
 	c, _ := object(ev.Content)
-	info := &createInfo{federate: string(c["m.federate"]) != "false", creator: ev.Sender}
+	federate, _ := c.Get("m.federate")
+	info := &createInfo{federate: string(federate) != "false", creator: ev.Sender}
 	if !ev.Rules.ImplicitCreator {
-		s, _ := text(c["creator"])
+		s, _ := c.String("creator")
 		info.creator = id.User(s)
 	}
 	if ev.Rules.PrivilegedCreators {
-		info.creators = creatorsOf(ev.Sender, c["additional_creators"])
+		additional, _ := c.Get("additional_creators")
+		info.creators = creatorsOf(ev.Sender, additional)
 	}
 	return info
 }

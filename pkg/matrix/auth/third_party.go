@@ -3,10 +3,10 @@ package auth
 import (
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/json"
 	"slices"
 	"strings"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 )
@@ -18,9 +18,7 @@ const maxThirdPartyChecks = 64
 // thirdPartyToken is content.third_party_invite.signed.token.
 func thirdPartyToken(content []byte) (string, bool) {
 	c, _ := object(content)
-	invite, _ := object(c["third_party_invite"])
-	signed, _ := object(invite["signed"])
-	return text(signed["token"])
+	return member(member(c, "third_party_invite"), "signed").String("token")
 }
 
 // checkInviteByThirdParty is the rule for invites with a third_party_invite.
@@ -29,14 +27,13 @@ func (c *check) checkInviteByThirdParty(target id.User, current string) *Error {
 		return c.reject(c.n.invite(1, 1), "%s is banned", target)
 	}
 	content, _ := object(c.ev.Content)
-	invite, _ := object(content["third_party_invite"])
-	rawSigned, ok := invite["signed"]
+	rawSigned, ok := member(content, "third_party_invite").Get("signed")
 	if !ok {
 		return c.reject(c.n.invite(1, 2), "third_party_invite has no signed")
 	}
 	signed, _ := object(rawSigned)
-	mxid, okMXID := text(signed["mxid"])
-	token, okToken := text(signed["token"])
+	mxid, okMXID := signed.String("mxid")
+	token, okToken := signed.String("token")
 	if !okMXID || !okToken {
 		return c.reject(c.n.invite(1, 3), "signed lacks mxid or token")
 	}
@@ -61,8 +58,8 @@ func (c *check) checkInviteByThirdParty(target id.User, current string) *Error {
 func publicKeys(content []byte) []ed25519.PublicKey {
 	c, _ := object(content)
 	var keys []ed25519.PublicKey
-	add := func(raw []byte) {
-		s, ok := text(raw)
+	add := func(o canonjson.Object) {
+		s, ok := o.String("public_key")
 		if !ok {
 			return
 		}
@@ -70,11 +67,12 @@ func publicKeys(content []byte) []ed25519.PublicKey {
 			keys = append(keys, k)
 		}
 	}
-	add(c["public_key"])
-	more, _ := list(c["public_keys"])
+	add(c)
+	raw, _ := c.Get("public_keys")
+	more, _ := list(raw)
 	for _, raw := range more {
 		entry, _ := object(raw)
-		add(entry["public_key"])
+		add(entry)
 		if len(keys) >= maxThirdPartyChecks {
 			break
 		}
@@ -98,36 +96,27 @@ func decodeKey(s string) (ed25519.PublicKey, bool) {
 }
 
 // signedByAny tells whether any signature in the signed object was made with
-// any of the keys.
-func signedByAny(rawSigned json.RawMessage, keys []ed25519.PublicKey) bool {
+// any of the keys. Events are canonical JSON, in order, so that the bound cuts
+// off the same signatures everywhere.
+func signedByAny(rawSigned []byte, keys []ed25519.PublicKey) bool {
 	signed, _ := object(rawSigned)
-	servers, _ := object(signed["signatures"])
+	servers := member(signed, "signatures")
 	left := maxThirdPartyChecks
-	for _, server := range sortedKeys(servers) {
-		signatures, _ := object(servers[server])
-		for _, keyID := range sortedKeys(signatures) {
-			if !strings.HasPrefix(keyID, "ed25519:") {
+	for _, server := range servers {
+		signatures, _ := object(server.Raw)
+		for _, signature := range signatures {
+			if !strings.HasPrefix(signature.Key, "ed25519:") {
 				continue
 			}
 			for _, key := range keys {
 				if left--; left < 0 {
 					return false
 				}
-				if signing.VerifyJSON(rawSigned, id.Server(server), keyID, key) == nil {
+				if signing.VerifyJSON(rawSigned, id.Server(server.Key), signature.Key, key) == nil {
 					return true
 				}
 			}
 		}
 	}
 	return false
-}
-
-// sortedKeys makes the bound on verifications cut the same ones everywhere.
-func sortedKeys(m map[string]json.RawMessage) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"hanse/pkg/matrix/auth"
-	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/stateres"
 )
@@ -143,7 +142,3 @@ func (g *Generator) creator(u id.User) bool {
 	}
 	return false
 }
-
-// references completes what a draft says of the events before it, for the room
-// versions whose events carry their hashes.
-func (r *Room) references(*event.Draft) {}

@@ -183,7 +183,9 @@ func (r *Room) build(before stateres.Set, sender id.User, typ string, stateKey *
 // sign builds the event and adds the signature of the server that authorises a
 // restricted join.
 func (r *Room) sign(d event.Draft) (*event.PDU, error) {
-	r.references(&d)
+	if err := r.references(&d); err != nil {
+		return nil, err
+	}
 	server := d.Sender.Server()
 	ev, err := event.Build(d, r.Rules, server, ServerKey(server))
 	if err != nil {
