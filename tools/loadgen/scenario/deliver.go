@@ -1,0 +1,258 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hanse/tools/loadgen/account"
+	"hanse/tools/loadgen/measure"
+	"hanse/tools/loadgen/report"
+	"hanse/tools/mxclient"
+)
+
+// Deliver measures the way of a message to those who read along with long polls,
+// and keeps exact books of loss, doubles and order.
+type Deliver struct {
+	Rooms       int           `default:"1" help:"Rooms."`
+	Members     int           `default:"50" help:"Members of each room."`
+	Pollers     int           `help:"Members of each room who poll; 0: all."`
+	Senders     int           `default:"8" help:"Concurrent senders."`
+	Rate        float64       `default:"20" help:"Sends a second in all; 0: each sender sends as soon as its last send is answered."`
+	Duration    time.Duration `default:"20s" help:"How long to send."`
+	Count       int           `help:"Stop after so many sends; 0: no limit."`
+	Size        int           `default:"100" help:"Bytes of text in a message, at least."`
+	Filter      string        `default:"${lazy}" help:"Filter of the polls, as JSON."`
+	PollTimeout time.Duration `default:"30s" help:"How long the server may hold a poll."`
+	Drain       time.Duration `default:"20s" help:"How long to wait for the last deliveries."`
+	Shared      bool          `name:"shared-members" help:"The same members in each room."`
+}
+
+// LazyFilter is what common clients sync with.
+const LazyFilter = `{"room":{"timeline":{"limit":50},"state":{"lazy_load_members":true}}}`
+
+// startFilter asks for as little as gives a token.
+const startFilter = `{"room":{"timeline":{"limit":1},"state":{"types":[]},"ephemeral":{"types":[]},"account_data":{"types":[]}},"presence":{"types":[]},"account_data":{"types":[]}}`
+
+// Run implements Scenario.
+func (d *Deliver) Run(ctx context.Context, env *Env) (*report.Report, error) {
+	if d.Pollers == 0 || d.Pollers > d.Members {
+		d.Pollers = d.Members
+	}
+	rooms, err := env.cast(ctx, d.Rooms, d.Members, d.Shared)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newChat(ctx, env, rooms, d.Senders, d.Size)
+	if err != nil {
+		return nil, err
+	}
+	r := env.report("deliver", "message", map[string]any{
+		"rooms": d.Rooms, "members": d.Members, "pollers": d.Pollers, "senders": d.Senders, "rate": d.Rate, "size": d.Size,
+	})
+	audience, err := d.open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer audience.close()
+	env.progress("sending to %d pollers", len(audience.readers))
+	limited := env.Client.RateLimited()
+	span, err := env.Meter.Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	took := pace{workers: d.Senders, count: d.Count, duration: d.Duration, rate: d.Rate}.drive(ctx, c.send)
+	audience.drain(ctx, d.Drain)
+	if err := env.finish(ctx, span, r, &c.errs, limited); err != nil {
+		return nil, err
+	}
+	if err := audience.close(); err != nil {
+		return nil, err
+	}
+	if err := c.readHistory(ctx); err != nil {
+		return nil, err
+	}
+	d.sum(r, c, audience, took)
+	return r, nil
+}
+
+func (d *Deliver) sum(r *report.Report, c *chat, a *audience, took time.Duration) {
+	r.Verdict = c.books.Verdict()
+	r.Ops, r.Seconds = r.Verdict.Acked, took.Seconds()
+	r.Latencies = []measure.Latency{c.sent.Summary("send"), a.latency.Summary("delivery")}
+	n := float64(r.Verdict.Deliveries)
+	r.Add("deliveries", n, "")
+	r.Add("deliveries per second", n/took.Seconds(), "1/s")
+	r.Add("polls answered", float64(a.polls.Load()), "")
+	if a.gaps.Load() > 0 {
+		r.Add("limited timelines filled from history", float64(a.gaps.Load()), "")
+	}
+	if u := r.Usage; u.Watched && n > 0 {
+		r.Add("CPU until quiet per 1,000 deliveries", u.CPU/n*1000, "s")
+	}
+}
+
+// audience is the accounts that poll.
+type audience struct {
+	chat    *chat
+	readers []*reader
+	latency measure.Recorder
+	polls   atomic.Int64
+	gaps    atomic.Int64
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	failed  error
+}
+
+type reader struct {
+	user  *mxclient.Client
+	since string
+	rooms map[string]bool
+}
+
+// open takes a token for each poller and starts polling.
+func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
+	a := &audience{chat: c}
+	byUser := map[string]*reader{}
+	for _, rm := range c.rooms {
+		for _, u := range rm.users[:d.Pollers] {
+			rd := byUser[u.UserID]
+			if rd == nil {
+				rd = &reader{user: u, rooms: map[string]bool{}}
+				byUser[u.UserID] = rd
+				a.readers = append(a.readers, rd)
+			}
+			rd.rooms[rm.id] = true
+		}
+	}
+	c.env.progress("opening %d polls", len(a.readers))
+	err := each(ctx, setupWorkers, len(a.readers), func(i int) error {
+		rd := a.readers[i]
+		first, err := rd.user.Sync(ctx, mxclient.SyncRequest{Filter: startFilter, SetPresence: "offline"})
+		if err != nil {
+			return fmt.Errorf("first sync of %s: %w", rd.user.UserID, err)
+		}
+		rd.since = first.NextBatch
+		for room := range rd.rooms {
+			c.books.Receiver(room, rd.user.UserID)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	pollCtx, stop := context.WithCancel(ctx)
+	a.stop = stop
+	for _, rd := range a.readers {
+		a.wg.Go(func() { a.read(pollCtx, rd, d.Filter, d.PollTimeout) })
+	}
+	return a, nil
+}
+
+// read polls until the end.
+func (a *audience) read(ctx context.Context, rd *reader, filter string, timeout time.Duration) {
+	for ctx.Err() == nil {
+		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: filter, Timeout: timeout, SetPresence: "offline"})
+		if err != nil {
+			if isDone(ctx, err) {
+				return
+			}
+			a.chat.errs.Add("sync", err)
+			waitUntil(ctx, time.Now().Add(100*time.Millisecond))
+			continue
+		}
+		got := time.Now()
+		a.polls.Add(1)
+		next, err := mxclient.ScanSync(raw, func(r *mxclient.ScannedRoom) error {
+			if !rd.rooms[r.Room] {
+				return nil
+			}
+			return a.take(ctx, rd, r, got)
+		})
+		if err != nil {
+			if !isDone(ctx, err) {
+				a.fail(fmt.Errorf("sync of %s: %w", rd.user.UserID, err))
+			}
+			return
+		}
+		rd.since = next
+	}
+}
+
+// take enters a room's new events into the books, after those that a limited
+// timeline left out.
+func (a *audience) take(ctx context.Context, rd *reader, r *mxclient.ScannedRoom, got time.Time) error {
+	c := a.chat
+	if r.Limited {
+		a.gaps.Add(1)
+		gap, err := rd.user.History(ctx, r.Room, r.PrevBatch, func(e *mxclient.Event) bool {
+			return e.EventID == c.first[r.Room] || c.books.Has(r.Room, rd.user.UserID, e.EventID)
+		})
+		if err != nil {
+			return fmt.Errorf("fill the gap: %w", err)
+		}
+		for i := range gap {
+			if m, ok := markOf(&gap[i]); ok {
+				a.delivered(rd, r.Room, gap[i].EventID, m, time.Now())
+			}
+		}
+	}
+	for i := range r.Events {
+		e := &r.Events[i]
+		if m, ok := account.ParseMark(e.Body); ok && e.Type == "m.room.message" {
+			a.delivered(rd, r.Room, e.ID, m, got)
+		}
+	}
+	return nil
+}
+
+func (a *audience) delivered(rd *reader, room, event string, m account.Mark, at time.Time) {
+	if m.Run != a.chat.env.Run {
+		return
+	}
+	a.latency.Add(time.Duration(nanos(at) - m.At))
+	a.chat.books.Delivered(room, rd.user.UserID, event, m.Key)
+}
+
+func (a *audience) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed = errors.Join(a.failed, err)
+}
+
+// drain waits until nothing is owed any more.
+func (a *audience) drain(ctx context.Context, limit time.Duration) {
+	deadline := time.Now().Add(limit)
+	for pause := 20 * time.Millisecond; a.chat.books.Owed() > 0 && time.Now().Before(deadline); pause = min(2*pause, 500*time.Millisecond) {
+		if !waitUntil(ctx, time.Now().Add(pause)) {
+			return
+		}
+	}
+}
+
+// close ends the polls and returns what went wrong in them.
+func (a *audience) close() error {
+	a.stop()
+	a.wg.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed
+}
+
+func markOf(e *mxclient.Event) (account.Mark, bool) {
+	if e.Type != "m.room.message" {
+		return account.Mark{}, false
+	}
+	var c struct {
+		Body string `json:"body"`
+	}
+	if json.Unmarshal(e.Content, &c) != nil { // a body that is no string is not ours
+		return account.Mark{}, false
+	}
+	return account.ParseMark(c.Body)
+}
