@@ -28,6 +28,8 @@ type Config struct {
 	Settings map[string]string
 	// Unsafe turns off all that guards data against a crash; for tests.
 	Unsafe bool
+	// Sockets is the directory of the server's socket, that it may be found where it was; empty: a new one.
+	Sockets string
 	// Detach lets the server outlive this process; for tests, which share one.
 	Detach bool
 }
@@ -87,11 +89,8 @@ func launch(cfg Config, dir string, programs Programs, acc account) (*Server, er
 		return nil, err
 	}
 	defer log.Close()
-	sockets, err := os.MkdirTemp("", "hanse-pg-")
+	sockets, err := socketDir(cfg.Sockets, acc)
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Chown(sockets, acc.uid, acc.gid); err != nil {
 		return nil, err
 	}
 	args := []string{"-D", inheritedDir, "-c", "listen_addresses=", "-k", sockets}
@@ -116,6 +115,21 @@ func launch(cfg Config, dir string, programs Programs, acc account) (*Server, er
 		return nil, err
 	}
 	return s, nil
+}
+
+// socketDir makes the directory of the socket. It is not in the data directory: the name of a socket must be short,
+// and the server must reach it by that name.
+func socketDir(dir string, acc account) (string, error) {
+	var err error
+	if dir == "" {
+		dir, err = os.MkdirTemp("", "hanse-pg-")
+	} else {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chown(dir, acc.uid, acc.gid)
 }
 
 // parent starts the child and waits for its end on one thread: the kernel sends the parent-death signal when the
@@ -183,6 +197,9 @@ func (s *Server) DSN(database string) string { return dsn(s.sockets, database) }
 func dsn(sockets, database string) string {
 	return fmt.Sprintf("host=%s user=%s dbname=%s sslmode=disable", sockets, User, database)
 }
+
+// Sockets returns the directory of the server's socket.
+func (s *Server) Sockets() string { return s.sockets }
 
 // PID returns the process id of the server.
 func (s *Server) PID() int { return s.pid }

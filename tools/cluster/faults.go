@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+func (c *Cluster) worker(role string, i int) (*worker, error) {
+	list := c.workers[role]
+	if i < 0 || i >= len(list) {
+		return nil, fmt.Errorf("there is no %s-%d", role, i)
+	}
+	return list[i], nil
+}
+
+// Replicas returns the number of workers of a role; "all" is the role of the worker of an all-in-one cluster.
+func (c *Cluster) Replicas(role string) int { return len(c.workers[role]) }
+
+// PID returns the process id of a worker, 0 if it is not running.
+func (c *Cluster) PID(role string, i int) int {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return 0
+	}
+	return w.pid()
+}
+
+// PIDs returns the process ids of everything that runs, by name: "room-0", "nats", "postgresql-1".
+func (c *Cluster) PIDs() map[string]int {
+	pids := make(map[string]int)
+	add := func(name string, pid int) {
+		if pid != 0 {
+			pids[name] = pid
+		}
+	}
+	for _, list := range c.workers {
+		for _, w := range list {
+			add(w.name, w.pid())
+		}
+	}
+	for _, p := range []*process{c.nats, c.redis} {
+		if p != nil {
+			add(p.name, p.pid())
+		}
+	}
+	for i, p := range c.pgs {
+		if p.server != nil {
+			add(fmt.Sprintf("postgresql-%d", i), p.server.PID())
+		}
+	}
+	return pids
+}
+
+// LogFile returns where a worker writes its log.
+func (c *Cluster) LogFile(role string, i int) string {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return ""
+	}
+	return w.log
+}
+
+// MonitoringURL returns the base of a worker's /readyz and /metrics.
+func (c *Cluster) MonitoringURL(role string, i int) string {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return ""
+	}
+	return "http://" + w.monitoring
+}
+
+// DirectURL returns the API of one worker, past the proxy: the client API, or the federation API of a fedin.
+func (c *Cluster) DirectURL(role string, i int) string {
+	w, err := c.worker(role, i)
+	switch {
+	case err != nil:
+		return ""
+	case w.client != "":
+		return "http://" + w.client
+	default:
+		return "http://" + w.federation
+	}
+}
+
+// Kill ends a worker with SIGKILL and waits until it is gone.
+func (c *Cluster) Kill(role string, i int) error {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return err
+	}
+	return w.stop(syscall.SIGKILL, 10*time.Second)
+}
+
+// Terminate ends a worker with SIGTERM and waits until it has handed over and is gone.
+func (c *Cluster) Terminate(role string, i int) error {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return err
+	}
+	return w.stop(syscall.SIGTERM, 60*time.Second)
+}
+
+// Pause stops a worker with SIGSTOP: it stands still and notices nothing until Resume.
+func (c *Cluster) Pause(role string, i int) error { return c.signal(role, i, syscall.SIGSTOP) }
+
+// Resume lets a worker go on (SIGCONT).
+func (c *Cluster) Resume(role string, i int) error { return c.signal(role, i, syscall.SIGCONT) }
+
+func (c *Cluster) signal(role string, i int, sig syscall.Signal) error {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return err
+	}
+	return w.process.signal(sig)
+}
+
+// Launch starts a worker that has ended, and returns when it is ready.
+func (c *Cluster) Launch(ctx context.Context, role string, i int) error {
+	w, err := c.worker(role, i)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	return w.startReady(ctx)
+}
+
+// Restart ends a worker with SIGTERM and starts it again, as a rolling update does.
+func (c *Cluster) Restart(ctx context.Context, role string, i int) error {
+	if err := c.Terminate(role, i); err != nil {
+		return err
+	}
+	return c.Launch(ctx, role, i)
+}
+
+// RollingRestart restarts all workers, one after the other.
+func (c *Cluster) RollingRestart(ctx context.Context) error {
+	for _, role := range append([]string{"all"}, Roles...) {
+		for i := range c.workers[role] {
+			if err := c.Restart(ctx, role, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Shards returns the connection strings of the cluster's databases.
+func (c *Cluster) Shards() []string {
+	var dsns []string
+	for _, p := range c.pgs {
+		dsns = append(dsns, p.server.DSN(database))
+	}
+	return dsns
+}
+
+// RestartPostgres restarts one shard: cleanly, or as after a power failure.
+func (c *Cluster) RestartPostgres(ctx context.Context, shard int, crash bool) error {
+	p := c.pgs[shard]
+	if crash {
+		p.server.Crash()
+	} else if err := p.server.Stop(); err != nil {
+		return err
+	}
+	return p.start(ctx)
+}
+
+// StopNATS ends the bus.
+func (c *Cluster) StopNATS() error { return c.nats.stop(syscall.SIGKILL, 10*time.Second) }
+
+// StartNATS starts the bus again, with the data that it left.
+func (c *Cluster) StartNATS(ctx context.Context) error {
+	if err := c.nats.start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	return c.nats.until(ctx, func() bool { return accepts(c.natsAddr) })
+}
+
+// WipeNATS ends the bus and deletes its data; StartNATS starts an empty one.
+func (c *Cluster) WipeNATS() error {
+	if err := c.StopNATS(); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.natsDir())
+}
+
+// FlushRedis deletes everything in Redis.
+func (c *Cluster) FlushRedis(ctx context.Context) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", c.redisAddr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("*1\r\n$8\r\nFLUSHALL\r\n")); err != nil {
+		return err
+	}
+	answer := make([]byte, 64)
+	n, err := conn.Read(answer)
+	if err != nil || string(answer[:n]) != "+OK\r\n" {
+		return fmt.Errorf("FLUSHALL: %q, %w", answer[:n], err)
+	}
+	return nil
+}
