@@ -57,6 +57,7 @@ type differ struct {
 	emit  func(string, []int64) bool
 	nids  []int64
 	pos   []int
+	lists [][]entry
 	stack []*node // frames of k nodes each; reused, so that a level costs no allocation
 }
 
@@ -138,10 +139,14 @@ func (nd *node) below(depth, b int) *node {
 
 // merge compares entry by entry.
 func (d *differ) merge(nodes []*node) bool {
-	lists := make([][]entry, len(nodes))
+	if d.lists == nil {
+		d.lists = make([][]entry, len(nodes))
+	}
+	lists := d.lists
 	for i, nd := range nodes {
 		switch {
 		case nd == nil:
+			lists[i] = nil
 		case nd.in == nil:
 			lists[i] = nd.page
 		default:
@@ -152,8 +157,8 @@ func (d *differ) merge(nodes []*node) bool {
 	for {
 		least, found := "", false
 		for i, l := range lists {
-			if p := d.pos[i]; p < len(l) && (!found || l[p].key < least) {
-				least, found = l[p].key, true
+			if p := d.pos[i]; p < len(l) && (!found || l[p].key() < least) {
+				least, found = l[p].key(), true
 			}
 		}
 		if !found {
@@ -162,7 +167,7 @@ func (d *differ) merge(nodes []*node) bool {
 		differs := false
 		for i, l := range lists {
 			d.nids[i] = 0
-			if p := d.pos[i]; p < len(l) && l[p].key == least {
+			if p := d.pos[i]; p < len(l) && l[p].key() == least {
 				d.nids[i] = l[p].nid
 				d.pos[i]++
 			}

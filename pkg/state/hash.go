@@ -44,8 +44,8 @@ func (nd *node) hash() ID {
 		b = append(b, 'p')
 		for i := range nd.page {
 			e := &nd.page[i]
-			b = binary.AppendUvarint(b, uint64(len(e.key)))
-			b = append(b, e.key...)
+			b = binary.AppendUvarint(b, uint64(e.len))
+			b = append(b, e.key()...)
 			b = binary.BigEndian.AppendUint64(b, uint64(e.nid))
 		}
 	} else {

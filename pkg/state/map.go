@@ -24,19 +24,19 @@ type Entry struct {
 func New(entries iter.Seq2[Key, int64]) Map {
 	var es []entry
 	for k, nid := range entries {
-		es = append(es, entry{encodeKey(k), nid})
+		es = append(es, newEntry(encodeKey(k), nid))
 	}
 	return fromEntries(es)
 }
 
 func fromEntries(es []entry) Map {
-	byKey := func(a, b entry) int { return strings.Compare(a.key, b.key) }
+	byKey := func(a, b entry) int { return strings.Compare(a.key(), b.key()) }
 	if !slices.IsSortedFunc(es, byKey) {
 		slices.SortStableFunc(es, byKey)
 	}
 	out := es[:0]
 	for i, e := range es {
-		if i+1 < len(es) && es[i+1].key == e.key || e.nid == 0 {
+		if i+1 < len(es) && es[i+1].key() == e.key() || e.nid == 0 {
 			continue
 		}
 		out = append(out, e)
@@ -118,6 +118,6 @@ func (m Map) TypePrefix(typ, prefix string) iter.Seq2[Key, int64] {
 
 func (m Map) prefix(p string) iter.Seq2[Key, int64] {
 	return func(yield func(Key, int64) bool) {
-		m.root.walk(p, func(e entry) bool { return yield(decodeKey(e.key), e.nid) })
+		m.root.walk(p, func(e entry) bool { return yield(decodeKey(e.key()), e.nid) })
 	}
 }

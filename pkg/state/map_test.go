@@ -43,9 +43,9 @@ func checkShape(t *rapid.T, nd *node) {
 	es := nd.appendTo(nil)
 	text := 0
 	for i, e := range es {
-		text += len(e.key)
-		if i > 0 && es[i-1].key >= e.key {
-			t.Fatalf("keys out of order: %q, %q", es[i-1].key, e.key)
+		text += int(e.len)
+		if i > 0 && es[i-1].key() >= e.key() {
+			t.Fatalf("keys out of order: %q, %q", es[i-1].key(), e.key())
 		}
 	}
 	if len(es) != nd.n || text != nd.text {
@@ -60,8 +60,8 @@ func checkShape(t *rapid.T, nd *node) {
 	if nd.n <= pageMax {
 		t.Fatalf("inner node of %d", nd.n)
 	}
-	if p := commonPrefix(es[0].key, es[len(es)-1].key); es[0].key[:p] != nd.in.prefix {
-		t.Fatalf("prefix %q; want %q", nd.in.prefix, es[0].key[:p])
+	if p := commonPrefix(es[0].key(), es[len(es)-1].key()); es[0].key()[:p] != nd.in.prefix {
+		t.Fatalf("prefix %q; want %q", nd.in.prefix, es[0].key()[:p])
 	}
 	checkShape(t, nd.in.end)
 	for _, k := range nd.in.kids {

@@ -1,20 +1,38 @@
 package state
 
 import (
+	"hash/maphash"
 	"math/bits"
 	"sort"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 )
 
 // pageMax is how many entries a subtree may have and still be one sorted array.
 // 32 keeps a whole small room in one page, and a large room four levels deep.
 const pageMax = 32
 
+// entry is one key with its event in 24 bytes: a string's length fits 32 bits, the
+// other 32 hold a fingerprint, so that a look-up touches the text of one key only.
 type entry struct {
-	key string // encodeKey
-	nid int64
+	text *byte
+	len  uint32
+	tag  uint32
+	nid  int64
 }
+
+// tagSeed is the process's own: tags are never stored and never part of an ID.
+var tagSeed = maphash.MakeSeed()
+
+func tagOf(key string) uint32 { return uint32(maphash.String(tagSeed, key)) }
+
+// newEntry keeps key, which must not be empty (encodeKey's never are).
+func newEntry(key string, nid int64) entry {
+	return entry{unsafe.StringData(key), uint32(len(key)), tagOf(key), nid}
+}
+
+func (e *entry) key() string { return unsafe.String(e.text, int(e.len)) }
 
 // node is a subtree: a page of at most pageMax entries, or an inner node of more.
 // Which of the two, and where an inner node branches, follows from the set of keys
@@ -40,13 +58,23 @@ type inner struct {
 func newPage(es []entry) *node {
 	t := 0
 	for i := range es {
-		t += len(es[i].key)
+		t += int(es[i].len)
 	}
 	return &node{page: es, n: len(es), text: t}
 }
 
-func newInner(in *inner) *node {
-	nd := &node{in: in}
+// wrap makes the node of in; the two are one allocation, for the cache's sake.
+func wrap(in inner, n, text int) *node {
+	both := &struct {
+		node
+		inner
+	}{inner: in}
+	both.node.in, both.node.n, both.node.text = &both.inner, n, text
+	return &both.node
+}
+
+func newInner(in inner) *node {
+	nd := wrap(in, 0, 0)
 	if in.end != nil {
 		nd.n, nd.text = in.end.n, in.end.text
 	}
@@ -85,8 +113,8 @@ func (in *inner) child(key string) *node {
 }
 
 // with returns a copy in which key's child is c; nil removes it.
-func (in *inner) with(key string, c *node) *inner {
-	out := &inner{prefix: in.prefix, bitmap: in.bitmap, end: in.end}
+func (in *inner) with(key string, c *node) inner {
+	out := inner{prefix: in.prefix, bitmap: in.bitmap, end: in.end}
 	if len(key) == len(in.prefix) {
 		out.end, out.kids = c, in.kids
 		return out
@@ -116,13 +144,13 @@ func search(es []entry, key string) (int, bool) {
 	lo, hi := 0, len(es)
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
-		if es[m].key < key {
+		if es[m].key() < key {
 			lo = m + 1
 		} else {
 			hi = m
 		}
 	}
-	return lo, lo < len(es) && es[lo].key == key
+	return lo, lo < len(es) && es[lo].key() == key
 }
 
 func (nd *node) get(key string) (int64, bool) {
@@ -136,15 +164,18 @@ func (nd *node) get(key string) (int64, bool) {
 	if nd == nil {
 		return 0, false
 	}
-	if i, ok := search(nd.page, key); ok {
-		return nd.page[i].nid, true
+	tag := tagOf(key)
+	for i := range nd.page {
+		if e := &nd.page[i]; e.tag == tag && e.key() == key {
+			return e.nid, true
+		}
 	}
 	return 0, false
 }
 
 func (nd *node) set(key string, nid int64) *node {
 	if nd == nil {
-		return newPage([]entry{{strings.Clone(key), nid}})
+		return newPage([]entry{newEntry(strings.Clone(key), nid)})
 	}
 	if nd.in == nil {
 		return nd.setInPage(key, nid)
@@ -152,19 +183,19 @@ func (nd *node) set(key string, nid int64) *node {
 	p := commonPrefix(key, nd.in.prefix)
 	if p < len(nd.in.prefix) {
 		split := (&inner{prefix: nd.in.prefix[:p]}).with(nd.in.prefix, nd)
-		return newInner(split.with(key, newPage([]entry{{strings.Clone(key), nid}})))
+		return newInner(split.with(key, newPage([]entry{newEntry(strings.Clone(key), nid)})))
 	}
 	old := nd.in.child(key)
 	c := old.set(key, nid)
 	if c == old {
 		return nd
 	}
-	out := &node{in: nd.in.with(key, c), n: nd.n + c.n, text: nd.text + c.text}
+	n, text := nd.n+c.n, nd.text+c.text
 	if old != nil {
-		out.n -= old.n
-		out.text -= old.text
+		n -= old.n
+		text -= old.text
 	}
-	return out
+	return wrap(nd.in.with(key, c), n, text)
 }
 
 func (nd *node) setInPage(key string, nid int64) *node {
@@ -178,7 +209,7 @@ func (nd *node) setInPage(key string, nid int64) *node {
 		return &node{page: es, n: nd.n, text: nd.text}
 	}
 	es := make([]entry, 0, len(nd.page)+1)
-	es = append(append(append(es, nd.page[:i]...), entry{strings.Clone(key), nid}), nd.page[i:]...)
+	es = append(append(append(es, nd.page[:i]...), newEntry(strings.Clone(key), nid)), nd.page[i:]...)
 	return build(es)
 }
 
@@ -225,15 +256,15 @@ func build(es []entry) *node {
 	if len(es) <= pageMax {
 		return newPage(es[:len(es):len(es)])
 	}
-	depth := commonPrefix(es[0].key, es[len(es)-1].key)
-	in := &inner{prefix: es[0].key[:depth]}
-	if len(es[0].key) == depth {
+	depth := commonPrefix(es[0].key(), es[len(es)-1].key())
+	in := inner{prefix: es[0].key()[:depth]}
+	if int(es[0].len) == depth {
 		in.end = newPage(es[:1:1])
 		es = es[1:]
 	}
 	for len(es) > 0 {
-		b := es[0].key[depth]
-		n := sort.Search(len(es), func(i int) bool { return es[i].key[depth] > b })
+		b := es[0].key()[depth]
+		n := sort.Search(len(es), func(i int) bool { return es[i].key()[depth] > b })
 		in.bitmap[b>>6] |= 1 << (b & 63)
 		in.kids = append(in.kids, build(es[:n]))
 		es = es[n:]
@@ -257,7 +288,7 @@ func (nd *node) walk(prefix string, f func(entry) bool) bool {
 		if prefix != "" {
 			i, _ = search(nd.page, prefix)
 		}
-		for ; i < len(nd.page) && strings.HasPrefix(nd.page[i].key, prefix); i++ {
+		for ; i < len(nd.page) && strings.HasPrefix(nd.page[i].key(), prefix); i++ {
 			if !f(nd.page[i]) {
 				return false
 			}

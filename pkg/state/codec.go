@@ -1,0 +1,283 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// ErrCorrupt is wrapped by every error about stored state that cannot be read.
+var ErrCorrupt = errors.New("stored state is corrupt")
+
+// The stored form of a list of entries (what differs between two snapshots):
+//
+//	byte      format: 0 plain, 1 the rest is one zstd frame
+//	byte      index into firstKeys: the key "before" the first one
+//	uvarint   number of entries
+//	then, in the order of keys, for each entry:
+//	uvarint   bytes that the key shares with the key before
+//	uvarint   bytes that follow, times 2, plus 1 if the entry is deleted
+//	bytes     those
+//	varint    nid minus the nid before (at first: minus the snapshot's sid); absent if deleted
+const (
+	formatPlain = 0
+	formatZstd  = 1
+	// compressFrom is the length from which zstd pays for its frame.
+	compressFrom = 200
+	// maxPayload bounds what a stored list may unpack to: 2^20 entries of the
+	// longest keys would be less.
+	maxPayload = 512 << 20
+)
+
+// firstKeys saves the usual types of one-entry lists. It is part of the stored
+// format: only append to it.
+var firstKeys = []string{
+	"", "m.room.member\x00\x00@", "m.room.create\x00\x00", "m.room.power_levels\x00\x00", "m.room.join_rules\x00\x00",
+	"m.room.history_visibility\x00\x00", "m.room.guest_access\x00\x00", "m.room.name\x00\x00", "m.room.topic\x00\x00",
+	"m.room.avatar\x00\x00", "m.room.canonical_alias\x00\x00", "m.room.encryption\x00\x00", "m.room.pinned_events\x00\x00",
+	"m.room.server_acl\x00\x00", "m.room.third_party_invite\x00\x00", "m.room.tombstone\x00\x00", "m.space.child\x00\x00!",
+	"m.space.parent\x00\x00!", "m.room.member\x00\x00@irc_", "org.matrix.msc3401.call.member\x00\x00",
+	"im.vector.modular.widgets\x00\x00", "m.policy.rule.user\x00\x00", "m.policy.rule.server\x00\x00",
+}
+
+func firstKeyFor(key string) int {
+	best := 0
+	for i, f := range firstKeys {
+		if len(f) > len(firstKeys[best]) && strings.HasPrefix(key, f) {
+			best = i
+		}
+	}
+	return best
+}
+
+var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true))
+})
+
+var decompressor = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPayload))
+})
+
+// encode returns the stored form of sorted entries; nid 0 stands for a deletion.
+func encode(sid int64, es []entry) []byte {
+	b := make([]byte, 0, 16+len(es)*24)
+	b = append(b, formatPlain, 0)
+	prev := ""
+	if len(es) > 0 {
+		b[1] = byte(firstKeyFor(es[0].key()))
+		prev = firstKeys[b[1]]
+	}
+	b = binary.AppendUvarint(b, uint64(len(es)))
+	nid := sid
+	for i := range es {
+		key := es[i].key()
+		p := commonPrefix(key, prev)
+		b = binary.AppendUvarint(b, uint64(p))
+		tail := uint64(len(key)-p) << 1
+		if es[i].nid == 0 {
+			tail |= 1
+		}
+		b = binary.AppendUvarint(b, tail)
+		b = append(b, key[p:]...)
+		if es[i].nid != 0 {
+			b = binary.AppendVarint(b, es[i].nid-nid)
+			nid = es[i].nid
+		}
+		prev = key
+	}
+	if len(b) < compressFrom {
+		return b
+	}
+	enc, err := compressor()
+	if err != nil {
+		return b // options are constant; plain is as right
+	}
+	if z := enc.EncodeAll(b[1:], []byte{formatZstd}); len(z) < len(b) {
+		return z
+	}
+	return b
+}
+
+// decode is the inverse of encode. All keys share one allocation.
+func decode(sid int64, b []byte) ([]entry, error) {
+	if len(b) < 2 {
+		return nil, fmt.Errorf("%w: %d bytes", ErrCorrupt, len(b))
+	}
+	switch b[0] {
+	case formatPlain:
+		b = b[1:]
+	case formatZstd:
+		dec, err := decompressor()
+		if err != nil {
+			return nil, fmt.Errorf("zstd: %w", err)
+		}
+		if b, err = dec.DecodeAll(b[1:], nil); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+	default:
+		return nil, fmt.Errorf("%w: format %d", ErrCorrupt, b[0])
+	}
+	return decodePlain(sid, b)
+}
+
+func decodePlain(sid int64, b []byte) ([]entry, error) {
+	if len(b) == 0 || int(b[0]) >= len(firstKeys) {
+		return nil, fmt.Errorf("%w: first key", ErrCorrupt)
+	}
+	prev := []byte(firstKeys[b[0]])
+	r := reader{b: b[1:]}
+	count := r.uvarint()
+	if count > uint64(len(r.b)) { // an entry takes two bytes at least
+		return nil, fmt.Errorf("%w: %d entries in %d bytes", ErrCorrupt, count, len(r.b))
+	}
+	type cut struct {
+		end int
+		nid int64
+	}
+	cuts := make([]cut, 0, count)
+	arena := make([]byte, 0, min(uint64(len(b))*2, maxPayload))
+	nid := sid
+	for range count {
+		p, tail := r.uvarint(), r.uvarint()
+		if p > uint64(len(prev)) || len(arena) > maxPayload {
+			return nil, fmt.Errorf("%w: shared prefix", ErrCorrupt)
+		}
+		start := len(arena)
+		arena = append(arena, prev[:p]...)
+		arena = append(arena, r.take(tail>>1)...)
+		prev = arena[start:]
+		c := cut{end: len(arena)}
+		if tail&1 == 0 {
+			nid += r.varint()
+			if nid == 0 {
+				return nil, fmt.Errorf("%w: nid 0", ErrCorrupt)
+			}
+			c.nid = nid
+		}
+		cuts = append(cuts, c)
+	}
+	if r.failed || len(r.b) > 0 {
+		return nil, fmt.Errorf("%w: length", ErrCorrupt)
+	}
+	if cap(arena) > len(arena)+len(arena)/8 {
+		arena = append(make([]byte, 0, len(arena)), arena...) // it will live long
+	}
+	// The arena is not written any more: its parts may become strings.
+	text := unsafe.String(unsafe.SliceData(arena), len(arena))
+	es := make([]entry, len(cuts))
+	start := 0
+	for i, c := range cuts {
+		key := text[start:c.end]
+		if !validKey(key) || i > 0 && es[i-1].key() >= key {
+			return nil, fmt.Errorf("%w: key %q", ErrCorrupt, key)
+		}
+		es[i] = newEntry(key, c.nid)
+		start = c.end
+	}
+	return es, nil
+}
+
+// reader takes numbers and bytes from a slice; after the first failure all is zero.
+type reader struct {
+	b      []byte
+	failed bool
+}
+
+func (r *reader) fail() { r.b, r.failed = nil, true }
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) take(n uint64) []byte {
+	if n > math.MaxInt32 || n > uint64(len(r.b)) {
+		r.fail()
+		return nil
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+// apply returns m with sorted entries set (nid 0 deletes).
+func (m Map) apply(es []entry) Map {
+	if m.root == nil || len(es) > m.root.n/4+pageMax {
+		return m.rebuild(es)
+	}
+	root := m.root
+	for i := range es {
+		if e := &es[i]; e.nid == 0 {
+			root = root.del(e.key())
+		} else {
+			root = root.set(e.key(), e.nid)
+		}
+	}
+	return Map{root}
+}
+
+// rebuild merges two sorted lists and builds the map anew: O(N), for changes so many
+// that a path copy each would cost more.
+func (m Map) rebuild(es []entry) Map {
+	var old []entry
+	if m.root != nil {
+		old = m.root.appendTo(make([]entry, 0, m.root.n))
+	}
+	out := make([]entry, 0, len(old)+len(es))
+	for len(old) > 0 || len(es) > 0 {
+		switch {
+		case len(es) == 0 || len(old) > 0 && old[0].key() < es[0].key():
+			out = append(out, old[0])
+			old = old[1:]
+			continue
+		case len(old) > 0 && old[0].key() == es[0].key():
+			old = old[1:]
+		}
+		if es[0].nid != 0 {
+			out = append(out, es[0])
+		}
+		es = es[1:]
+	}
+	return Map{build(out)}
+}
+
+// difference returns, sorted, what must be set to make b of a, or nil and false if
+// that is more than limit entries.
+func difference(a, b Map, limit int) ([]entry, bool) {
+	if a.root == nil {
+		if b.Len() > limit {
+			return nil, false
+		}
+		return b.root.appendTo(make([]entry, 0, b.Len())), true
+	}
+	var es []entry
+	ok := true
+	diffMaps([]Map{a, b}, func(key string, nids []int64) bool {
+		if ok = len(es) < limit; ok {
+			es = append(es, newEntry(key, nids[1]))
+		}
+		return ok
+	})
+	return es, ok
+}
