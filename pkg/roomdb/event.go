@@ -1,0 +1,205 @@
+package roomdb
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+)
+
+// Flags of an event.
+const (
+	Outlier    = 1 // stored without its place in the room: auth events, out-of-room invites
+	Rejected   = 2 // failed the auth rules at its place
+	SoftFailed = 4 // failed the auth rules of the current state when it arrived
+)
+
+// Event is a stored event. It is immutable.
+type Event struct {
+	// PDU is the redacted form if the event was redacted.
+	*event.PDU
+	Part    uint32
+	RoomNID int64
+	NID     int64
+	// Ord is the event's place in the timeline; 0 if it has none.
+	Ord int64
+	// SID is the snapshot before the event; 0 for outliers.
+	SID       int64
+	Flags     int32
+	NotifySeq int64
+	// Replaces is the state event that this one replaced in the current state, RedactedBy the redaction; 0 if none.
+	Replaces, RedactedBy int64
+	// Cause is what the sending device knows the event by; see CauseOf.
+	Cause string
+	// Auth and Prev are the auth events and those of the prev events that we hold.
+	Auth, Prev []int64
+}
+
+// Visible says whether the event has a place in the timeline.
+func (e *Event) Visible() bool { return e.Ord != 0 }
+
+const eventColumns = `part, event_nid, room_nid, event_id, coalesce(ord, 0), coalesce(sid, 0), flags, notify_seq, replaces, coalesce(redacted_by, 0), coalesce(cause, ''), auth, prev, json`
+
+// row is an event before its room's version is known.
+type row struct {
+	Event
+	id   id.Event
+	json []byte
+}
+
+func scanEvent(r pgx.Row, e *row) error {
+	return r.Scan(&e.Part, &e.NID, &e.RoomNID, &e.id, &e.Ord, &e.SID, &e.Flags, &e.NotifySeq, &e.Replaces, &e.RedactedBy, &e.Cause, &e.Auth, &e.Prev, &e.json)
+}
+
+// queryEvents reads events of one partition, in the query's order, and caches them.
+func (d *DB) queryEvents(ctx context.Context, part uint32, sql string, args ...any) ([]*Event, error) {
+	return d.queryEventsAt(ctx, d.shards.For(part), sql, args...)
+}
+
+// queryEventsAt is queryEvents on a shard, for events of any of its partitions.
+func (d *DB) queryEventsAt(ctx context.Context, q querier, sql string, args ...any) ([]*Event, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	defer rows.Close()
+	var raw []*row
+	rooms := make(map[uint32][]int64, 1)
+	for rows.Next() {
+		e := new(row)
+		if err := scanEvent(rows, e); err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		raw = append(raw, e)
+		rooms[e.Part] = append(rooms[e.Part], e.RoomNID)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	metas := make(map[uint32]map[int64]*meta, len(rooms))
+	for part, nids := range rooms {
+		if metas[part], err = d.metaOf(ctx, part, nids); err != nil {
+			return nil, err
+		}
+	}
+	events := make([]*Event, len(raw))
+	for i, e := range raw {
+		if events[i], err = e.parse(metas[e.Part][e.RoomNID]); err != nil {
+			return nil, err
+		}
+		d.events.Add(eventKey{e.Part, e.NID}, events[i])
+	}
+	return events, nil
+}
+
+func (e *row) parse(m *meta) (*Event, error) {
+	pdu, err := event.ParseTrusted(e.json, e.id, m.rules)
+	if err != nil {
+		return nil, fmt.Errorf("stored event %s: %w", e.id, err)
+	}
+	if e.RedactedBy != 0 {
+		if pdu, err = pdu.Redacted(); err != nil {
+			return nil, fmt.Errorf("stored event %s: %w", e.id, err)
+		}
+	}
+	e.PDU = pdu
+	return &e.Event, nil
+}
+
+// Events returns those of the events that exist.
+func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*Event, error) {
+	found := make(map[int64]*Event, len(nids))
+	var missing []int64
+	for _, nid := range nids {
+		if e, ok := d.events.Get(eventKey{part, nid}); ok {
+			found[nid] = e
+		} else {
+			missing = append(missing, nid)
+		}
+	}
+	if len(missing) == 0 {
+		return found, nil
+	}
+	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), missing)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		found[e.NID] = e
+	}
+	return found, nil
+}
+
+// EventsIn is Events for several partitions, with one query for each shard that the cache cannot answer.
+func (d *DB) EventsIn(ctx context.Context, nids map[uint32][]int64) (map[uint32]map[int64]*Event, error) {
+	found := make(map[uint32]map[int64]*Event, len(nids))
+	var parts []uint32
+	var missing []int64
+	for part, of := range nids {
+		found[part] = make(map[int64]*Event, len(of))
+		for _, nid := range of {
+			if e, ok := d.events.Get(eventKey{part, nid}); ok {
+				found[part][nid] = e
+				continue
+			}
+			parts, missing = append(parts, part), append(missing, nid)
+		}
+	}
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		of := make([]int64, len(index))
+		for i, at := range index {
+			of[i] = missing[at]
+		}
+		events, err := d.queryEventsAt(ctx, q, `SELECT `+eventColumns+` FROM event
+			WHERE (part, event_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`, parts, of)
+		for _, e := range events {
+			found[e.Part][e.NID] = e
+		}
+		return err
+	})
+	return found, err
+}
+
+// EventsByID returns those of the events that exist in the partition.
+func (d *DB) EventsByID(ctx context.Context, part uint32, ids []id.Event) (map[id.Event]*Event, error) {
+	text := make([]string, len(ids))
+	for i, e := range ids {
+		text[i] = string(e)
+	}
+	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_id = ANY($2)`, int32(part), text)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[id.Event]*Event, len(events))
+	for _, e := range events {
+		found[e.ID] = e
+	}
+	return found, nil
+}
+
+// EventByID returns an event of the room: ErrNotFound also if the event belongs to another room.
+func (d *DB) EventByID(ctx context.Context, room *Room, eventID id.Event) (*Event, error) {
+	events, err := d.queryEvents(ctx, room.Part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_id = $2`, int32(room.Part), string(eventID))
+	if err != nil {
+		return nil, err
+	}
+	if len(events) == 0 || events[0].RoomNID != room.NID {
+		return nil, fmt.Errorf("event %s: %w", eventID, ErrNotFound)
+	}
+	return events[0], nil
+}
+
+// EventByCause returns the event that a request made, if it was made before.
+func (d *DB) EventByCause(ctx context.Context, room *Room, cause string) (*Event, error) {
+	events, err := d.queryEvents(ctx, room.Part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND room_nid = $2 AND cause = $3`, int32(room.Part), room.NID, cause)
+	if err != nil {
+		return nil, err
+	}
+	if len(events) == 0 {
+		return nil, fmt.Errorf("cause: %w", ErrNotFound)
+	}
+	return events[0], nil
+}

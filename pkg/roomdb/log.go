@@ -1,0 +1,116 @@
+package roomdb
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	logv1 "hanse/proto/log/v1"
+)
+
+// Kinds of log entries.
+const (
+	KindEvent        = 1
+	KindReceipt      = 2
+	KindDeviceChange = 3
+)
+
+const logColumns = `l.pos, l.room_nid, l.kind, l.body, e.json, e.event_id, coalesce(e.redacted_by, 0)`
+
+// ReadLog returns the entries of a partition from a position on, at most limit of them, dense and in order.
+func (d *DB) ReadLog(ctx context.Context, part uint32, from int64, limit int) ([]*logv1.Entry, error) {
+	return d.queryLog(ctx, part, `SELECT `+logColumns+`
+		FROM log l LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
+		WHERE l.part = $1 AND l.pos >= $2 ORDER BY l.pos LIMIT $3`, int32(part), from, limit)
+}
+
+// ReadRoomLog returns the entries of some rooms of a partition behind a position, at most limit of them, in order.
+func (d *DB) ReadRoomLog(ctx context.Context, part uint32, rooms []int64, after, upTo int64, limit int) ([]*logv1.Entry, error) {
+	return d.queryLog(ctx, part, `SELECT `+logColumns+`
+		FROM log l LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
+		WHERE l.part = $1 AND l.room_nid = ANY($2) AND l.pos > $3 AND l.pos <= $4 ORDER BY l.pos LIMIT $5`,
+		int32(part), rooms, after, upTo, limit)
+}
+
+func (d *DB) queryLog(ctx context.Context, part uint32, sql string, args ...any) ([]*logv1.Entry, error) {
+	rows, err := d.shards.For(part).Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	defer rows.Close()
+	var entries []*logv1.Entry
+	var bodies []logRow
+	var rooms []int64
+	for rows.Next() {
+		var r logRow
+		if err := rows.Scan(&r.pos, &r.room, &r.kind, &r.body, &r.json, &r.eventID, &r.redactedBy); err != nil {
+			return nil, fmt.Errorf("read log: %w", err)
+		}
+		bodies = append(bodies, r)
+		rooms = append(rooms, r.room)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	metas, err := d.metaOf(ctx, part, rooms)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range bodies {
+		entry, err := r.entry(metas[r.room])
+		if err != nil {
+			return nil, fmt.Errorf("log entry %d of partition %d: %w", r.pos, part, err)
+		}
+		entries = append(entries, entry)
+	}
+	return entries, nil
+}
+
+type logRow struct {
+	pos, room  int64
+	kind       int16
+	body, json []byte
+	eventID    *string
+	redactedBy int64
+}
+
+func (r *logRow) entry(m *meta) (*logv1.Entry, error) {
+	entry := &logv1.Entry{Pos: r.pos, RoomNid: r.room, RoomId: string(m.id)}
+	switch r.kind {
+	case KindEvent:
+		body := new(logv1.Event)
+		if err := proto.Unmarshal(r.body, body); err != nil {
+			return nil, err
+		}
+		body.Json = r.json
+		if r.redactedBy != 0 && r.eventID != nil {
+			pdu, err := event.ParseTrusted(r.json, id.Event(*r.eventID), m.rules)
+			if err != nil {
+				return nil, err
+			}
+			if pdu, err = pdu.Redacted(); err != nil {
+				return nil, err
+			}
+			body.Json, body.Redacted = pdu.JSON, true
+		}
+		entry.Body = &logv1.Entry_Event{Event: body}
+	case KindReceipt:
+		body := new(logv1.Receipt)
+		if err := proto.Unmarshal(r.body, body); err != nil {
+			return nil, err
+		}
+		entry.Body = &logv1.Entry_Receipt{Receipt: body}
+	case KindDeviceChange:
+		body := new(logv1.DeviceChange)
+		if err := proto.Unmarshal(r.body, body); err != nil {
+			return nil, err
+		}
+		entry.Body = &logv1.Entry_DeviceChange{DeviceChange: body}
+	default:
+		return nil, fmt.Errorf("unknown kind %d", r.kind)
+	}
+	return entry, nil
+}

@@ -1,0 +1,223 @@
+package roomdb
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/partition"
+)
+
+// Room is a room's row.
+type Room struct {
+	ID    id.Room
+	Part  uint32
+	NID   int64
+	Rules *roomversion.Rules
+	// SID is the snapshot of the current state.
+	SID int64
+	// Extremities are the forward extremities.
+	Extremities []int64
+	Depth       int64
+	// FirstOrd is the place of the oldest event that we hold; negative once history was fetched.
+	FirstOrd int64
+	// LastPos is the log position of the room's newest entry.
+	LastPos   int64
+	NotifySeq int64
+	Published bool
+	// Joined and Invited count members, JoinedLocal those on the cluster's servers.
+	Joined, Invited, JoinedLocal int
+}
+
+const roomColumns = `part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq, published, joined, invited, joined_local`
+
+func scanRoom(row pgx.Row) (*Room, error) {
+	r := new(Room)
+	var version string
+	err := row.Scan(&r.Part, &r.NID, &r.ID, &version, &r.SID, &r.Extremities, &r.Depth, &r.FirstOrd, &r.LastPos,
+		&r.NotifySeq, &r.Published, &r.Joined, &r.Invited, &r.JoinedLocal)
+	if err != nil {
+		return nil, err
+	}
+	rules, ok := roomversion.Get(version)
+	if !ok {
+		return nil, fmt.Errorf("room %s has unknown version %q", r.ID, version)
+	}
+	r.Rules = rules
+	return r, nil
+}
+
+// Room returns the room as it is now. A room that we only know by an invite has no row: ErrNotFound.
+func (d *DB) Room(ctx context.Context, room id.Room) (*Room, error) {
+	part := partition.Of(string(room))
+	row := d.shards.For(part).QueryRow(ctx, `SELECT `+roomColumns+` FROM room WHERE part = $1 AND room_id = $2`, int32(part), string(room))
+	r, err := scanRoom(row)
+	if err == pgx.ErrNoRows {
+		return nil, fmt.Errorf("room %s: %w", room, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read room %s: %w", room, err)
+	}
+	d.remember(r)
+	return r, nil
+}
+
+// Rooms returns those of the rooms that exist, with one query for each shard.
+func (d *DB) Rooms(ctx context.Context, rooms []id.Room) (map[id.Room]*Room, error) {
+	parts := make([]uint32, len(rooms))
+	for i, room := range rooms {
+		parts[i] = partition.Of(string(room))
+	}
+	found := make(map[id.Room]*Room, len(rooms))
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		ids := make([]string, len(index))
+		for i, at := range index {
+			ids[i] = string(rooms[at])
+		}
+		return d.scanRooms(ctx, q, found, `SELECT `+roomColumns+` FROM room
+			WHERE (part, room_id) IN (SELECT * FROM unnest($1::int[], $2::text[]))`, parts, ids)
+	})
+	return found, err
+}
+
+// RoomKey names a room by its numeric id.
+type RoomKey struct {
+	Part uint32
+	NID  int64
+}
+
+// RoomsByNID returns those of the rooms that exist, with one query for each shard.
+func (d *DB) RoomsByNID(ctx context.Context, keys []RoomKey) (map[id.Room]*Room, error) {
+	parts := make([]uint32, len(keys))
+	for i, k := range keys {
+		parts[i] = k.Part
+	}
+	found := make(map[id.Room]*Room, len(keys))
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		nids := make([]int64, len(index))
+		for i, at := range index {
+			nids[i] = keys[at].NID
+		}
+		return d.scanRooms(ctx, q, found, `SELECT `+roomColumns+` FROM room
+			WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`, parts, nids)
+	})
+	return found, err
+}
+
+// Published returns the rooms of the public directory, in no particular order.
+func (d *DB) Published(ctx context.Context) ([]*Room, error) {
+	found := make(map[id.Room]*Room)
+	for _, pool := range d.shards.All() {
+		if err := d.scanRooms(ctx, pool, found, `SELECT `+roomColumns+` FROM room WHERE published`); err != nil {
+			return nil, err
+		}
+	}
+	rooms := make([]*Room, 0, len(found))
+	for _, r := range found {
+		rooms = append(rooms, r)
+	}
+	return rooms, nil
+}
+
+func (d *DB) scanRooms(ctx context.Context, q querier, into map[id.Room]*Room, sql string, args ...any) error {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return fmt.Errorf("read rooms: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		r, err := scanRoom(rows)
+		if err != nil {
+			return fmt.Errorf("read rooms: %w", err)
+		}
+		d.remember(r)
+		into[r.ID] = r
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read rooms: %w", err)
+	}
+	return nil
+}
+
+func (d *DB) remember(r *Room) {
+	key := eventKey{r.Part, r.NID}
+	if _, ok := d.metas.Get(key); !ok {
+		d.metas.Add(key, &meta{id: r.ID, rules: r.Rules})
+	}
+}
+
+// metaOf returns what never changes of some rooms of a partition.
+func (d *DB) metaOf(ctx context.Context, part uint32, nids []int64) (map[int64]*meta, error) {
+	found := make(map[int64]*meta, 1)
+	var missing []int64
+	for _, nid := range nids {
+		if _, ok := found[nid]; ok {
+			continue
+		}
+		m, ok := d.metas.Get(eventKey{part, nid})
+		if !ok {
+			missing = append(missing, nid)
+		}
+		found[nid] = m
+	}
+	if len(missing) == 0 {
+		return found, nil
+	}
+	rows, err := d.shards.For(part).Query(ctx, `SELECT room_nid, room_id, version FROM room WHERE part = $1 AND room_nid = ANY($2)`, int32(part), missing)
+	if err != nil {
+		return nil, fmt.Errorf("read rooms: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var nid int64
+		var room, version string
+		if err := rows.Scan(&nid, &room, &version); err != nil {
+			return nil, fmt.Errorf("read rooms: %w", err)
+		}
+		rules, ok := roomversion.Get(version)
+		if !ok {
+			return nil, fmt.Errorf("room %s has unknown version %q", room, version)
+		}
+		m := &meta{id: id.Room(room), rules: rules}
+		d.metas.Add(eventKey{part, nid}, m)
+		found[nid] = m
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read rooms: %w", err)
+	}
+	for nid, m := range found {
+		if m == nil {
+			return nil, fmt.Errorf("room %d of partition %d: %w", nid, part, ErrNotFound)
+		}
+	}
+	return found, nil
+}
+
+// Servers returns the servers with joined members.
+func (d *DB) Servers(ctx context.Context, part uint32, roomNID int64) ([]id.Server, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`, int32(part), roomNID)
+	if err != nil {
+		return nil, fmt.Errorf("read servers of a room: %w", err)
+	}
+	servers, err := pgx.CollectRows(rows, pgx.RowTo[id.Server])
+	if err != nil {
+		return nil, fmt.Errorf("read servers of a room: %w", err)
+	}
+	return servers, nil
+}
+
+// RoomsOfServer returns the rooms of a partition in which a server has joined members.
+func (d *DB) RoomsOfServer(ctx context.Context, part uint32, server id.Server) ([]int64, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT room_nid FROM room_server WHERE part = $1 AND server = $2 AND joined > 0`, int32(part), string(server))
+	if err != nil {
+		return nil, fmt.Errorf("read rooms of a server: %w", err)
+	}
+	nids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("read rooms of a server: %w", err)
+	}
+	return nids, nil
+}

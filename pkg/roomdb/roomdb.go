@@ -1,0 +1,71 @@
+package roomdb
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/cache"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/pg"
+	"hanse/pkg/state"
+)
+
+// ErrNotFound is returned for a room or an event that is not stored.
+var ErrNotFound = errors.New("not found")
+
+// Config is what an operator may set.
+type Config struct {
+	// EventCache is the budget of the event cache of a process, in bytes.
+	EventCache int64 `koanf:"event_cache" yaml:"event_cache"`
+}
+
+// DefaultConfig suits a small server.
+func DefaultConfig() Config { return Config{EventCache: 32 << 20} }
+
+// maxAge bounds for how long a redaction whose announcement was lost can go unnoticed.
+const maxAge = time.Minute
+
+// DB reads the rooms of a cluster. It is safe for concurrent use.
+type DB struct {
+	shards *pg.Shards
+	states *state.Store
+	events *cache.Cache[eventKey, *Event]
+	metas  *cache.Cache[eventKey, *meta]
+}
+
+type eventKey struct {
+	part uint32
+	nid  int64
+}
+
+// meta is what never changes of a room.
+type meta struct {
+	id    id.Room
+	rules *roomversion.Rules
+}
+
+// Open returns a reader over the shards. Metrics may be nil.
+func Open(shards *pg.Shards, states *state.Store, cfg Config, metrics prometheus.Registerer) *DB {
+	return &DB{
+		shards: shards,
+		states: states,
+		events: cache.New(cache.Config[eventKey, *Event]{
+			Name: "event", Budget: cfg.EventCache, MaxAge: maxAge, Metrics: metrics,
+			Weigh: func(_ eventKey, e *Event) int64 { return int64(len(e.JSON)) + 600 },
+		}),
+		metas: cache.New(cache.Config[eventKey, *meta]{
+			Name: "room_meta", Budget: cfg.EventCache / 8, Metrics: metrics,
+			Weigh: func(_ eventKey, m *meta) int64 { return int64(len(m.id)) + 160 },
+		}),
+	}
+}
+
+// Forget drops events from the cache, after a redaction.
+func (d *DB) Forget(part uint32, nids ...int64) {
+	for _, nid := range nids {
+		d.events.Remove(eventKey{part, nid})
+	}
+}

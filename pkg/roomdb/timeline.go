@@ -1,0 +1,126 @@
+package roomdb
+
+import (
+	"context"
+	"math"
+	"strconv"
+	"strings"
+
+	"hanse/pkg/matrix/id"
+)
+
+// A position in a timeline lies just behind the event whose ord it is. These two lie before and behind all events.
+const (
+	Start int64 = math.MinInt64
+	End   int64 = math.MaxInt64
+)
+
+// TimelineQuery asks for visible events with After < ord <= UpTo.
+type TimelineQuery struct {
+	After, UpTo int64
+	// Backwards returns the newest first.
+	Backwards bool
+	Limit     int
+	Filter    Filter
+}
+
+// Filter is the part of a client's event filter (RoomEventFilter of the client-server API, section Filtering) that
+// concerns the event itself. Nil slices do not restrict, empty ones match nothing.
+type Filter struct {
+	Types, NotTypes     []string // * stands for any characters
+	Senders, NotSenders []id.User
+	// ContainsURL asks that content.url be present (true) or absent (false).
+	ContainsURL *bool
+}
+
+// Timeline returns visible events of a room in timeline order.
+func (d *DB) Timeline(ctx context.Context, part uint32, roomNID int64, q TimelineQuery) ([]*Event, error) {
+	sql, args := timelineSQL(part, roomNID, q)
+	return d.queryEvents(ctx, part, sql, args...)
+}
+
+// TimelineEnd names the newest events of a room up to a position.
+type TimelineEnd struct {
+	RoomKey
+	UpTo int64
+}
+
+// TimelineEnds returns the newest visible events of many rooms, at most limit of each and the newest first, with one
+// query for each shard.
+func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (map[RoomKey][]*Event, error) {
+	parts := make([]uint32, len(ends))
+	for i, e := range ends {
+		parts[i] = e.Part
+	}
+	found := make(map[RoomKey][]*Event, len(ends))
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		rooms, upTo := make([]int64, len(index)), make([]int64, len(index))
+		for i, at := range index {
+			rooms[i], upTo[i] = ends[at].NID, ends[at].UpTo
+		}
+		events, err := d.queryEventsAt(ctx, q, `SELECT e.* FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (p, n, u)
+			CROSS JOIN LATERAL (SELECT `+eventColumns+` FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.u
+				ORDER BY ord DESC LIMIT $4) e`, parts, rooms, upTo, limit)
+		for _, e := range events {
+			key := RoomKey{e.Part, e.RoomNID}
+			found[key] = append(found[key], e)
+		}
+		return err
+	})
+	return found, err
+}
+
+func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
+	args := []any{int32(part), roomNID, q.After, q.UpTo, q.Limit}
+	bind := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
+	}
+	var where strings.Builder
+	where.WriteString(`part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4`)
+	f := q.Filter
+	if f.Types != nil {
+		where.WriteString(` AND type LIKE ANY(` + bind(patterns(f.Types)) + `)`)
+	}
+	if len(f.NotTypes) > 0 {
+		where.WriteString(` AND NOT type LIKE ANY(` + bind(patterns(f.NotTypes)) + `)`)
+	}
+	if f.Senders != nil {
+		where.WriteString(` AND sender = ANY(` + bind(texts(f.Senders)) + `)`)
+	}
+	if len(f.NotSenders) > 0 {
+		where.WriteString(` AND NOT sender = ANY(` + bind(texts(f.NotSenders)) + `)`)
+	}
+	if f.ContainsURL != nil {
+		// The JSON of an event never holds a NUL, which jsonb would refuse, outside of strings; strings may escape it.
+		where.WriteString(` AND (CASE WHEN redacted_by IS NULL THEN json_typeof(convert_from(json, 'UTF8')::json -> 'content' -> 'url') = 'string' ELSE false END) IS `)
+		if *f.ContainsURL {
+			where.WriteString(`TRUE`)
+		} else {
+			where.WriteString(`NOT TRUE`)
+		}
+	}
+	order := ` ORDER BY ord LIMIT $5`
+	if q.Backwards {
+		order = ` ORDER BY ord DESC LIMIT $5`
+	}
+	return `SELECT ` + eventColumns + ` FROM event WHERE ` + where.String() + order, args
+}
+
+// patterns turns the wildcards of a filter into those of LIKE.
+func patterns(types []string) []string {
+	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`)
+	out := make([]string, len(types))
+	for i, t := range types {
+		out[i] = escape.Replace(t)
+	}
+	return out
+}
+
+func texts(users []id.User) []string {
+	out := make([]string, len(users))
+	for i, u := range users {
+		out[i] = string(u)
+	}
+	return out
+}
