@@ -18,13 +18,13 @@ func CheckAuthEvents(ev *event.PDU, authEvents []*event.PDU, opts ...Options) er
 	if len(opts) > 0 {
 		o = opts[0]
 	}
-	if err := checkAuthEvents(ev, authEvents, &o); err != nil {
+	if err := checkAuthEvents(ev, authEvents, o); err != nil {
 		return err
 	}
 	return nil
 }
 
-func checkAuthEvents(ev *event.PDU, authEvents []*event.PDU, opts *Options) *Error {
+func checkAuthEvents(ev *event.PDU, authEvents []*event.PDU, opts Options) *Error {
 	n := numbering{ev.Rules}
 	if ev.Type == typeCreate {
 		// Rule 1 allows it without considering auth events; that it has none

@@ -58,7 +58,7 @@ type check struct {
 	rules *roomversion.Rules
 	n     numbering
 	st    Lookup
-	opts  *Options
+	opts  Options
 
 	create *event.PDU
 	levels *event.PDU
@@ -68,7 +68,7 @@ type check struct {
 // for those that consider its auth_events ([CheckAuthEvents]), to an event and
 // a state. A refusal is an [*Error].
 func Check(ev *event.PDU, st Lookup, opts Options) error {
-	c := check{ev: ev, rules: ev.Rules, n: numbering{ev.Rules}, st: st, opts: &opts}
+	c := check{ev: ev, rules: ev.Rules, n: numbering{ev.Rules}, st: st, opts: opts}
 	if err := c.run(); err != nil {
 		return err
 	}
