@@ -38,6 +38,32 @@ const LazyFilter = `{"room":{"timeline":{"limit":50},"state":{"lazy_load_members
 // startFilter asks for as little as gives a token.
 const startFilter = `{"room":{"timeline":{"limit":1},"state":{"types":[]},"ephemeral":{"types":[]},"account_data":{"types":[]}},"presence":{"types":[]},"account_data":{"types":[]}}`
 
+// unique returns a filter that means the same and was not used before: Synapse
+// answers a first sync that it has seen with the same filter from a cache, and
+// the token in it is minutes old.
+func unique(filter, run string) (string, error) {
+	if filter == "" {
+		filter = "{}"
+	}
+	var f map[string]any
+	if err := json.Unmarshal([]byte(filter), &f); err != nil {
+		return "", fmt.Errorf("filter is not a JSON object: %w", err)
+	}
+	into := f
+	for _, key := range []string{"room", "timeline"} {
+		sub, ok := into[key].(map[string]any)
+		if !ok {
+			sub = map[string]any{}
+			into[key] = sub
+		}
+		into = sub
+	}
+	not, _ := into["not_types"].([]any)
+	into["not_types"] = append(not, "loadgen."+run)
+	out, err := json.Marshal(f)
+	return string(out), err
+}
+
 // Run implements Scenario.
 func (d *Deliver) Run(ctx context.Context, env *Env) (*report.Report, error) {
 	if d.Pollers == 0 || d.Pollers > d.Members {
@@ -65,6 +91,7 @@ func (d *Deliver) Run(ctx context.Context, env *Env) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	audience.polls.Store(0)
 	took := pace{workers: d.Senders, count: d.Count, duration: d.Duration, rate: d.Rate}.drive(ctx, c.send)
 	audience.drain(ctx, d.Drain)
 	if err := env.finish(ctx, span, r, &c.errs, limited); err != nil {
@@ -131,9 +158,13 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 		}
 	}
 	c.env.progress("opening %d polls", len(a.readers))
-	err := each(ctx, setupWorkers, len(a.readers), func(i int) error {
+	filter, err := unique(startFilter, c.env.Run)
+	if err != nil {
+		return nil, err
+	}
+	err = each(ctx, setupWorkers, len(a.readers), func(i int) error {
 		rd := a.readers[i]
-		first, err := rd.user.Sync(ctx, mxclient.SyncRequest{Filter: startFilter, SetPresence: "offline"})
+		first, err := rd.user.Sync(ctx, mxclient.SyncRequest{Filter: filter, SetPresence: "offline"})
 		if err != nil {
 			return fmt.Errorf("first sync of %s: %w", rd.user.UserID, err)
 		}

@@ -40,7 +40,7 @@ func (p *IdlePoll) Run(ctx context.Context, env *Env) (*report.Report, error) {
 	}
 	env.progress("opening %d polls", p.Users)
 	began := time.Now()
-	w, err := p.open(ctx, users)
+	w, err := p.open(ctx, env.Run, users)
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +88,15 @@ type waiting struct {
 
 // open makes each account's first sync and its poll, and returns when all polls
 // are under way.
-func (p *IdlePoll) open(ctx context.Context, users []*mxclient.Client) (*waiting, error) {
+func (p *IdlePoll) open(ctx context.Context, run string, users []*mxclient.Client) (*waiting, error) {
+	filter, err := unique(p.Filter, run)
+	if err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(ctx)
 	w := &waiting{stop: stop}
-	err := each(ctx, setupWorkers, len(users), func(i int) error {
-		first, err := users[i].Sync(ctx, mxclient.SyncRequest{Filter: p.Filter, SetPresence: "offline"})
+	err = each(ctx, setupWorkers, len(users), func(i int) error {
+		first, err := users[i].Sync(ctx, mxclient.SyncRequest{Filter: filter, SetPresence: "offline"})
 		if err != nil {
 			return fmt.Errorf("first sync of %s: %w", users[i].UserID, err)
 		}
