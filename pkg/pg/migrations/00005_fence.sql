@@ -12,5 +12,15 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- Redactions that came before the event that they name.
+CREATE TABLE awaited_redaction (
+    part      integer NOT NULL,
+    room_nid  bigint  NOT NULL,
+    event_id  text    NOT NULL COLLATE "C",
+    redaction bigint  NOT NULL,
+    PRIMARY KEY (part, room_nid, event_id, redaction)
+);
+
 -- +goose Down
+DROP TABLE awaited_redaction;
 DROP FUNCTION hanse_fence;

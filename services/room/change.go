@@ -1,0 +1,134 @@
+package room
+
+import (
+	"context"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
+)
+
+// change is what one write does to one room: prepared under the room's lock on its provisional state, written by the
+// partition's lane. Until then nothing of it exists but in memory.
+type change struct {
+	room *room
+	// row is the room's row after the change; nil if it stays as it is.
+	row *roomRow
+	// create says that the row does not exist yet, publish sets its place in the directory.
+	create  bool
+	publish *bool
+
+	events     []*newEvent
+	entries    []*entry
+	states     *state.Batch
+	servers    map[id.Server]int32 // joined members more or less, by server
+	lacks      []lack
+	found      []id.Event // events that are no longer missing
+	redactions []redaction
+	awaited    []awaited // redactions whose target is not here yet
+	receipts   []*receiptRow
+	members    []memberRow // local users whose membership changed
+	nid        int64       // highest numeric id that the change uses
+
+	// last is the position of the change's last entry, or of the partition's last if it has none.
+	last int64
+	done chan struct{}
+	err  error
+	// traceparent of the request, for the bus.
+	traceparent string
+}
+
+func newChange(r *room) *change { return &change{room: r, done: make(chan struct{})} }
+
+// finish answers whoever waits. It is called once.
+func (c *change) finish(err error) {
+	c.err = err
+	close(c.done)
+}
+
+// wait blocks until the change is committed and, for local members, projected. A caller that gives up leaves the
+// change to its fate.
+func (c *change) wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// weight bounds a batch: rows, roughly.
+func (c *change) weight() int { return 1 + len(c.events) + len(c.entries) + len(c.receipts) }
+
+// newEvent is an event to be written.
+type newEvent struct {
+	pdu        *event.PDU
+	nid        int64
+	sid        int64 // 0: none (outliers)
+	flags      int32
+	auth, prev []int64
+	cause      string
+	notifySeq  int64
+	replaces   int64
+	redactedBy int64
+	// ord is the event's place in the timeline; the lane sets it for events that are in the log.
+	ord int64
+	// place updates the row of an event that is stored already.
+	place bool
+	// mentions are local users; "" stands for the room.
+	mentions []string
+	thread   string
+}
+
+// entry is one position of the log.
+type entry struct {
+	kind          int16
+	event         *newEvent   // kind 1
+	receipt       *receiptRow // kind 2
+	before, after int64       // current state
+	body          []byte
+	bus           *logv1.Entry
+}
+
+// lack is a prev event that we do not have.
+type lack struct {
+	event id.Event
+	child int64
+}
+
+type redaction struct{ target, by int64 }
+
+type awaited struct {
+	target id.Event
+	by     int64
+}
+
+// roomRow holds the columns of table room that change.
+type roomRow struct {
+	sid                          int64
+	extremities                  []int64
+	depth, firstOrd, notifySeq   int64
+	joined, invited, joinedLocal int32
+}
+
+type receiptRow struct {
+	user               id.User
+	typ, thread        string
+	event              id.Event
+	ord, notifySeq, ts int64
+	pos                int64
+	local              bool
+}
+
+// memberRow is a row of the membership index.
+type memberRow struct {
+	user       id.User
+	membership string
+	eventNID   int64
+	eventID    id.Event
+	sender     id.User
+	entry      *entry
+	// fresh: the user was not joined before.
+	fresh bool
+}

@@ -1,0 +1,37 @@
+package room
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Config is what an operator may set of the room role.
+type Config struct {
+	Lanes     int   `yaml:"lanes" doc:"Commits under way at once for each PostgreSQL shard. Fewer make larger batches, more use more of the database's cores."`
+	BatchRows int   `yaml:"batch_rows" doc:"Largest number of rows, roughly, in one commit."`
+	QueueRows int   `yaml:"queue_rows" doc:"Largest number of rows, roughly, that wait for one lane; beyond it writes are refused."`
+	Rooms     int   `yaml:"rooms" doc:"Rooms that one worker keeps in memory at most."`
+	Cache     int64 `yaml:"cache" doc:"Memory for events that the auth rules read, in bytes."`
+}
+
+// Defaults suit a small server and a large one alike.
+func Defaults() Config {
+	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20}
+}
+
+// Validate reports what is wrong with the configuration.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, f := range []struct {
+		name       string
+		have, from int64
+	}{
+		{"lanes", int64(c.Lanes), 1}, {"batch_rows", int64(c.BatchRows), 1}, {"queue_rows", int64(c.QueueRows), 1},
+		{"rooms", int64(c.Rooms), 64}, {"cache", c.Cache, 1 << 20},
+	} {
+		if f.have < f.from {
+			errs = append(errs, fmt.Errorf("%s: %d is less than %d", f.name, f.have, f.from))
+		}
+	}
+	return errors.Join(errs...)
+}

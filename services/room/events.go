@@ -1,0 +1,128 @@
+package room
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+)
+
+// Flags of stored events.
+const (
+	flagOutlier    = roomdb.Outlier
+	flagRejected   = roomdb.Rejected
+	flagSoftFailed = roomdb.SoftFailed
+)
+
+// Event types that this role has to know.
+const (
+	typeCreate      = "m.room.create"
+	typeMember      = "m.room.member"
+	typePowerLevels = "m.room.power_levels"
+	typeJoinRules   = "m.room.join_rules"
+	typeRedaction   = "m.room.redaction"
+	typeServerACL   = "m.room.server_acl"
+	typeDummy       = "org.matrix.dummy_event"
+)
+
+// eventKey names an event of a tenure. Numeric ids of changes that were never committed may be given out again under a
+// later epoch, so the epoch is part of it.
+type eventKey struct {
+	part  uint32
+	epoch int64
+	nid   int64
+}
+
+// remember keeps a new event at hand: what is built upon it needs it before it is committed.
+func (s *Service) remember(r *room, e *newEvent) {
+	ev := &roomdb.Event{
+		PDU: e.pdu, Part: r.p.part, RoomNID: r.nid, NID: e.nid, SID: e.sid, Flags: e.flags, Auth: e.auth, Prev: e.prev,
+	}
+	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
+}
+
+// event returns one event of a partition.
+func (s *Service) event(ctx context.Context, p *tenure, nid int64) (*roomdb.Event, error) {
+	if e, ok := s.cache.Get(eventKey{p.part, p.epoch, nid}); ok {
+		return e, nil
+	}
+	events, err := s.events(ctx, p, []int64{nid})
+	if err != nil {
+		return nil, err
+	}
+	return events[0], nil
+}
+
+// errMissingEvent says that an event that others refer to is not stored.
+var errMissingEvent = errors.New("event is not stored")
+
+// events returns events of a partition in the order asked for. All must exist.
+func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomdb.Event, error) {
+	out := make([]*roomdb.Event, len(nids))
+	var missing []int64
+	for i, nid := range nids {
+		if e, ok := s.cache.Get(eventKey{p.part, p.epoch, nid}); ok {
+			out[i] = e
+		} else {
+			missing = append(missing, nid)
+		}
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	found, err := s.db.Events(ctx, p.part, missing)
+	if err != nil {
+		return nil, err
+	}
+	for i, nid := range nids {
+		if out[i] != nil {
+			continue
+		}
+		e := found[nid]
+		if e == nil {
+			return nil, fmt.Errorf("%w: number %d of partition %d", errMissingEvent, nid, p.part)
+		}
+		s.cache.Add(eventKey{p.part, p.epoch, nid}, e)
+		out[i] = e
+	}
+	return out, nil
+}
+
+// eventByID returns a stored event of the room, or nil.
+func (r *room) eventByID(ctx context.Context, eventID id.Event) (*roomdb.Event, error) {
+	if pl, ok := r.recent.byID[eventID]; ok {
+		return r.s.event(ctx, r.p, pl.e.nid)
+	}
+	found, err := r.s.db.EventsByID(ctx, r.p.part, []id.Event{eventID})
+	if err != nil {
+		return nil, err
+	}
+	if e := found[eventID]; e != nil && e.RoomNID == r.nid {
+		return e, nil
+	}
+	return nil, nil
+}
+
+// loadState returns a stored snapshot; 0 is the empty state.
+func (s *Service) loadState(ctx context.Context, part uint32, sid int64) (state.Map, error) {
+	if sid == 0 {
+		return state.Map{}, nil
+	}
+	return s.db.State(ctx, part, sid)
+}
+
+// sameContent compares contents by their canonical form; the first is canonical.
+func sameContent(old, content []byte, rules *roomversion.Rules) bool {
+	canonical := canonjson.CanonicalLoose
+	if rules.StrictCanonicalJSON {
+		canonical = canonjson.Canonical
+	}
+	c, err := canonical(content)
+	return err == nil && bytes.Equal(old, c)
+}

@@ -1,0 +1,236 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"hanse/pkg/merr"
+	"hanse/pkg/pg"
+	logv1 "hanse/proto/log/v1"
+)
+
+// errStale is what a change gets that was built on a state which never came to be: the room was dropped because an
+// earlier change failed. Whoever built it builds it again.
+var errStale = errors.New("the room was reloaded")
+
+// commitTimeout bounds one transaction. After it the outcome is unknown.
+const commitTimeout = 30 * time.Second
+
+// lane commits the changes of some partitions of one shard, one transaction at a time. What comes while a commit is
+// under way makes up the next one (law 5): load makes batches larger, not queues longer.
+type lane struct {
+	s         *Service
+	pool      *pgxpool.Pool
+	projector *projector
+
+	committing sync.Mutex // held while a transaction is under way
+
+	mu     sync.Mutex
+	queue  []*change
+	weight int
+	wake   chan struct{}
+}
+
+func newLane(s *Service, pool *pgxpool.Pool) *lane {
+	return &lane{s: s, pool: pool, wake: make(chan struct{}, 1), projector: newProjector(s)}
+}
+
+// put queues a change. The caller holds the room's lock, so changes of a room come in the order in which they were
+// built. A full queue refuses.
+func (l *lane) put(c *change) error {
+	l.mu.Lock()
+	if l.weight > l.s.cfg.QueueRows {
+		l.mu.Unlock()
+		return merr.Unavailable("the server is overloaded")
+	}
+	l.queue = append(l.queue, c)
+	l.weight += c.weight()
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// take removes the changes of the next batch from the queue.
+func (l *lane) take() []*change {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, weight := 0, 0
+	for n < len(l.queue) && (n == 0 || weight+l.queue[n].weight() <= l.s.cfg.BatchRows) {
+		weight += l.queue[n].weight()
+		n++
+	}
+	changes := l.queue[:n:n]
+	l.queue = l.queue[n:]
+	if len(l.queue) == 0 {
+		l.queue = nil
+	}
+	l.weight -= weight
+	return changes
+}
+
+// run commits until ctx ends, and then answers what is still queued.
+func (l *lane) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			for changes := l.take(); len(changes) > 0; changes = l.take() {
+				failAll(changes, errUnavailable)
+			}
+			return
+		case <-l.wake:
+		}
+		for changes := l.take(); len(changes) > 0; changes = l.take() {
+			l.committing.Lock()
+			l.commit(ctx, changes)
+			l.committing.Unlock()
+		}
+	}
+}
+
+// flush returns when no transaction that began before is under way.
+func (l *lane) flush() {
+	l.committing.Lock()
+	defer l.committing.Unlock()
+}
+
+// commit writes changes as one transaction. If PostgreSQL refuses one of them, the others must not suffer: the batch
+// is split until the bad one stands alone.
+func (l *lane) commit(ctx context.Context, changes []*change) {
+	changes = living(changes)
+	if len(changes) == 0 {
+		return
+	}
+	start := time.Now()
+	b := newBatch(changes)
+	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	err := l.s.appendAll(tctx, l.pool, b)
+	cancel()
+	switch {
+	case err == nil:
+		l.s.metrics.committed(b, time.Since(start))
+		l.committed(b)
+	case errors.Is(err, errFenced) && len(b.parts) == 1:
+		l.s.lose(b.parts[0].p, errFenced)
+		failAll(changes, b.parts[0].p.lostError())
+	case errors.Is(err, errUnknownOutcome):
+		l.s.metrics.unknown.Inc()
+		l.s.log.Warn("append with unknown outcome", "err", err, "changes", len(changes))
+		l.loseAll(b)
+		failAll(changes, errUnavailable)
+	case pg.Transient(err):
+		// Nothing was written, and the same may work in a moment; but the database has more to do than to hear it from
+		// us again at once, and callers come back by themselves.
+		l.s.log.Warn("append failed", "err", err, "changes", len(changes))
+		l.loseAll(b)
+		failAll(changes, errUnavailable)
+	case len(b.parts) > 1:
+		// One lost partition, or one bad row: part from part first.
+		for _, pb := range b.parts {
+			l.commit(ctx, pb.changes)
+		}
+	case len(changes) > 1:
+		l.commit(ctx, changes[:len(changes)/2])
+		l.commit(ctx, changes[len(changes)/2:])
+	default:
+		l.refuse(changes[0], err)
+	}
+}
+
+// refuse fails the one change that PostgreSQL does not take, and drops the room's provisional state.
+func (l *lane) refuse(c *change, err error) {
+	if !pg.IsUnique(err, "") {
+		l.s.log.Error("append refused", "err", err, "room", c.room.id, "part", c.room.p.part)
+	}
+	l.s.metrics.refused.Inc()
+	c.room.drop()
+	c.finish(err)
+}
+
+func (l *lane) loseAll(b *batch) {
+	for _, pb := range b.parts {
+		l.s.lose(pb.p, errUnknownOutcome)
+	}
+}
+
+// living answers changes of lost partitions and dropped rooms, and returns the others.
+func living(changes []*change) []*change {
+	alive := changes[:0:len(changes)]
+	for _, c := range changes {
+		switch {
+		case c.room.p.lost.Load():
+			c.finish(c.room.p.lostError())
+		case c.room.dead.Load():
+			c.finish(errStale)
+		default:
+			alive = append(alive, c)
+		}
+	}
+	return alive
+}
+
+func failAll(changes []*change, err error) {
+	for _, c := range changes {
+		c.finish(err)
+	}
+}
+
+// committed tells the world: the bus first, then the membership index, then who waits.
+func (l *lane) committed(b *batch) {
+	now := time.Now().UnixMicro()
+	var members []*change
+	for _, pb := range b.parts {
+		pb.p.head = pb.head()
+		pb.p.published.Store(pb.p.head)
+		l.publish(pb, now)
+		for _, c := range pb.changes {
+			c.room.committed(c)
+			if len(c.members) > 0 {
+				members = append(members, c)
+			} else {
+				c.finish(nil)
+			}
+		}
+	}
+	l.projector.put(b, members)
+}
+
+func (l *lane) publish(pb *partBatch, now int64) {
+	if pb.entries == 0 {
+		return
+	}
+	out := &logv1.Batch{Part: pb.p.part, Epoch: pb.p.epoch, Head: pb.p.head, CommittedUs: now}
+	out.Entries = make([]*logv1.Entry, 0, pb.entries)
+	var redacted []int64
+	for _, c := range pb.changes {
+		for _, e := range c.entries {
+			out.Entries = append(out.Entries, e.bus)
+		}
+		if out.Traceparent == "" {
+			out.Traceparent = c.traceparent
+		}
+		for _, r := range c.redactions {
+			redacted = append(redacted, r.target)
+		}
+	}
+	pb.p.touched.Store(true)
+	// What is lost here is read from PostgreSQL by whoever misses it.
+	if err := l.s.bus.PublishLog(out); err != nil {
+		l.s.log.Debug("publish log", "err", err, "part", pb.p.part)
+	}
+	if len(redacted) > 0 {
+		l.s.db.Forget(pb.p.part, redacted...)
+		for _, nid := range redacted {
+			l.s.cache.Remove(eventKey{pb.p.part, pb.p.epoch, nid})
+		}
+		if err := l.s.bus.PublishRedacted(&logv1.Redacted{Part: pb.p.part, Nids: redacted}); err != nil {
+			l.s.log.Debug("publish redactions", "err", err, "part", pb.p.part)
+		}
+	}
+}

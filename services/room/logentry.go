@@ -1,0 +1,142 @@
+package room
+
+import (
+	"context"
+
+	"github.com/tidwall/gjson"
+	"google.golang.org/protobuf/proto"
+
+	"hanse/pkg/matrix/auth"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
+)
+
+// logEntry describes a delivered event to the readers of the log. moved are the members that the event moved in the
+// current state.
+func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved []movedMember, why cause, local bool) (*entry, error) {
+	pdu := e.pdu
+	body := &logv1.Event{
+		Nid: e.nid, EventId: string(pdu.ID), RoomVersion: w.r.rules.Version, Type: pdu.Type, StateKey: pdu.StateKey,
+		Sender: string(pdu.Sender), OriginServerTs: pdu.OriginServerTS, Sid: e.sid, CurrentBefore: before,
+		CurrentAfter: w.h.sid, ReplacesNid: e.replaces, Local: local, DeviceId: why.device, TxnId: why.txn,
+	}
+	if pdu.Type == typeMember && pdu.StateKey != nil {
+		body.Membership = pdu.Membership()
+		if err := w.describeMember(ctx, e, body, local); err != nil {
+			return nil, err
+		}
+	}
+	if pdu.IsState() {
+		nid, _ := w.h.state.Get(state.Key{Type: pdu.Type, StateKey: *pdu.StateKey})
+		body.Overruled = nid != e.nid
+	}
+	for i := range moved {
+		if m := &moved[i]; m.nid != e.nid {
+			body.Moved = append(body.Moved, &logv1.MovedMember{UserId: string(m.user), Membership: m.now,
+				PrevMembership: m.before, EventNid: m.nid, EventId: string(m.event), Sender: string(m.sender)})
+		}
+	}
+	if len(w.c.redactions) > 0 && w.c.redactions[len(w.c.redactions)-1].by == e.nid {
+		body.Redacts = string(pdu.Redacts)
+	}
+	if err := w.describeContent(ctx, e, body); err != nil {
+		return nil, err
+	}
+	e.notifySeq = w.h.notifySeq
+	body.NotifySeq = e.notifySeq
+	stored, err := proto.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	body.Json = pdu.JSON
+	return &entry{
+		kind: roomdb.KindEvent, event: e, before: before, after: w.h.sid, body: stored,
+		bus: &logv1.Entry{RoomNid: w.r.nid, RoomId: string(w.r.id), Body: &logv1.Entry_Event{Event: body}},
+	}, nil
+}
+
+// describeMember fills in what readers need of a member event: what the user was before, and which server must hear
+// of it although nobody of it may be in the room afterwards.
+func (w *writer) describeMember(ctx context.Context, e *newEvent, body *logv1.Event, local bool) error {
+	target := id.User(*e.pdu.StateKey)
+	if e.replaces != 0 {
+		old, err := w.s.event(ctx, w.r.p, e.replaces)
+		if err != nil {
+			return err
+		}
+		body.PrevMembership = old.Membership()
+	}
+	if local && body.Membership != "join" && !w.s.localUser(target) {
+		body.AlsoTo = []string{string(target.Server())}
+	}
+	return nil
+}
+
+// describeContent finds mentions and the thread, and counts the event if it notifies.
+func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.Event) error {
+	content := gjson.ParseBytes(e.pdu.Content)
+	relation := content.Get(`m\.relates_to`)
+	if relation.Get("rel_type").Str == "m.thread" {
+		e.thread = relation.Get("event_id").Str
+		body.Thread = e.thread
+	}
+	mentions := content.Get(`m\.mentions`)
+	for _, m := range mentions.Get("user_ids").Array() {
+		user := id.User(m.Str)
+		if user != e.pdu.Sender && w.s.localUser(user) && w.h.state.Has(state.Key{Type: typeMember, StateKey: m.Str}) {
+			body.Mentions = append(body.Mentions, m.Str)
+		}
+	}
+	if mentions.Get("room").Type == gjson.True {
+		may, err := w.mayNotifyRoom(ctx, e.pdu.Sender)
+		if err != nil {
+			return err
+		}
+		body.MentionsRoom = may
+	}
+	e.mentions = body.Mentions
+	if body.MentionsRoom {
+		e.mentions = append(body.Mentions[:len(body.Mentions):len(body.Mentions)], "")
+	}
+	if notifies(e.pdu, content, body.MentionsRoom) {
+		w.h.notifySeq++
+	}
+	return nil
+}
+
+func (w *writer) mayNotifyRoom(ctx context.Context, sender id.User) (bool, error) {
+	found, err := w.s.authEvents(ctx, w.r.p, w.h.state, []event.Tuple{{Type: typePowerLevels}})
+	if err != nil {
+		return false, err
+	}
+	required, err := auth.PowerLevelsOf(found.lookup).Notification("room")
+	if err != nil {
+		return false, nil // malformed levels grant nothing
+	}
+	return auth.PowerOf(sender, found.lookup) >= required, nil
+}
+
+// notifies says whether an event counts as unread for everybody under the default push rules (client-server API,
+// "Predefined Rules"), in the order in which these are asked. Mentions of single users are counted on their own.
+func notifies(pdu *event.PDU, content gjson.Result, mentionsRoom bool) bool {
+	switch {
+	case content.Get("msgtype").Str == "m.notice": // .m.rule.suppress_notices
+		return false
+	case pdu.Type == typeMember: // .m.rule.member_event
+		return false
+	case mentionsRoom: // .m.rule.is_room_mention
+		return true
+	case pdu.Type == "m.room.tombstone": // .m.rule.tombstone
+		return pdu.StateKey != nil && *pdu.StateKey == ""
+	case content.Get(`m\.relates_to.rel_type`).Str == "m.replace": // .m.rule.suppress_edits
+		return false
+	}
+	switch pdu.Type {
+	case "m.call.invite", "m.room.message", "m.room.encrypted":
+		return true
+	}
+	return false
+}

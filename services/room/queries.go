@@ -1,0 +1,176 @@
+package room
+
+// The statements of an append, in the order in which they are sent. They travel in one batch under one Sync, which
+// PostgreSQL runs as one transaction; those that have nothing to do are left out, so their number is fixed, whatever
+// the number of events. Arrays of arrays do not survive unnest: the inner ones travel as text.
+const (
+	// sqlFence is fence, lock and position in one (law 3). It aborts the transaction with SQLSTATE HF001 unless every
+	// partition of the batch is held at the expected epoch and stands at the expected head.
+	sqlFence = `
+WITH held AS (
+	UPDATE partition p
+	SET head = p.head + b.n, nid = greatest(p.nid, b.nid), projected = greatest(p.projected, b.projected)
+	FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+		AS b(part, epoch, head, n, nid, projected)
+	WHERE p.part = b.part AND p.epoch = b.epoch AND p.head = b.head
+	RETURNING 1)
+SELECT hanse_fence(count(*), cardinality($1::int[])) FROM held`
+
+	sqlInsertRoom = `
+INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq,
+	published, joined, invited, joined_local)
+SELECT part, room_nid, room_id, version, sid, ext::bigint[], depth, first_ord, last_pos, notify_seq,
+	published, joined, invited, joined_local
+FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::bigint[],
+	$9::bigint[], $10::bigint[], $11::bool[], $12::int[], $13::int[], $14::int[])
+	AS b(part, room_nid, room_id, version, sid, ext, depth, first_ord, last_pos, notify_seq,
+		published, joined, invited, joined_local)`
+
+	sqlUpdateRoom = `
+UPDATE room r
+SET sid = b.sid, extremities = b.ext::bigint[], depth = b.depth, first_ord = b.first_ord, last_pos = b.last_pos,
+	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+	$8::bigint[], $9::int[], $10::int[], $11::int[])
+	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local)
+WHERE r.part = b.part AND r.room_nid = b.room_nid`
+
+	sqlPublishRoom = `
+UPDATE room r SET published = b.published
+FROM unnest($1::int[], $2::bigint[], $3::bool[]) AS b(part, room_nid, published)
+WHERE r.part = b.part AND r.room_nid = b.room_nid`
+
+	sqlInsertEvents = `
+INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
+	auth, prev, notify_seq, replaces, redacted_by, cause, json)
+SELECT part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
+	auth::bigint[], prev::bigint[], notify_seq, replaces, redacted_by, cause, json
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
+	$9::text[], $10::bigint[], $11::bigint[], $12::int[], $13::text[], $14::text[], $15::bigint[], $16::bigint[],
+	$17::bigint[], $18::text[], $19::bytea[])
+	AS b(part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
+		auth, prev, notify_seq, replaces, redacted_by, cause, json)`
+
+	// sqlPlaceEvents gives stored events their place: outliers that turned out to be part of the room, and events whose
+	// verdict changed.
+	sqlPlaceEvents = `
+UPDATE event e
+SET ord = b.ord, sid = b.sid, flags = b.flags, prev = b.prev::bigint[], auth = b.auth::bigint[],
+	notify_seq = b.notify_seq, replaces = b.replaces, redacted_by = coalesce(b.redacted_by, e.redacted_by), json = b.json
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bigint[],
+	$9::bigint[], $10::bigint[], $11::bytea[])
+	AS b(part, event_nid, ord, sid, flags, auth, prev, notify_seq, replaces, redacted_by, json)
+WHERE e.part = b.part AND e.event_nid = b.event_nid`
+
+	sqlInsertLog = `
+INSERT INTO log (part, pos, room_nid, kind, event_nid, current_before, current_after, body)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[],
+	$8::bytea[])`
+
+	sqlRedact = `
+UPDATE event e SET redacted_by = b.redaction
+FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS b(part, target, redaction)
+WHERE e.part = b.part AND e.event_nid = b.target AND e.redacted_by IS NULL`
+
+	sqlInsertAwaited = `
+INSERT INTO awaited_redaction (part, room_nid, event_id, redaction)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[])
+ON CONFLICT DO NOTHING`
+
+	sqlInsertMentions = `
+INSERT INTO mention (part, room_nid, user_id, ord, thread_id)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[], $5::text[])
+ON CONFLICT DO NOTHING`
+
+	sqlServers = `
+INSERT INTO room_server (part, room_nid, server, joined)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::int[])
+ON CONFLICT (part, room_nid, server) DO UPDATE SET joined = room_server.joined + excluded.joined`
+
+	sqlInsertMissing = `
+INSERT INTO missing_prev (part, room_nid, event_id, child)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[])
+ON CONFLICT DO NOTHING`
+
+	sqlDeleteMissing = `
+DELETE FROM missing_prev m
+USING unnest($1::int[], $2::bigint[], $3::text[]) AS b(part, room_nid, event_id)
+WHERE m.part = b.part AND m.room_nid = b.room_nid AND m.event_id = b.event_id`
+
+	sqlReceipts = `
+INSERT INTO receipt (part, room_nid, user_id, type, thread_id, event_id, ord, notify_seq, ts, pos)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+	$8::bigint[], $9::bigint[], $10::bigint[])
+ON CONFLICT (part, room_nid, user_id, type, thread_id) DO UPDATE
+SET event_id = excluded.event_id, ord = excluded.ord, notify_seq = excluded.notify_seq, ts = excluded.ts,
+	pos = excluded.pos`
+)
+
+// Reads and writes outside of an append.
+const (
+	// sqlProject writes the membership index of one shard's users and raises their streams: one statement, one
+	// transaction. A row is written only by a newer position, so that a replay changes nothing; the stream is raised
+	// all the same, which is harmless.
+	sqlProject = `
+WITH b AS (
+	SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::text[], $7::text[],
+		$8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bytea[])
+		AS b(part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos,
+			join_pos, stripped)),
+raised AS (
+	INSERT INTO user_stream AS s (part, user_id, seq)
+	SELECT DISTINCT part, user_id, 1 FROM b ORDER BY part, user_id
+	ON CONFLICT (part, user_id) DO UPDATE SET seq = s.seq + 1
+	RETURNING part, user_id, seq),
+written AS (
+	INSERT INTO membership AS m (part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid,
+		event_id, sender, pos, join_pos, stripped, seq, join_seq)
+	SELECT b.part, b.user_id, b.room_id, b.room_part, b.room_nid, b.room_version, b.membership, b.event_nid,
+		b.event_id, b.sender, b.pos, b.join_pos, b.stripped, r.seq, CASE WHEN b.join_pos > 0 THEN r.seq ELSE 0 END
+	FROM b JOIN raised r USING (part, user_id)
+	ON CONFLICT (part, user_id, room_id) DO UPDATE
+	SET room_part = excluded.room_part, room_nid = excluded.room_nid, room_version = excluded.room_version,
+		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
+		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, seq = excluded.seq,
+		join_pos = CASE WHEN excluded.join_pos > 0 THEN excluded.join_pos ELSE m.join_pos END,
+		join_seq = CASE WHEN excluded.join_pos > 0 THEN excluded.seq ELSE m.join_seq END,
+		forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
+	WHERE m.pos < excluded.pos)
+SELECT part, user_id, seq FROM raised`
+
+	// sqlProjectOutside writes the row of a user in a room that we are not in: an invite from elsewhere, its refusal. It
+	// has no position of its own, only that of the partition's head at the time.
+	sqlProjectOutside = `
+WITH raised AS (
+	INSERT INTO user_stream AS s (part, user_id, seq) VALUES ($1, $2, 1)
+	ON CONFLICT (part, user_id) DO UPDATE SET seq = s.seq + 1
+	RETURNING seq),
+written AS (
+	INSERT INTO membership AS m (part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid,
+		event_id, sender, pos, stripped, seq)
+	SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, seq FROM raised
+	ON CONFLICT (part, user_id, room_id) DO UPDATE
+	SET room_part = excluded.room_part, room_nid = excluded.room_nid, room_version = excluded.room_version,
+		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
+		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, seq = excluded.seq,
+		forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
+	WHERE m.pos <= excluded.pos)
+SELECT seq FROM raised`
+
+	sqlProjected = `UPDATE partition SET projected = greatest(projected, $3) WHERE part = $1 AND epoch = $2`
+
+	// sqlReplay reads the changes of state in the log that the membership index may lack.
+	sqlReplay = `
+SELECT l.pos, l.room_nid, r.room_id, r.version, l.body, e.event_id
+FROM log l
+JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
+JOIN room r ON r.part = l.part AND r.room_nid = l.room_nid
+WHERE l.part = $1 AND l.pos > $2 AND l.kind = 1 AND l.current_before <> l.current_after
+ORDER BY l.pos LIMIT $3`
+
+	sqlCauses = `SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM event WHERE part = $1 AND room_nid = $2 AND cause = ANY($3)`
+
+	sqlReceiptsOf = `
+SELECT user_id, type, thread_id, ord FROM receipt
+WHERE part = $1 AND room_nid = $2 AND user_id = ANY($3)`
+)

@@ -1,0 +1,260 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+)
+
+// room is a room in the memory of its owner: where it stands, provisional changes included. Whoever builds on it
+// holds its lock; changes of a room are built one after the other and committed in that order, without waiting for
+// each other's commit.
+type room struct {
+	s     *Service
+	p     *tenure
+	id    id.Room
+	nid   int64
+	rules *roomversion.Rules
+
+	sem chan struct{} // the lock; a channel, so that waiting ends with the request
+
+	// dead: a change failed, or the lease is over. What is in memory never came to be.
+	dead    atomic.Bool
+	pending atomic.Int32 // changes queued
+	lastPos atomic.Int64 // position of the last committed entry
+	used    atomic.Int64 // for eviction: when it was last locked
+
+	// The rest is guarded by the lock.
+	loaded   bool
+	exists   bool // has a row, if only provisionally
+	head     head
+	causes   *causes
+	recent   *recent
+	receipts map[receiptKey]int64 // ord of receipts known
+}
+
+// head is where a room stands: all that an event that is built on it needs. It is a value: a copy is a draft.
+type head struct {
+	state state.Map
+	sid   int64           // number of the state; 0: empty
+	snap  *state.Snapshot // the same as the storage knows it
+	// tips are the forward extremities.
+	tips                         []tip
+	depth, firstOrd, notifySeq   int64
+	joined, invited, joinedLocal int32
+}
+
+// tip is a forward extremity.
+type tip struct {
+	nid int64
+	pdu *event.PDU
+}
+
+func (h *head) row() *roomRow {
+	ext := make([]int64, len(h.tips))
+	for i, t := range h.tips {
+		ext[i] = t.nid
+	}
+	return &roomRow{sid: h.sid, extremities: ext, depth: h.depth, firstOrd: h.firstOrd, notifySeq: h.notifySeq,
+		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal}
+}
+
+// errNoRoom says that the room has no row.
+var errNoRoom = errors.New("unknown room")
+
+// lockRoom returns the room, locked and loaded. The caller calls unlock. A room that we know nothing of is returned
+// with exists false.
+func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {
+	p, err := s.tenureOf(ctx, partition.Of(string(roomID)))
+	if err != nil {
+		return nil, err
+	}
+	for {
+		r, err := s.roomIn(p, roomID)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.lock(ctx); err != nil {
+			return nil, err
+		}
+		if r.dead.Load() {
+			r.unlock()
+			if p.lost.Load() {
+				return nil, p.lostError()
+			}
+			continue
+		}
+		if !r.loaded {
+			if err := r.load(ctx); err != nil {
+				r.drop()
+				r.unlock()
+				return nil, err
+			}
+		}
+		return r, nil
+	}
+}
+
+// joinedRoom is lockRoom for rooms that local users are in.
+func (s *Service) joinedRoom(ctx context.Context, roomID id.Room) (*room, error) {
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if !r.exists || len(r.head.tips) == 0 {
+		r.unlock()
+		return nil, merr.NotFound("Unknown room")
+	}
+	return r, nil
+}
+
+func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rooms == nil {
+		return nil, p.lostError()
+	}
+	r := p.rooms[roomID]
+	if r == nil {
+		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1)}
+		p.rooms[roomID] = r
+		s.metrics.rooms.Inc()
+		s.evict(p)
+	}
+	return r, nil
+}
+
+func (r *room) lock(ctx context.Context) error {
+	select {
+	case r.sem <- struct{}{}:
+	default:
+		select {
+		case r.sem <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.used.Store(r.s.clock.Add(1))
+	return nil
+}
+
+func (r *room) unlock() { <-r.sem }
+
+// drop forgets the room: the next request reads it anew.
+func (r *room) drop() {
+	if r.dead.Swap(true) {
+		return
+	}
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	if r.p.rooms[r.id] == r {
+		delete(r.p.rooms, r.id)
+		r.s.metrics.rooms.Dec()
+	}
+}
+
+// evictScan is how many rooms are looked at to find one that was not used for long.
+const evictScan = 16
+
+// evict keeps the number of rooms in memory within bounds. p.mu is held. Go's maps iterate from a random place, so a
+// sample of a few is a fair one.
+func (s *Service) evict(p *tenure) {
+	if len(p.rooms) <= s.roomsPerPart {
+		return
+	}
+	var oldest *room
+	n := 0
+	for _, r := range p.rooms {
+		if r.pending.Load() == 0 && len(r.sem) == 0 && r.used.Load() != 0 && (oldest == nil || r.used.Load() < oldest.used.Load()) {
+			oldest = r
+		}
+		if n++; n >= evictScan {
+			break
+		}
+	}
+	if oldest == nil {
+		return
+	}
+	select {
+	case oldest.sem <- struct{}{}: // nobody is in it
+		if oldest.pending.Load() == 0 {
+			oldest.dead.Store(true)
+			delete(p.rooms, oldest.id)
+			s.metrics.rooms.Dec()
+		}
+		<-oldest.sem
+	default:
+	}
+}
+
+// load reads the room from PostgreSQL. Nothing of it is provisional then: a room leaves memory only when all of its
+// changes are committed or lost.
+func (r *room) load(ctx context.Context) error {
+	row, err := r.s.db.Room(ctx, r.id)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		r.begin()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.begin()
+	r.exists, r.nid, r.rules = true, row.NID, row.Rules
+	r.lastPos.Store(row.LastPos)
+	if row.SID != 0 {
+		if r.head.snap, err = r.s.states.Open(ctx, r.s.shards.For(r.p.part), r.p.part, row.SID); err != nil {
+			return fmt.Errorf("load room %s: %w", r.id, err)
+		}
+		r.head.state, r.head.sid = r.head.snap.Map(), row.SID
+	}
+	tips, err := r.s.events(ctx, r.p, row.Extremities)
+	if err != nil {
+		return fmt.Errorf("load room %s: %w", r.id, err)
+	}
+	h := &r.head
+	h.depth, h.firstOrd, h.notifySeq = row.Depth, row.FirstOrd, row.NotifySeq
+	h.joined, h.invited, h.joinedLocal = int32(row.Joined), int32(row.Invited), int32(row.JoinedLocal)
+	for _, e := range tips {
+		r.head.tips = append(r.head.tips, tip{e.NID, e.PDU})
+	}
+	return nil
+}
+
+func (r *room) begin() {
+	r.loaded = true
+	r.causes = newCauses()
+	r.recent = newRecent()
+	r.receipts = make(map[receiptKey]int64)
+}
+
+// put queues a change of the locked room and makes its head the room's. The change's fate is in c.done.
+func (r *room) put(c *change, h head) error {
+	if r.p.lost.Load() {
+		return r.p.lostError()
+	}
+	c.row = h.row()
+	r.pending.Add(1)
+	if err := r.p.lane.put(c); err != nil {
+		r.pending.Add(-1)
+		return err
+	}
+	r.head = h
+	return nil
+}
+
+// committed is called by the lane, in the order of the log.
+func (r *room) committed(c *change) {
+	if len(c.entries) > 0 {
+		r.lastPos.Store(c.last)
+	}
+	r.pending.Add(-1)
+}

@@ -1,0 +1,198 @@
+package room
+
+import (
+	"strconv"
+
+	"hanse/pkg/matrix/id"
+)
+
+// The rows of a batch, column by column, as unnest takes them.
+
+type eventRows struct {
+	part                []int32
+	nid, room           []int64
+	eventID             []string
+	ord                 []*int64
+	depth               []int64
+	typ                 []string
+	stateKey            []*string
+	sender              []string
+	ts                  []int64
+	sid                 []*int64
+	flags               []int32
+	auth, prev          []string
+	notifySeq, replaces []int64
+	redactedBy          []*int64
+	cause               []*string
+	json                [][]byte
+}
+
+func (r *eventRows) add(part int32, room int64, e *newEvent) {
+	r.part = append(r.part, part)
+	r.nid = append(r.nid, e.nid)
+	r.room = append(r.room, room)
+	r.eventID = append(r.eventID, string(e.pdu.ID))
+	r.ord = append(r.ord, orNull(e.ord))
+	r.depth = append(r.depth, e.pdu.Depth)
+	r.typ = append(r.typ, e.pdu.Type)
+	r.stateKey = append(r.stateKey, e.pdu.StateKey)
+	r.sender = append(r.sender, string(e.pdu.Sender))
+	r.ts = append(r.ts, e.pdu.OriginServerTS)
+	var sid *int64
+	if e.flags&flagOutlier == 0 {
+		sid = &e.sid
+	}
+	r.sid = append(r.sid, sid)
+	r.flags = append(r.flags, e.flags)
+	r.auth = append(r.auth, int64Array(e.auth))
+	r.prev = append(r.prev, int64Array(e.prev))
+	r.notifySeq = append(r.notifySeq, e.notifySeq)
+	r.replaces = append(r.replaces, e.replaces)
+	r.redactedBy = append(r.redactedBy, orNull(e.redactedBy))
+	var cause *string
+	if e.cause != "" {
+		cause = &e.cause
+	}
+	r.cause = append(r.cause, cause)
+	r.json = append(r.json, e.pdu.JSON)
+}
+
+func (r *eventRows) insert() []any {
+	return []any{r.part, r.nid, r.room, r.eventID, r.ord, r.depth, r.typ, r.stateKey, r.sender, r.ts, r.sid, r.flags,
+		r.auth, r.prev, r.notifySeq, r.replaces, r.redactedBy, r.cause, r.json}
+}
+
+func (r *eventRows) place() []any {
+	return []any{r.part, r.nid, r.ord, r.sid, r.flags, r.auth, r.prev, r.notifySeq, r.replaces, r.redactedBy, r.json}
+}
+
+type roomRows struct {
+	part                         []int32
+	nid                          []int64
+	roomID, version              []string
+	sid                          []int64
+	extremities                  []string
+	depth, firstOrd, lastPos     []int64
+	notifySeq                    []int64
+	published                    []bool
+	joined, invited, joinedLocal []int32
+}
+
+func (r *roomRows) add(room *room, row *roomRow, lastPos int64, published bool) {
+	r.part = append(r.part, int32(room.p.part))
+	r.nid = append(r.nid, room.nid)
+	r.roomID = append(r.roomID, string(room.id))
+	r.version = append(r.version, room.rules.Version)
+	r.sid = append(r.sid, row.sid)
+	r.extremities = append(r.extremities, int64Array(row.extremities))
+	r.depth = append(r.depth, row.depth)
+	r.firstOrd = append(r.firstOrd, row.firstOrd)
+	r.lastPos = append(r.lastPos, lastPos)
+	r.notifySeq = append(r.notifySeq, row.notifySeq)
+	r.published = append(r.published, published)
+	r.joined = append(r.joined, row.joined)
+	r.invited = append(r.invited, row.invited)
+	r.joinedLocal = append(r.joinedLocal, row.joinedLocal)
+}
+
+func (r *roomRows) insert() []any {
+	return []any{r.part, r.nid, r.roomID, r.version, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq,
+		r.published, r.joined, r.invited, r.joinedLocal}
+}
+
+func (r *roomRows) update() []any {
+	return []any{r.part, r.nid, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq, r.joined, r.invited,
+		r.joinedLocal}
+}
+
+type logRows struct {
+	part                 []int32
+	pos, room            []int64
+	kind                 []int16
+	event, before, after []*int64
+	body                 [][]byte
+}
+
+func (r *logRows) add(room *room, pos int64, e *entry) {
+	r.part = append(r.part, int32(room.p.part))
+	r.pos = append(r.pos, pos)
+	r.room = append(r.room, room.nid)
+	r.kind = append(r.kind, e.kind)
+	var nid, before, after *int64
+	if e.event != nil {
+		nid, before, after = &e.event.nid, &e.before, &e.after
+	}
+	r.event = append(r.event, nid)
+	r.before = append(r.before, before)
+	r.after = append(r.after, after)
+	r.body = append(r.body, e.body)
+}
+
+func (r *logRows) args() []any {
+	return []any{r.part, r.pos, r.room, r.kind, r.event, r.before, r.after, r.body}
+}
+
+// keyed holds rows that begin with the room: redactions, mentions, servers, missing events, the directory.
+type keyed struct {
+	part  []int32
+	room  []int64
+	text  []string
+	text2 []string
+	num   []int64
+	small []int32
+	flag  []bool
+}
+
+func (k *keyed) add(room *room) {
+	k.part = append(k.part, int32(room.p.part))
+	k.room = append(k.room, room.nid)
+}
+
+type receiptRows struct {
+	part                     []int32
+	room                     []int64
+	user, typ, thread, event []string
+	ord, notifySeq, ts, pos  []int64
+}
+
+func (r *receiptRows) add(room *room, row *receiptRow) {
+	r.part = append(r.part, int32(room.p.part))
+	r.room = append(r.room, room.nid)
+	r.user = append(r.user, string(row.user))
+	r.typ = append(r.typ, row.typ)
+	r.thread = append(r.thread, row.thread)
+	r.event = append(r.event, string(row.event))
+	r.ord = append(r.ord, row.ord)
+	r.notifySeq = append(r.notifySeq, row.notifySeq)
+	r.ts = append(r.ts, row.ts)
+	r.pos = append(r.pos, row.pos)
+}
+
+func (r *receiptRows) args() []any {
+	return []any{r.part, r.room, r.user, r.typ, r.thread, r.event, r.ord, r.notifySeq, r.ts, r.pos}
+}
+
+// int64Array is the text form of a bigint[].
+func int64Array(ns []int64) string {
+	b := append(make([]byte, 0, 2+8*len(ns)), '{')
+	for i, n := range ns {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, n, 10)
+	}
+	return string(append(b, '}'))
+}
+
+func orNull(n int64) *int64 {
+	if n == 0 {
+		return nil
+	}
+	return &n
+}
+
+// serverKey names a row of room_server.
+type serverKey struct {
+	room   *room
+	server id.Server
+}

@@ -1,0 +1,223 @@
+package room
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	logv1 "hanse/proto/log/v1"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// receiptKey names a receipt within a room.
+type receiptKey struct {
+	user        id.User
+	typ, thread string
+}
+
+// knownReceipts bounds what a room remembers of receipts.
+const knownReceipts = 512
+
+// Receipts implements roomv1.RoomServer. A receipt moves forward only; one for an event that has no place in the
+// timeline, or that lies behind the present one, is ignored.
+func (s *Service) Receipts(ctx context.Context, req *roomv1.ReceiptsRequest) (*roomv1.ReceiptsResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Receipts) > maxIntents {
+		return nil, merr.InvalidParam(fmt.Sprintf("%d receipts in one request", len(req.Receipts)))
+	}
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.receiptChange(ctx, req.Receipts)
+	if err == nil && len(c.entries) > 0 {
+		err = r.put(c, r.head)
+	}
+	if err == nil {
+		r.noteReceipts(c)
+	}
+	r.unlock()
+	if err != nil {
+		return nil, err
+	}
+	if len(c.entries) == 0 {
+		return &roomv1.ReceiptsResponse{Pos: r.lastPos.Load()}, nil
+	}
+	if err := c.wait(ctx); err != nil {
+		return nil, again(err)
+	}
+	return &roomv1.ReceiptsResponse{Pos: c.last}, nil
+}
+
+// again turns the loss of a room into what makes the caller come back.
+func again(err error) error {
+	if err == errStale {
+		return errUnavailable
+	}
+	return err
+}
+
+func (r *room) receiptChange(ctx context.Context, in []*roomv1.ReceiptIntent) (*change, error) {
+	c := newChange(r)
+	c.traceparent = traceparent(ctx)
+	if err := r.knowReceipts(ctx, in); err != nil {
+		return nil, err
+	}
+	newest := make(map[receiptKey]int64, len(in))
+	for _, ri := range in {
+		row, err := r.receipt(ctx, ri)
+		if err != nil {
+			return nil, err
+		}
+		if row == nil {
+			continue
+		}
+		key := receiptKey{row.user, row.typ, row.thread}
+		known, ok := r.receipts[key]
+		if n, again := newest[key]; again {
+			known, ok = n, true
+		}
+		if ok && known >= row.ord {
+			continue
+		}
+		newest[key] = row.ord
+		en, err := r.receiptEntry(row)
+		if err != nil {
+			return nil, err
+		}
+		c.receipts = append(c.receipts, row)
+		c.entries = append(c.entries, en)
+	}
+	return c, nil
+}
+
+// receipt finds the place of the event that a receipt names; nil if it has none.
+func (r *room) receipt(ctx context.Context, in *roomv1.ReceiptIntent) (*receiptRow, error) {
+	user, err := id.ParseUser(in.UserId)
+	if err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	row := &receiptRow{user: user, typ: in.Type, thread: in.ThreadId, event: id.Event(in.EventId), ts: in.Ts, local: in.Local}
+	if pl, ok := r.recent.byID[row.event]; ok {
+		select {
+		case <-pl.c.done:
+			row.ord, row.notifySeq = pl.e.ord, pl.e.notifySeq
+			return row, nil
+		default: // not committed: nobody can have seen it, unless the answer is on its way
+			if err := pl.c.wait(ctx); err != nil {
+				return nil, again(err)
+			}
+			row.ord, row.notifySeq = pl.e.ord, pl.e.notifySeq
+			return row, nil
+		}
+	}
+	e, err := r.eventByID(ctx, row.event)
+	if err != nil || e == nil || !e.Visible() {
+		return nil, err
+	}
+	row.ord, row.notifySeq = e.Ord, e.NotifySeq
+	return row, nil
+}
+
+func (r *room) receiptEntry(row *receiptRow) (*entry, error) {
+	body := &logv1.Receipt{UserId: string(row.user), Type: row.typ, ThreadId: row.thread, EventId: string(row.event),
+		Ts: row.ts, Ord: row.ord, NotifySeq: row.notifySeq, Local: row.local}
+	stored, err := proto.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	return &entry{kind: roomdb.KindReceipt, receipt: row, body: stored,
+		bus: &logv1.Entry{RoomNid: r.nid, RoomId: string(r.id), Body: &logv1.Entry_Receipt{Receipt: body}}}, nil
+}
+
+// knowReceipts reads the present receipts of users that are not in memory.
+func (r *room) knowReceipts(ctx context.Context, in []*roomv1.ReceiptIntent) error {
+	var users []string
+	for _, ri := range in {
+		if _, ok := r.receipts[receiptKey{id.User(ri.UserId), ri.Type, ri.ThreadId}]; !ok {
+			users = append(users, ri.UserId)
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	rows, err := r.s.shards.For(r.p.part).Query(ctx, sqlReceiptsOf, int32(r.p.part), r.nid, users)
+	if err != nil {
+		return fmt.Errorf("read receipts: %w", err)
+	}
+	defer rows.Close()
+	if len(r.receipts) > knownReceipts {
+		clear(r.receipts)
+	}
+	for rows.Next() {
+		var key receiptKey
+		var ord int64
+		if err := rows.Scan(&key.user, &key.typ, &key.thread, &ord); err != nil {
+			return fmt.Errorf("read receipts: %w", err)
+		}
+		// What is queued but not committed is newer than the row.
+		r.receipts[key] = max(r.receipts[key], ord)
+	}
+	return rows.Err()
+}
+
+func (r *room) noteReceipts(c *change) {
+	for _, row := range c.receipts {
+		r.receipts[receiptKey{row.user, row.typ, row.thread}] = row.ord
+	}
+}
+
+// DeviceChanges implements roomv1.RoomServer: one log entry in each of the rooms, in one commit.
+func (s *Service) DeviceChanges(ctx context.Context, req *roomv1.DeviceChangesRequest) (*roomv1.DeviceChangesResponse, error) {
+	if _, err := id.ParseUser(req.UserId); err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	var changes []*change
+	for _, text := range req.RoomIds {
+		roomID, err := parseRoom(text)
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.deviceChange(ctx, roomID, req)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			changes = append(changes, c)
+		}
+	}
+	for _, c := range changes {
+		if err := c.wait(ctx); err != nil {
+			return nil, again(err)
+		}
+	}
+	return &roomv1.DeviceChangesResponse{}, nil
+}
+
+func (s *Service) deviceChange(ctx context.Context, roomID id.Room, req *roomv1.DeviceChangesRequest) (*change, error) {
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	if !r.exists || r.head.joinedLocal == 0 {
+		return nil, nil // nobody of ours would hear it
+	}
+	body := &logv1.DeviceChange{UserId: req.UserId, StreamId: req.StreamId, Local: req.Local, DeviceId: req.DeviceId}
+	stored, err := proto.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	c := newChange(r)
+	c.traceparent = traceparent(ctx)
+	c.entries = []*entry{{kind: roomdb.KindDeviceChange, body: stored,
+		bus: &logv1.Entry{RoomNid: r.nid, RoomId: string(r.id), Body: &logv1.Entry_DeviceChange{DeviceChange: body}}}}
+	return c, r.put(c, r.head)
+}

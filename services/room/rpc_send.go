@@ -1,0 +1,254 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/pg"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// maxIntents bounds the events of one request.
+const maxIntents = 256
+
+// maxRebuilds is how often a write is built again because its room had to be read anew.
+const maxRebuilds = 8
+
+// Send implements roomv1.RoomServer.
+func (s *Service) Send(ctx context.Context, req *roomv1.SendRequest) (*roomv1.SendResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	ins, err := s.intents(req.Events, req.Cause)
+	if err != nil {
+		return nil, err
+	}
+	if len(ins) == 1 && ins[0].typ == typeMember && ins[0].stateKey != nil {
+		return s.sendMembership(ctx, roomID, ins[0])
+	}
+	return s.sendAll(ctx, roomID, ins)
+}
+
+// sendAll appends intents, all or none.
+func (s *Service) sendAll(ctx context.Context, roomID id.Room, ins []intent) (*roomv1.SendResponse, error) {
+	return s.write(ctx, roomID, ins, func(ctx context.Context, w *writer) ([]id.Event, error) {
+		ids := make([]id.Event, len(ins))
+		for i, in := range ins {
+			eventID, err := w.send(ctx, in)
+			if err != nil {
+				return nil, err
+			}
+			ids[i] = eventID
+		}
+		return ids, nil
+	})
+}
+
+// write drafts a change in a room that we are in, queues it and waits for its commit. The request that the intents
+// stem from has its effect once, however often it comes.
+func (s *Service) write(ctx context.Context, roomID id.Room, ins []intent, draft func(context.Context, *writer) ([]id.Event, error)) (*roomv1.SendResponse, error) {
+	var err error
+	for range maxRebuilds {
+		var resp *roomv1.SendResponse
+		resp, err = s.writeOnce(ctx, roomID, ins, draft)
+		if !errors.Is(err, errStale) {
+			return resp, err
+		}
+	}
+	return nil, errUnavailable
+}
+
+func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, draft func(context.Context, *writer) ([]id.Event, error)) (*roomv1.SendResponse, error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	why := ins[0].cause.base
+	if d := r.causes.by[why]; d != nil && why != "" {
+		r.unlock()
+		return d.answer(ctx, r)
+	}
+	w := s.newWriter(ctx, r)
+	d := &done{}
+	if d.ids, err = draft(ctx, w); err == nil && len(w.c.events) > 0 {
+		if err = w.put(); err == nil {
+			d.change = w.c
+		}
+	}
+	if err == nil && why != "" {
+		r.causes.add(why, d)
+	}
+	r.unlock()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := d.answer(ctx, r)
+	if pg.IsUnique(err, "event_cause") {
+		return s.repeated(ctx, roomID, ins)
+	}
+	return resp, err
+}
+
+// answer waits for the request's commit.
+func (d *done) answer(ctx context.Context, r *room) (*roomv1.SendResponse, error) {
+	resp := &roomv1.SendResponse{Part: r.p.part, EventIds: texts(d.ids)}
+	if d.change == nil {
+		resp.Pos = r.lastPos.Load()
+		return resp, nil
+	}
+	if err := d.change.wait(ctx); err != nil {
+		return nil, err
+	}
+	resp.Pos = d.change.last
+	return resp, nil
+}
+
+// repeated answers a request whose first try was written and then forgotten here. Of its events, those that changed
+// nothing have no cause; they are the state that the room has.
+func (s *Service) repeated(ctx context.Context, roomID id.Room, ins []intent) (*roomv1.SendResponse, error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	keys := make([]string, len(ins))
+	for i := range ins {
+		keys[i] = ins[0].cause.at(i)
+	}
+	written, last, err := s.byCause(ctx, r, keys)
+	if err != nil {
+		return nil, err
+	}
+	w := s.newWriter(ctx, r)
+	resp := &roomv1.SendResponse{Part: r.p.part, Pos: last}
+	for _, in := range ins {
+		if in.stateKey != nil && len(written) < len(ins) {
+			same, err := w.unchanged(ctx, in)
+			if err != nil {
+				return nil, err
+			}
+			if same != "" && (len(written) == 0 || written[0] != same) {
+				resp.EventIds = append(resp.EventIds, string(same))
+				continue
+			}
+		}
+		if len(written) == 0 {
+			return nil, merr.Unknown("the request was made before, but not all of its events are known")
+		}
+		resp.EventIds = append(resp.EventIds, string(written[0]))
+		written = written[1:]
+	}
+	return resp, nil
+}
+
+// byCause returns the events that a request made, in order.
+func (s *Service) byCause(ctx context.Context, r *room, keys []string) (ids []id.Event, last int64, err error) {
+	rows, err := s.shards.For(r.p.part).Query(ctx, sqlCauses, int32(r.p.part), r.nid, keys)
+	if err != nil {
+		return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+	}
+	defer rows.Close()
+	found := make(map[string]id.Event, len(keys))
+	for rows.Next() {
+		var key string
+		var nid, ord int64
+		var eventID id.Event
+		if err := rows.Scan(&key, &nid, &eventID, &ord); err != nil {
+			return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+		}
+		found[key], last = eventID, max(last, ord)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+	}
+	for _, key := range keys {
+		if eventID, ok := found[key]; ok {
+			ids = append(ids, eventID)
+		}
+	}
+	return ids, last, nil
+}
+
+// intents decodes and checks what a caller wants to send.
+func (s *Service) intents(events []*roomv1.EventIntent, why *roomv1.Cause) ([]intent, error) {
+	if len(events) == 0 || len(events) > maxIntents {
+		return nil, merr.InvalidParam(fmt.Sprintf("%d events in one request", len(events)))
+	}
+	c, err := causeOf(why)
+	if err != nil {
+		return nil, err
+	}
+	ins := make([]intent, len(events))
+	for i, e := range events {
+		if ins[i], err = s.intent(e, c); err != nil {
+			return nil, err
+		}
+	}
+	return ins, nil
+}
+
+func (s *Service) intent(e *roomv1.EventIntent, why cause) (intent, error) {
+	sender, err := s.localSender(e.Sender)
+	if err != nil {
+		return intent{}, err
+	}
+	if e.Type == "" {
+		return intent{}, merr.InvalidParam("The event has no type")
+	}
+	return intent{typ: e.Type, stateKey: e.StateKey, content: e.Content, sender: sender, redacts: id.Event(e.Redacts),
+		ts: e.OriginServerTs, cause: why}, nil
+}
+
+func (s *Service) localSender(text string) (id.User, error) {
+	user, err := id.ParseUser(text)
+	if err != nil {
+		return "", merr.InvalidParam(err.Error())
+	}
+	if !s.localUser(user) {
+		return "", merr.Forbidden("The sender is a user of another server")
+	}
+	return user, nil
+}
+
+func parseRoom(text string) (id.Room, error) {
+	room, err := id.ParseRoom(text)
+	if err != nil {
+		return "", merr.InvalidParam(err.Error())
+	}
+	return room, nil
+}
+
+func texts[T ~string](in []T) []string {
+	out := make([]string, len(in))
+	for i, t := range in {
+		out[i] = string(t)
+	}
+	return out
+}
+
+// SetPublished implements roomv1.RoomServer.
+func (s *Service) SetPublished(ctx context.Context, req *roomv1.SetPublishedRequest) (*roomv1.SetPublishedResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	c := newChange(r)
+	c.publish = &req.Published
+	err = r.put(c, r.head)
+	r.unlock()
+	if err == nil {
+		err = c.wait(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &roomv1.SetPublishedResponse{}, nil
+}

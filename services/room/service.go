@@ -1,0 +1,180 @@
+package room
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/cache"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/signing"
+	"hanse/pkg/partition"
+	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	federationv1 "hanse/proto/federation/v1"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// Servers are the names that this cluster serves.
+type Servers interface {
+	// IsLocal says whether the name is one of ours.
+	IsLocal(server id.Server) bool
+	// SigningKey is the key with which a name of ours signs.
+	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
+}
+
+// Deps is what the role works with.
+type Deps struct {
+	Shards  *pg.Shards
+	States  *state.Store
+	DB      *roomdb.DB
+	Bus     *bus.Bus
+	Members *partition.Members
+	Router  *partition.Router
+	Servers Servers
+	// FedOut makes requests to other servers.
+	FedOut     federationv1.FedOutClient
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // may be nil
+}
+
+// Service is the room role of one worker.
+type Service struct {
+	roomv1.UnimplementedRoomServer
+
+	cfg     Config
+	shards  *pg.Shards
+	db      *roomdb.DB
+	bus     *bus.Bus
+	router  *partition.Router
+	servers Servers
+	fedout  federationv1.FedOutClient
+	log     *slog.Logger
+	metrics *metrics
+
+	states *state.Writer
+	store  *state.Store
+	cache  *cache.Cache[eventKey, *roomdb.Event]
+	owner  *partition.Owner
+	lanes  map[*pgxpool.Pool][]*lane
+
+	tenures      []atomic.Pointer[tenure]
+	roomsPerPart int
+	clock        atomic.Int64 // ticks with each use of a room
+	work         sync.WaitGroup
+	faults       faults
+}
+
+// faults are what tests make go wrong.
+type faults struct {
+	// commit sees the outcome of every append and says what the lane gets to hear.
+	commit func(error) error
+}
+
+// New assembles the role; it does nothing before Run.
+func New(cfg Config, deps Deps) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	parts := deps.Shards.P()
+	s := &Service{
+		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
+		fedout: deps.FedOut, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
+		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
+		lanes: make(map[*pgxpool.Pool][]*lane),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.metrics = newMetrics(deps.Registerer)
+	s.cache = cache.New(cache.Config[eventKey, *roomdb.Event]{
+		Name: "room_event", Budget: cfg.Cache, Metrics: deps.Registerer,
+		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(len(e.JSON)) + 800 },
+	})
+	for _, pool := range deps.Shards.All() {
+		for range cfg.Lanes {
+			s.lanes[pool] = append(s.lanes[pool], newLane(s, pool))
+		}
+	}
+	s.owner = partition.NewOwner(partition.OwnerConfig{
+		Members: deps.Members, Rows: partition.NewRows(deps.Shards), Handler: s, Log: s.log, Registerer: deps.Registerer,
+	})
+	return s, nil
+}
+
+// Register puts the role's RPCs on a gRPC server.
+func (s *Service) Register(r grpc.ServiceRegistrar) { roomv1.RegisterRoomServer(r, s) }
+
+// Owner is what takes and gives up this worker's partitions.
+func (s *Service) Owner() *partition.Owner { return s.owner }
+
+func (s *Service) laneOf(part uint32) *lane {
+	lanes := s.lanes[s.shards.For(part)]
+	return lanes[int(part/uint32(len(s.lanes)))%len(lanes)]
+}
+
+func (s *Service) localUser(user id.User) bool { return s.servers.IsLocal(user.Server()) }
+
+// Run owns partitions and commits until ctx ends; then it gives the partitions up, answers what waits and returns.
+func (s *Service) Run(ctx context.Context) error {
+	lanesCtx, stopLanes := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLanes()
+	var lanes errgroup.Group
+	for _, of := range s.lanes {
+		for _, l := range of {
+			lanes.Go(func() error { l.run(lanesCtx); return nil })
+			lanes.Go(func() error { l.projector.run(lanesCtx); return nil })
+		}
+	}
+	lanes.Go(func() error { s.beacons(lanesCtx); return nil })
+	err := s.owner.Run(ctx)
+	stopLanes()
+	if e := lanes.Wait(); err == nil {
+		err = e
+	}
+	s.work.Wait()
+	return err
+}
+
+// Drain hands the partitions to other workers; see partition.Owner.
+func (s *Service) Drain(ctx context.Context) error { return s.owner.Drain(ctx) }
+
+// beaconInterval is how soon readers learn of a log entry whose publication was lost, at the latest, while nothing
+// else happens in the partition.
+const beaconInterval = 2 * time.Second
+
+func (s *Service) beacons(ctx context.Context) {
+	tick := time.NewTicker(beaconInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for i := range s.tenures {
+			if p := s.tenures[i].Load(); p != nil && p.touched.Swap(false) {
+				s.beacon(p, p.published.Load())
+				s.flushProjected(ctx, p)
+			}
+		}
+	}
+}
+
+// flushProjected stores how far the membership index is written, if no append has done so: a takeover replays less.
+func (s *Service) flushProjected(ctx context.Context, p *tenure) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := s.shards.For(p.part).Exec(ctx, sqlProjected, int32(p.part), p.epoch, p.projected.Load()); err != nil && ctx.Err() == nil {
+		s.log.Debug("store projected", "err", err, "part", p.part)
+	}
+}

@@ -1,0 +1,130 @@
+package room
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/partition"
+	logv1 "hanse/proto/log/v1"
+)
+
+// errUnavailable makes the caller's Router try again, here or elsewhere; the cause of the request keeps a write from
+// being done twice.
+var errUnavailable = status.Error(codes.Unavailable, "the partition is changing hands")
+
+// tenure is one lease of one partition, and all that this worker holds of the partition. It is never used again once
+// it is lost: a later lease makes a new one.
+type tenure struct {
+	part  uint32
+	epoch int64
+	lane  *lane
+
+	// head is the position of the last committed entry; the lane's.
+	head int64
+	// nid is the highest numeric id given out, also to changes that were never committed.
+	nid atomic.Int64
+	// projected is how far the membership index is written, projecting how many commits wait for it.
+	projected  atomic.Int64
+	projecting atomic.Int64
+	// touched asks for a beacon; published is the head that it names.
+	touched   atomic.Bool
+	published atomic.Int64
+
+	lost atomic.Bool
+	err  atomic.Pointer[error]
+
+	mu    sync.Mutex
+	rooms map[id.Room]*room
+}
+
+func (p *tenure) lostError() error {
+	if err := p.err.Load(); err != nil {
+		return *err
+	}
+	return errUnavailable
+}
+
+// Acquired implements partition.Handler: it catches up with what the owner before may have left undone, and tells
+// the readers how far the log goes.
+func (s *Service) Acquired(ctx context.Context, part uint32, lease partition.Lease) error {
+	p := &tenure{part: part, epoch: lease.Epoch, lane: s.laneOf(part), head: lease.Head, rooms: make(map[id.Room]*room)}
+	p.nid.Store(lease.NID)
+	p.projected.Store(lease.Projected)
+	p.published.Store(lease.Head)
+	if err := s.replay(ctx, p); err != nil {
+		return err
+	}
+	s.tenures[part].Store(p)
+	s.beacon(p, p.head)
+	return nil
+}
+
+// Lost implements partition.Handler.
+func (s *Service) Lost(part uint32, lease partition.Lease) {
+	if p := s.tenures[part].Load(); p != nil && p.epoch == lease.Epoch {
+		s.end(p, s.owner.NotOwner(part))
+	}
+	s.laneOf(part).flush()
+}
+
+// lose is called when an append shows that the lease is over, or that nobody knows what was written.
+func (s *Service) lose(p *tenure, why error) {
+	if why == errFenced {
+		s.end(p, s.owner.NotOwner(p.part))
+		s.owner.Fenced(p.part, p.epoch)
+		return
+	}
+	s.end(p, errUnavailable)
+	s.owner.Doubt(p.part, p.epoch)
+}
+
+// end drops all that is held of the partition.
+func (s *Service) end(p *tenure, err error) {
+	p.err.CompareAndSwap(nil, &err)
+	if p.lost.Swap(true) {
+		return
+	}
+	s.tenures[p.part].CompareAndSwap(p, nil)
+	p.mu.Lock()
+	rooms := p.rooms
+	p.rooms = nil
+	p.mu.Unlock()
+	for _, r := range rooms {
+		r.dead.Store(true)
+	}
+	s.metrics.rooms.Sub(float64(len(rooms)))
+}
+
+// tenureOf returns the lease under which this worker serves a partition, or *partition.NotOwner.
+func (s *Service) tenureOf(ctx context.Context, part uint32) (*tenure, error) {
+	if part >= uint32(len(s.tenures)) {
+		return nil, fmt.Errorf("partition %d: %w", part, partition.ErrNoPartition)
+	}
+	if p := s.tenures[part].Load(); p != nil && !p.lost.Load() {
+		if l, ok := s.owner.Lease(part); ok && l.Epoch == p.epoch {
+			return p, nil
+		}
+	}
+	lease, err := s.owner.Await(ctx, part)
+	if err != nil {
+		return nil, err
+	}
+	p := s.tenures[part].Load()
+	if p == nil || p.epoch != lease.Epoch || p.lost.Load() {
+		return nil, errUnavailable
+	}
+	return p, nil
+}
+
+// beacon says on the bus where the log of the partition ends.
+func (s *Service) beacon(p *tenure, head int64) {
+	if err := s.bus.PublishLog(&logv1.Batch{Part: p.part, Epoch: p.epoch, Head: head}); err != nil {
+		s.log.Debug("publish beacon", "err", err, "part", p.part)
+	}
+}

@@ -1,0 +1,14 @@
+package room
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/propagation"
+)
+
+// traceparent is the W3C trace context of a request, empty if it is not traced.
+func traceparent(ctx context.Context) string {
+	var carrier propagation.MapCarrier = make(map[string]string, 1)
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}

@@ -1,0 +1,384 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hanse/pkg/matrix/auth"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+)
+
+// maxPrev is how many prev events an event of ours names at most (Synapse sends 10 to 20; receivers of the
+// specification refuse more than 20: server-server API, "PDUs").
+const maxPrev = 20
+
+// intent is an event that somebody of ours wants to send.
+type intent struct {
+	typ      string
+	stateKey *string
+	content  []byte
+	sender   id.User
+	redacts  id.Event
+	ts       int64
+	cause    cause
+}
+
+// writer drafts a change of a locked room: it builds events one upon the other, on a copy of the room's head. Nothing
+// happens until the draft is put.
+type writer struct {
+	s *Service
+	r *room
+	h head
+	c *change
+}
+
+func (s *Service) newWriter(ctx context.Context, r *room) *writer {
+	c := newChange(r)
+	c.traceparent = traceparent(ctx)
+	return &writer{s: s, r: r, h: r.head, c: c}
+}
+
+// put queues the draft.
+func (w *writer) put() error {
+	if err := w.r.put(w.c, w.h); err != nil {
+		return err
+	}
+	for _, e := range w.c.events {
+		if e.flags == 0 {
+			w.r.recent.add(e, w.c)
+		}
+	}
+	return nil
+}
+
+func (w *writer) nid() int64 {
+	n := w.r.p.nid.Add(1)
+	w.c.nid = n
+	return n
+}
+
+// send builds, authorises and signs one event on the draft, and applies it. A state event that changes nothing is not
+// sent again: the id of the present one is returned (as Synapse does).
+func (w *writer) send(ctx context.Context, in intent) (id.Event, error) {
+	if in.stateKey != nil {
+		same, err := w.unchanged(ctx, in)
+		if err != nil || same != "" {
+			return same, err
+		}
+	}
+	pdu, authNIDs, err := w.build(ctx, in)
+	if err != nil {
+		return "", err
+	}
+	e := &newEvent{pdu: pdu, nid: w.nid(), auth: authNIDs, cause: in.cause.at(len(w.c.events))}
+	if err := w.extend(ctx, e, in.cause, true); err != nil {
+		return "", err
+	}
+	return pdu.ID, nil
+}
+
+// unchanged returns the current state event that the intent would repeat.
+func (w *writer) unchanged(ctx context.Context, in intent) (id.Event, error) {
+	nid, ok := w.h.state.Get(state.Key{Type: in.typ, StateKey: *in.stateKey})
+	if !ok || in.typ == typeCreate {
+		return "", nil
+	}
+	old, err := w.s.event(ctx, w.r.p, nid)
+	if err != nil {
+		return "", err
+	}
+	if old.Sender != in.sender || old.RedactedBy != 0 || !sameContent(old.Content, in.content, w.r.rules) {
+		return "", nil
+	}
+	return old.ID, nil
+}
+
+// build makes a signed event of an intent, upon the draft's head.
+func (w *writer) build(ctx context.Context, in intent) (*event.PDU, []int64, error) {
+	server := in.sender.Server()
+	key, err := w.s.servers.SigningKey(ctx, server)
+	if err != nil {
+		return nil, nil, fmt.Errorf("signing key of %s: %w", server, err)
+	}
+	d, found, err := w.draft(ctx, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	pdu, err := event.Build(*d, w.r.rules, server, key)
+	if err != nil {
+		return nil, nil, badEvent(err)
+	}
+	if pdu, err = w.s.cosign(ctx, pdu, server); err != nil {
+		return nil, nil, err
+	}
+	if err := auth.Check(pdu, found.lookup, auth.Options{}); err != nil {
+		return nil, nil, forbidden(err)
+	}
+	return pdu, found.nids, nil
+}
+
+// cosign adds the signatures of others of our names that an event needs: that of the server of the user who vouches for
+// a restricted join.
+func (s *Service) cosign(ctx context.Context, pdu *event.PDU, by id.Server) (*event.PDU, error) {
+	for _, server := range pdu.SigningServers() {
+		if server == by || !s.servers.IsLocal(server) {
+			continue
+		}
+		key, err := s.servers.SigningKey(ctx, server)
+		if err != nil {
+			return nil, fmt.Errorf("signing key of %s: %w", server, err)
+		}
+		if pdu, err = event.Sign(pdu, server, key); err != nil {
+			return nil, err
+		}
+	}
+	return pdu, nil
+}
+
+// selected are the auth events of a draft.
+type selected struct {
+	lookup auth.Events // also the create event where auth events do not name it
+	nids   []int64
+}
+
+// draft fills in everything but hashes and signatures.
+func (w *writer) draft(ctx context.Context, in intent) (*event.Draft, *selected, error) {
+	d := &event.Draft{
+		RoomID: w.r.id, Type: in.typ, StateKey: in.stateKey, Sender: in.sender, Content: in.content, Redacts: in.redacts,
+		Depth: w.depth(), OriginServerTS: in.ts,
+	}
+	if d.OriginServerTS == 0 {
+		d.OriginServerTS = time.Now().UnixMilli()
+	}
+	if in.typ == typeCreate && w.r.rules.RoomIDIsCreateHash {
+		d.RoomID = ""
+	}
+	for _, t := range w.h.tips {
+		if err := refer(&d.PrevEvents, &d.PrevHashes, t.pdu); err != nil {
+			return nil, nil, err
+		}
+	}
+	found, err := w.s.authEvents(ctx, w.r.p, w.h.state, auth.NeededByDraft(d, w.r.rules))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range found.lookup {
+		if !w.r.rules.RoomIDIsCreateHash || e.Type != typeCreate {
+			if err := refer(&d.AuthEvents, &d.AuthHashes, e); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return d, found, nil
+}
+
+// refer adds an event to those that a draft names; in versions 1 and 2 its hash stands beside it.
+func refer(ids *[]id.Event, hashes *[][32]byte, e *event.PDU) error {
+	*ids = append(*ids, e.ID)
+	if e.Rules.EventFormat == 3 {
+		return nil
+	}
+	h, err := event.ReferenceHash(e.JSON, e.Rules)
+	if err != nil {
+		return fmt.Errorf("hash of %s: %w", e.ID, err)
+	}
+	*hashes = append(*hashes, h)
+	return nil
+}
+
+// depth of the next event: one more than the deepest it builds on, within what JSON of the version can hold.
+func (w *writer) depth() int64 {
+	deepest := int64(0)
+	for _, t := range w.h.tips {
+		deepest = max(deepest, t.pdu.Depth)
+	}
+	return min(deepest+1, maxDepth)
+}
+
+// maxDepth is the largest integer of canonical JSON.
+const maxDepth = 1<<53 - 1
+
+// authEvents looks a selection up in a state. The create event comes with it in any case: the rules need it.
+func (s *Service) authEvents(ctx context.Context, p *tenure, m state.Map, needed []event.Tuple) (*selected, error) {
+	nids := make([]int64, 0, len(needed)+1)
+	create, hasCreate := m.Get(state.Key{Type: typeCreate})
+	for _, t := range needed {
+		if nid, ok := m.Get(state.Key(t)); ok {
+			nids = append(nids, nid)
+		}
+	}
+	out := &selected{nids: nids}
+	with := nids
+	if hasCreate && (len(nids) == 0 || nids[0] != create) {
+		with = append(nids[:len(nids):len(nids)], create)
+	}
+	events, err := s.events(ctx, p, with)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		out.lookup = append(out.lookup, e.PDU)
+	}
+	return out, nil
+}
+
+// extend makes an authorised event, which was built on all of the draft's tips, the new end of the room.
+func (w *writer) extend(ctx context.Context, e *newEvent, why cause, local bool) error {
+	before := w.h.sid
+	e.sid = before
+	for _, t := range w.h.tips {
+		e.prev = append(e.prev, t.nid)
+	}
+	w.h.tips = []tip{{e.nid, e.pdu}}
+	w.h.depth = max(w.h.depth, e.pdu.Depth)
+	next := w.h.state
+	if e.pdu.IsState() {
+		next = next.Set(state.Key{Type: e.pdu.Type, StateKey: *e.pdu.StateKey}, e.nid)
+	}
+	return w.deliver(ctx, e, next, why, local)
+}
+
+// deliver gives an event its place in the timeline and moves the room's current state to next.
+func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, why cause, local bool) error {
+	w.s.remember(w.r, e)
+	w.c.events = append(w.c.events, e)
+	before := w.h.sid
+	moved, err := w.move(ctx, e, next)
+	if err != nil {
+		return err
+	}
+	if err := w.applyRedaction(ctx, e, local); err != nil {
+		return err
+	}
+	en, err := w.logEntry(ctx, e, before, moved, why, local)
+	if err != nil {
+		return err
+	}
+	w.c.entries = append(w.c.entries, en)
+	for i := range moved {
+		if m := &moved[i]; w.s.localUser(m.user) {
+			w.c.members = append(w.c.members, memberRow{
+				user: m.user, membership: m.now, eventNID: m.nid, eventID: m.event, sender: m.sender, entry: en,
+				fresh: m.before != "join",
+			})
+		}
+	}
+	return nil
+}
+
+// movedMember is a member whose membership event changed in the current state.
+type movedMember struct {
+	user        id.User
+	before, now string
+	nid         int64
+	event       id.Event
+	sender      id.User
+}
+
+// move sets the current state, stores its snapshot and keeps the counts of members. Only what differs is looked at.
+func (w *writer) move(ctx context.Context, e *newEvent, next state.Map) ([]movedMember, error) {
+	if next.Equal(w.h.state) {
+		return nil, nil
+	}
+	var moved []movedMember
+	for ch := range state.Diff(w.h.state, next) {
+		if ch.New == e.nid {
+			e.replaces = ch.Old
+		}
+		if ch.Key.Type != typeMember {
+			continue
+		}
+		m := movedMember{user: id.User(ch.Key.StateKey), nid: ch.New}
+		if ch.Old != 0 {
+			old, err := w.s.event(ctx, w.r.p, ch.Old)
+			if err != nil {
+				return nil, err
+			}
+			m.before = old.Membership()
+		}
+		m.now = "leave"
+		if ch.New != 0 {
+			now, err := w.s.event(ctx, w.r.p, ch.New)
+			if err != nil {
+				return nil, err
+			}
+			m.now, m.event, m.sender = now.Membership(), now.ID, now.Sender
+		}
+		w.count(m)
+		moved = append(moved, m)
+	}
+	return moved, w.snapshot(next)
+}
+
+// snapshot makes next the current state, under a number of its own.
+func (w *writer) snapshot(next state.Map) error {
+	if w.c.states == nil {
+		w.c.states = w.s.states.Batch()
+	}
+	var snap *state.Snapshot
+	var err error
+	if w.h.snap == nil {
+		snap, err = w.c.states.Root(w.r.p.part, w.nid(), next)
+	} else {
+		snap, err = w.c.states.Child(w.h.snap, w.nid(), next)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	w.h.snap, w.h.state, w.h.sid = snap, snap.Map(), snap.SID()
+	return nil
+}
+
+func (w *writer) count(m movedMember) {
+	delta := func(membership string) int32 {
+		d := int32(0)
+		if m.now == membership {
+			d++
+		}
+		if m.before == membership {
+			d--
+		}
+		return d
+	}
+	joined := delta("join")
+	w.h.joined += joined
+	w.h.invited += delta("invite")
+	if joined == 0 {
+		return
+	}
+	if w.s.localUser(m.user) {
+		w.h.joinedLocal += joined
+	}
+	if w.c.servers == nil {
+		w.c.servers = make(map[id.Server]int32, 1)
+	}
+	w.c.servers[m.user.Server()] += joined
+}
+
+// forbidden makes a Matrix error of a refusal by the auth rules.
+func forbidden(err error) error {
+	var refusal *auth.Error
+	if errors.As(err, &refusal) {
+		return merr.Forbidden(refusal.Reason).WithCause(err)
+	}
+	return err
+}
+
+// membershipIn returns the membership of a user in a state, "" if there is none.
+func (s *Service) membershipIn(ctx context.Context, p *tenure, m state.Map, user id.User) (string, *roomdb.Event, error) {
+	nid, ok := m.Get(state.Key{Type: typeMember, StateKey: string(user)})
+	if !ok {
+		return "", nil, nil
+	}
+	e, err := s.event(ctx, p, nid)
+	if err != nil {
+		return "", nil, err
+	}
+	return e.Membership(), e, nil
+}
