@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -45,6 +46,14 @@ func NewConns(cfg Config, self *Server) *Conns {
 // To returns the connection to the server at addr. The server of this process is reached through
 // memory. It does not wait for the connection; calls fail with Unavailable while there is none.
 func (c *Conns) To(addr string) (grpc.ClientConnInterface, error) {
+	conn, err := c.client(addr)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (c *Conns) client(addr string) (*grpc.ClientConn, error) {
 	c.mu.RLock()
 	conn := c.conns[addr]
 	c.mu.RUnlock()
@@ -85,6 +94,31 @@ func (c *Conns) dial(addr string) (*grpc.ClientConn, error) {
 	}
 	return grpc.NewClient("passthrough:///"+addr, append(opts,
 		grpc.WithTransportCredentials(clientCredentials(c.cfg.ClientTLS)))...)
+}
+
+// Down waits until there is no connection to addr: one that was up broke, or could not be made. It
+// implements partition.Tethers.
+func (c *Conns) Down(ctx context.Context, addr string) error {
+	conn, err := c.client(addr)
+	if err != nil {
+		return err
+	}
+	conn.Connect()
+	up := false
+	for {
+		s := conn.GetState()
+		switch {
+		case s == connectivity.TransientFailure || s == connectivity.Shutdown || up && s != connectivity.Ready:
+			return nil
+		case s == connectivity.Ready:
+			up = true
+		case s == connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(ctx, s) {
+			return ctx.Err()
+		}
+	}
 }
 
 // Forget closes the connection to a worker that is gone. The next To makes a new one.

@@ -79,6 +79,7 @@ func NewServer(cfg Config) (*Server, error) {
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(4 * window),
 		grpc.SharedWriteBuffer(true),
+		grpc.ConnectionTimeout(5 * time.Second), // a silent connection would delay Stop for as long
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(serverUnary(cfg.Log, m)),

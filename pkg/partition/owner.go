@@ -30,6 +30,8 @@ type OwnerConfig struct {
 	Members *Members
 	Rows    *Rows
 	Handler Handler
+	// Tethers makes takeovers from killed workers immediate; nil leaves them to the heartbeats.
+	Tethers Tethers
 	// LeaseTrust is how long a lease is used without looking at the row (default 8 s); VerifyEvery
 	// is how often it is looked at (default 2 s). Writes need neither: they pass the fence.
 	LeaseTrust, VerifyEvery time.Duration
@@ -94,7 +96,7 @@ func NewOwner(cfg OwnerConfig) *Owner {
 // Run owns partitions until ctx ends; then it releases what is left and returns when the handler
 // has. A graceful end calls Drain first.
 func (o *Owner) Run(ctx context.Context) error {
-	tether := newTether(o.cfg.Members, o.cfg.Log)
+	tether := newTether(o.cfg)
 	defer tether.close()
 	defer o.releaseAll()
 	verify := time.NewTicker(o.cfg.VerifyEvery)

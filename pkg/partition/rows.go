@@ -51,6 +51,9 @@ const lockPatience = time.Second
 
 // Acquire raises the epoch of a partition and makes worker its owner.
 func (r *Rows) Acquire(ctx context.Context, part uint32, worker, addr string) (Lease, error) {
+	if part >= Count() {
+		return Lease{}, fmt.Errorf("partition %d: %w", part, ErrNoPartition)
+	}
 	pool := r.shards.For(part)
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
@@ -99,6 +102,9 @@ func (r *Rows) Release(ctx context.Context, part uint32, epoch int64) error {
 
 // Get reads one partition's row.
 func (r *Rows) Get(ctx context.Context, part uint32) (Row, error) {
+	if part >= Count() {
+		return Row{}, fmt.Errorf("partition %d: %w", part, ErrNoPartition)
+	}
 	rows, err := query(ctx, r.shards.For(part), `WHERE part = $1`, int32(part))
 	if err != nil {
 		return Row{}, fmt.Errorf("read partition %d: %w", part, err)
@@ -138,6 +144,9 @@ func (r *Rows) Heads(ctx context.Context) (map[uint32]int64, error) {
 // Pin makes a worker the wanted owner of a partition whatever rendezvous hashing says, as long as
 // it is ready; an empty worker ends that. Owners see it within PinInterval.
 func (r *Rows) Pin(ctx context.Context, part uint32, worker string) error {
+	if part >= Count() {
+		return fmt.Errorf("partition %d: %w", part, ErrNoPartition)
+	}
 	tag, err := r.shards.For(part).Exec(ctx,
 		`UPDATE partition SET pinned_owner = $2 WHERE part = $1`, int32(part), worker)
 	if err == nil && tag.RowsAffected() == 0 {

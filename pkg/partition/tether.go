@@ -10,11 +10,19 @@ import (
 	"time"
 )
 
-// tether notices within milliseconds that another room worker's process has died: it holds an idle
-// TCP connection to the worker's gRPC port. When the process dies the kernel closes the connection;
-// if the port refuses a new one too, nobody is there. Everything less clear (a host that vanished, a
-// process that stands still) is left to the heartbeats.
+// Tethers tells when connections break (grpcx.Conns).
+type Tethers interface {
+	// Down returns nil as soon as there is no connection to addr and one more attempt has failed or
+	// not been made, and an error when ctx ends.
+	Down(ctx context.Context, addr string) error
+}
+
+// tether notices within milliseconds that another room worker's process has died: it watches the
+// gRPC connection to it. When the process dies the kernel closes the connection; if the port refuses
+// a new one too, nobody is there. Everything less clear (a host that vanished, a process that stands
+// still) is left to the heartbeats.
 type tether struct {
+	conns   Tethers // nil: heartbeats only
 	members *Members
 	log     *slog.Logger
 	ends    map[string]context.CancelFunc // by worker id and start
@@ -24,12 +32,15 @@ type tether struct {
 // maxTethered bounds the connections: large clusters rely on the heartbeats.
 const maxTethered = 32
 
-func newTether(m *Members, log *slog.Logger) *tether {
-	return &tether{members: m, log: log, ends: make(map[string]context.CancelFunc)}
+func newTether(cfg OwnerConfig) *tether {
+	return &tether{conns: cfg.Tethers, members: cfg.Members, log: cfg.Log, ends: make(map[string]context.CancelFunc)}
 }
 
 // follow holds a connection to each room worker of the present view.
 func (t *tether) follow(ctx context.Context) {
+	if t.conns == nil {
+		return
+	}
 	now := make(map[string]bool)
 	self := t.members.Self().ID
 	for _, m := range t.members.All() {
@@ -63,36 +74,33 @@ func (t *tether) close() {
 }
 
 func (t *tether) hold(ctx context.Context, m Member) {
-	d := net.Dialer{Timeout: time.Second}
 	for ctx.Err() == nil {
 		start := time.Now()
-		conn, err := d.DialContext(ctx, "tcp", m.Addr)
-		switch {
-		case err == nil:
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			drainConn(conn)
-			stop()
-			_ = conn.Close() // nothing was written
-		case errors.Is(err, syscall.ECONNREFUSED):
+		if err := t.conns.Down(ctx, m.Addr); err != nil {
+			if ctx.Err() == nil {
+				t.log.Warn("worker is not watched", "worker", m.ID, "addr", m.Addr, "err", err)
+			}
+			return
+		}
+		if refused(ctx, m.Addr) {
 			t.members.Suspect(m.ID)
 			return
 		}
 		if time.Since(start) < time.Second {
 			select {
 			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond):
 			}
 		}
 	}
 }
 
-// drainConn returns when the connection ends. What a gRPC server sends before it gives up on a
-// silent client is ignored.
-func drainConn(conn net.Conn) {
-	buf := make([]byte, 64)
-	for {
-		if _, err := conn.Read(buf); err != nil {
-			return
-		}
+// refused reports whether nobody listens at addr although its host answers.
+func refused(ctx context.Context, addr string) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err == nil {
+		_ = conn.Close() // nothing was written
 	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
