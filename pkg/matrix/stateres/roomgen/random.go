@@ -127,6 +127,17 @@ func (g *Generator) Step() (*event.PDU, error) {
 	return g.fallback(before, prev)
 }
 
+// Propose builds an event that somebody might try to send after an arbitrary
+// event, and returns it with the state there. It is not checked and not added:
+// about half of the proposals are not authorised.
+func (g *Generator) Propose() (*event.PDU, stateres.Set, error) {
+	prev := g.anyEvent().ID
+	before := g.After[prev]
+	a := g.action(before)
+	ev, err := g.build(before, a.sender, a.typ, a.stateKey, a.content, []id.Event{prev})
+	return ev, before, err
+}
+
 // fallback is the first of a few dull events that is allowed: in every state
 // somebody may at least repeat or change a membership.
 func (g *Generator) fallback(before stateres.Set, prev []id.Event) (*event.PDU, error) {
