@@ -25,8 +25,8 @@ type Membership struct {
 	// Stripped is the JSON array of stripped state, for invites and knocks in rooms that we are not in.
 	Stripped  json.RawMessage
 	Forgotten bool
-	// Seq is the position in the user's stream.
-	Seq int64
+	// Seq is the position in the user's stream, JoinSeq that of the beginning of the present join.
+	Seq, JoinSeq int64
 }
 
 // JoinedRoom is a room that a user is joined to.
@@ -111,6 +111,6 @@ func membership(r db.Membership) Membership {
 	return Membership{
 		User: id.User(r.UserID), Room: id.Room(r.RoomID), RoomPart: uint32(r.RoomPart), RoomNID: r.RoomNid,
 		RoomVersion: r.RoomVersion, Membership: r.Membership, EventNID: r.EventNid, EventID: id.Event(r.EventID),
-		Sender: id.User(r.Sender), Pos: r.Pos, JoinPos: r.JoinPos, Stripped: r.Stripped, Forgotten: r.Forgotten, Seq: r.Seq,
+		Sender: id.User(r.Sender), Pos: r.Pos, JoinPos: r.JoinPos, Stripped: r.Stripped, Forgotten: r.Forgotten, Seq: r.Seq, JoinSeq: r.JoinSeq,
 	}
 }

@@ -79,6 +79,7 @@ CREATE TABLE membership (
     stripped     bytea,                           -- JSON array: invite_state / knock_state of rooms that we are not in
     forgotten    boolean NOT NULL DEFAULT false,
     seq          bigint  NOT NULL,                -- user_stream.seq of the change
+    join_seq     bigint  NOT NULL DEFAULT 0,      -- and of the beginning of the present join
     PRIMARY KEY (part, user_id, room_id)
 ) WITH (fillfactor = 80);
 CREATE INDEX membership_seq ON membership (part, user_id, seq);

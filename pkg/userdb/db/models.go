@@ -46,6 +46,7 @@ type Membership struct {
 	Stripped    []byte
 	Forgotten   bool
 	Seq         int64
+	JoinSeq     int64
 }
 
 type Pusher struct {
