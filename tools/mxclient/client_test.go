@@ -15,31 +15,22 @@ import (
 	"hanse/tools/specapi"
 )
 
-// newClient is a client whose every answer is held against the specification, if
-// its data is at hand.
+// newClient is a client whose every exchange is held against the specification.
 func newClient(t *testing.T, s *mxtest.Server, retry mxclient.Retry) *mxclient.Client {
 	t.Helper()
 	tr := mxclient.NewTransport(0, nil)
 	t.Cleanup(tr.CloseIdleConnections)
-	opts := mxclient.Options{Retry: retry, Transport: tr}
-	if spec := loadSpec(t); spec != nil {
-		opts.Transport = spec.RoundTripper(tr, func(err error) { t.Error(err) }, specapi.WithRequests())
-	}
-	return mxclient.New(s.URL, opts)
-}
-
-var loadOnce = sync.OnceValues(func() (*specapi.Spec, error) { return specapi.Load("") })
-
-func loadSpec(t *testing.T) *specapi.Spec {
 	spec, err := loadOnce()
-	if errors.Is(err, specapi.ErrNoData) {
-		return nil
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spec
+	return mxclient.New(s.URL, mxclient.Options{
+		Retry:     retry,
+		Transport: spec.RoundTripper(tr, func(err error) { t.Error(err) }, specapi.WithRequests()),
+	})
 }
+
+var loadOnce = sync.OnceValues(func() (*specapi.Spec, error) { return specapi.Load("") })
 
 func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -13,6 +13,8 @@
 // /_synapse, /metrics), are not judged. A 2xx answer at a stable Matrix path
 // that the specification does not have is an error.
 //
+// Data. See [Locate]; without it the copy that is embedded here is used.
+//
 // Cost. Files are parsed at Load, in parallel; a schema is compiled the first
 // time that an answer needs it and kept. A Spec is safe for concurrent use.
 package specapi

@@ -17,8 +17,8 @@ var ErrNoData = errors.New("specapi: data of the Matrix specification not found;
 // Locate returns the folder that holds the specification's api/ and
 // event-schemas/ folders: $HANSE_SPEC_DIR, else, for the working directory and
 // each folder above it, spec/data, ../shared/spec/data or
-// node_modules/@matrix-org/spec. The npm package has held only sas-emoji.json so
-// far; it counts when it carries the API data.
+// node_modules/@matrix-org/spec. The npm package has held only sas-emoji.json up
+// to 1.16.0; it counts once it carries the API data.
 func Locate() (string, error) {
 	if dir := os.Getenv(EnvDir); dir != "" {
 		if d, ok := dataIn(dir); ok {
@@ -58,11 +58,14 @@ func dataIn(dir string) (string, bool) {
 	return "", false
 }
 
-// Load reads the specification's data from dir, or from where Locate finds it
-// when dir is empty.
+// Load reads the specification's data from dir. When dir is empty it reads from
+// where Locate finds the data, and if that is nowhere takes what is embedded here.
 func Load(dir string) (*Spec, error) {
 	if dir == "" {
 		d, err := Locate()
+		if errors.Is(err, ErrNoData) {
+			return loadEmbedded()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -92,13 +95,21 @@ func LoadFS(fsys fs.FS) (*Spec, error) {
 		return nil, ErrNoData
 	}
 	src := newSource(fsys)
-	docs, err := src.parseAll(names)
-	if err != nil {
+	if err := src.parseAll(names); err != nil {
 		return nil, err
 	}
+	return build(src, names)
+}
+
+// build registers the operations of parsed documents.
+func build(src *source, names []string) (*Spec, error) {
 	s := &Spec{src: src, seen: map[string]*counter{}, compiled: map[string]*lazySchema{}}
-	for i, name := range names {
-		if err := s.addDocument(name, docs[i]); err != nil {
+	for _, name := range names {
+		doc, err := src.parse(name)
+		if err != nil {
+			return nil, fmt.Errorf("specapi: %w", err)
+		}
+		if err := s.addDocument(name, doc); err != nil {
 			return nil, fmt.Errorf("specapi: %s: %w", name, err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"golang.org/x/sync/errgroup"
 )
 
 // scheme prefixes the made-up URLs under which files are schema resources, so
@@ -45,6 +46,9 @@ func (s *source) parse(name string) (any, error) {
 	if ok {
 		return doc, nil
 	}
+	if s.fsys == nil {
+		return nil, fmt.Errorf("%s is not in the embedded data", name)
+	}
 	raw, err := fs.ReadFile(s.fsys, name)
 	if err != nil {
 		return nil, err
@@ -60,29 +64,20 @@ func (s *source) parse(name string) (any, error) {
 	return doc, nil
 }
 
-func (s *source) parseAll(names []string) ([]any, error) {
-	docs := make([]any, len(names))
-	errs := make([]error, len(names))
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(names)) {
-		wg.Go(func() {
-			for i := range next {
-				docs[i], errs[i] = s.parse(names[i])
-			}
+// parseAll parses files in parallel.
+func (s *source) parseAll(names []string) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, name := range names {
+		g.Go(func() error {
+			_, err := s.parse(name)
+			return err
 		})
 	}
-	for i := range names {
-		next <- i
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("specapi: %w", err)
 	}
-	close(next)
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, fmt.Errorf("specapi: %w", err)
-		}
-	}
-	return docs, nil
+	return nil
 }
 
 // decodeYAML gives the JSON value of a YAML document, numbers as json.Number,
