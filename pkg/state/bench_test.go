@@ -145,8 +145,6 @@ func BenchmarkBuild(b *testing.B) {
 			m := syntheticMap(n)
 			runtime.GC()
 			runtime.ReadMemStats(&after)
-			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(m.Len()), "heapB/entry")
-			b.ReportMetric(float64(m.Bytes())/float64(m.Len()), "estB/entry")
 			for b.Loop() {
 				New(func(yield func(Key, int64) bool) {
 					for _, e := range es {
@@ -156,6 +154,8 @@ func BenchmarkBuild(b *testing.B) {
 					}
 				}).ID()
 			}
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(m.Len()), "heapB/entry")
+			b.ReportMetric(float64(m.Bytes())/float64(m.Len()), "estB/entry")
 			runtime.KeepAlive(m)
 		})
 	}

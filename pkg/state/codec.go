@@ -221,47 +221,6 @@ func (r *reader) take(n uint64) []byte {
 	return out
 }
 
-// apply returns m with sorted entries set (nid 0 deletes).
-func (m Map) apply(es []entry) Map {
-	if m.root == nil || len(es) > m.root.n/4+pageMax {
-		return m.rebuild(es)
-	}
-	root := m.root
-	for i := range es {
-		if e := &es[i]; e.nid == 0 {
-			root = root.del(e.key())
-		} else {
-			root = root.set(e.key(), e.nid)
-		}
-	}
-	return Map{root}
-}
-
-// rebuild merges two sorted lists and builds the map anew: O(N), for changes so many
-// that a path copy each would cost more.
-func (m Map) rebuild(es []entry) Map {
-	var old []entry
-	if m.root != nil {
-		old = m.root.appendTo(make([]entry, 0, m.root.n))
-	}
-	out := make([]entry, 0, len(old)+len(es))
-	for len(old) > 0 || len(es) > 0 {
-		switch {
-		case len(es) == 0 || len(old) > 0 && old[0].key() < es[0].key():
-			out = append(out, old[0])
-			old = old[1:]
-			continue
-		case len(old) > 0 && old[0].key() == es[0].key():
-			old = old[1:]
-		}
-		if es[0].nid != 0 {
-			out = append(out, es[0])
-		}
-		es = es[1:]
-	}
-	return Map{build(out)}
-}
-
 // difference returns, sorted, what must be set to make b of a, or nil and false if
 // that is more than limit entries.
 func difference(a, b Map, limit int) ([]entry, bool) {

@@ -33,14 +33,6 @@ func DiffN(ms []Map) iter.Seq2[Key, []int64] {
 	}
 }
 
-// Apply returns the map with the changes' New events set (0 deletes).
-func (m Map) Apply(changes []Change) Map {
-	for i := range changes {
-		m = m.Set(changes[i].Key, changes[i].New)
-	}
-	return m
-}
-
 func diffMaps(ms []Map, emit func(string, []int64) bool) {
 	if len(ms) < 2 {
 		return

@@ -26,22 +26,22 @@ func New(entries iter.Seq2[Key, int64]) Map {
 	for k, nid := range entries {
 		es = append(es, newEntry(encodeKey(k), nid))
 	}
-	return fromEntries(es)
+	return Map{(*node)(nil).apply(sortEntries(es))}
 }
 
-func fromEntries(es []entry) Map {
+// sortEntries sorts by key and keeps the last of equal keys.
+func sortEntries(es []entry) []entry {
 	byKey := func(a, b entry) int { return strings.Compare(a.key(), b.key()) }
 	if !slices.IsSortedFunc(es, byKey) {
 		slices.SortStableFunc(es, byKey)
 	}
 	out := es[:0]
 	for i, e := range es {
-		if i+1 < len(es) && es[i+1].key() == e.key() || e.nid == 0 {
-			continue
+		if i+1 == len(es) || es[i+1].key() != e.key() {
+			out = append(out, e)
 		}
-		out = append(out, e)
 	}
-	return Map{build(slices.Clip(out))}
+	return out
 }
 
 // Get returns the event at k.
@@ -76,6 +76,18 @@ func (m Map) Delete(k Key) Map {
 	b := appendKey(buf[:0], k)
 	return Map{m.root.del(unsafe.String(&b[0], len(b)))}
 }
+
+// Apply returns the map with the changes' New events set (0 deletes), in one pass over
+// what it touches. Of changes of the same key the last one counts.
+func (m Map) Apply(changes []Change) Map {
+	es := make([]entry, len(changes))
+	for i, c := range changes {
+		es[i] = newEntry(encodeKey(c.Key), c.New)
+	}
+	return m.apply(sortEntries(es))
+}
+
+func (m Map) apply(es []entry) Map { return Map{m.root.apply(es)} }
 
 // Len returns the number of entries.
 func (m Map) Len() int {

@@ -266,6 +266,32 @@ func TestDiffN(t *testing.T) {
 	})
 }
 
+func TestApplyIsSetAndDelete(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := map[Key]int64{}
+		for _, k := range rapid.SliceOfN(genKey(), 0, 200).Draw(t, "base") {
+			base[k] = 1
+		}
+		m := fromGo(base)
+		keys := rapid.SliceOfN(genKey(), 0, 120).Draw(t, "keys")
+		if rapid.Bool().Draw(t, "delete most") {
+			keys = append(keys, slices.Collect(maps.Keys(base))...)
+		}
+		var changes []Change
+		for i, k := range keys {
+			c := Change{Key: k, New: rapid.Int64Range(0, 3).Draw(t, "nid")}
+			if i > 120 {
+				c.New = 0
+			}
+			changes = append(changes, c)
+			if base[k] = c.New; c.New == 0 {
+				delete(base, k)
+			}
+		}
+		checkEqual(t, m.Apply(changes), base)
+	})
+}
+
 func TestNestedKeysStayBounded(t *testing.T) {
 	// The worst case for height: every key is a prefix of the next. The height is
 	// bounded by the length of keys (255 bytes each, Client-Server API "Size limits").
