@@ -1,0 +1,314 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/grpcx"
+	"hanse/pkg/httpx"
+	"hanse/pkg/node"
+	"hanse/pkg/partition"
+	"hanse/pkg/pg"
+)
+
+// process is what Run builds up and takes down.
+type process struct {
+	cfg     *Config
+	specs   []roleSpec
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	node    *node.Node
+	running []runningRole
+	ready   atomic.Bool
+	failed  chan error // an error of something that should run until the end
+
+	closers []closer // in the order in which things were opened
+}
+
+type closer struct {
+	name  string
+	close func(ctx context.Context) error
+}
+
+type runningRole struct {
+	name string
+	role Role
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// Run runs roles, all of them if none is named, until the context ends or something fails.
+func Run(ctx context.Context, cfg *Config, names []string, log *slog.Logger) error {
+	specs, err := pick(names)
+	if err != nil {
+		return err
+	}
+	if err := embeddedFits(cfg, specs); err != nil {
+		return err
+	}
+	p := &process{cfg: cfg, specs: specs, log: log, metrics: prometheus.NewRegistry(), failed: make(chan error, 16)}
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	err = p.start(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-p.failed:
+		}
+	} else if ctx.Err() != nil {
+		err = nil // told to end while it started
+	}
+	return errors.Join(err, p.end())
+}
+
+// embeddedFits refuses servers inside the process for a process that is one of many: the others would not see them.
+func embeddedFits(cfg *Config, specs []roleSpec) error {
+	if len(specs) == len(roles) && cfg.Listen.GRPC.Address == "" {
+		return nil
+	}
+	var missing []string
+	if cfg.NATS.URL == "" {
+		missing = append(missing, "nats.url")
+	}
+	if cfg.Redis.URL == "" {
+		missing = append(missing, "redis.url")
+	}
+	if len(cfg.PostgreSQL.Shards) == 0 {
+		missing = append(missing, "postgresql.shards")
+	}
+	if len(specs) < len(roles) && cfg.Listen.GRPC.Address == "" {
+		missing = append(missing, "listen.grpc.address")
+	}
+	if missing != nil {
+		return fmt.Errorf("a process that is one of many needs %q", missing)
+	}
+	return nil
+}
+
+func (p *process) start(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(ctx context.Context) error
+	}{
+		{"monitoring", p.openMonitoring},
+		{"PostgreSQL", p.openPostgres},
+		{"NATS", p.openBus},
+		{"Redis", p.openRedis},
+		{"workers", p.openWorkers},
+		{"roles", p.buildRoles},
+		{"listeners", p.openAPIs},
+	} {
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("start: %s: %w", step.name, err)
+		}
+	}
+	p.node.Members.SetState(partition.Ready)
+	p.ready.Store(true)
+	p.log.Info("ready", "worker", p.node.WorkerID, "roles", p.roleNames(), "servers", p.cfg.ServerNames)
+	return nil
+}
+
+func (p *process) roleNames() []string {
+	names := make([]string, len(p.specs))
+	for i, s := range p.specs {
+		names[i] = s.name
+	}
+	return names
+}
+
+// onEnd has something closed when the process ends, before all that was opened earlier.
+func (p *process) onEnd(name string, f func(ctx context.Context) error) {
+	p.closers = append(p.closers, closer{name, f})
+}
+
+// fail ends the process because of an error in something that should run on.
+func (p *process) fail(what string, err error) {
+	select {
+	case p.failed <- fmt.Errorf("%s: %w", what, err):
+	default: // it ends already
+	}
+}
+
+func (p *process) openPostgres(ctx context.Context) error {
+	p.node = &node.Node{WorkerID: p.cfg.workerID(), Log: p.log, Metrics: p.metrics}
+	if len(p.cfg.PostgreSQL.Shards) == 0 || p.cfg.NATS.URL == "" {
+		lock, err := lockData(p.cfg.DataDir)
+		if err != nil {
+			return err
+		}
+		p.onEnd("data directory", func(context.Context) error { return lock.Close() })
+	}
+	if len(p.cfg.PostgreSQL.Shards) == 0 {
+		srv, err := startPostgres(ctx, p.cfg, p.log)
+		if err != nil {
+			return err
+		}
+		p.onEnd("private PostgreSQL", func(context.Context) error { return srv.Stop() })
+		go func() {
+			<-srv.Exited()
+			p.fail("private PostgreSQL", errors.New("it has ended"))
+		}()
+	}
+	shards, err := pg.Open(ctx, p.cfg.PostgreSQL)
+	if err != nil {
+		return err
+	}
+	p.onEnd("PostgreSQL", func(context.Context) error { shards.Close(); return nil })
+	p.node.PG, p.node.Rows = shards, partition.NewRows(shards)
+	return partition.Fix(shards.P())
+}
+
+func (p *process) openBus(ctx context.Context) error {
+	b, err := bus.Open(ctx, bus.Config{URL: p.cfg.NATS.URL, StoreDir: p.cfg.natsDir(), Name: p.node.WorkerID,
+		Log: p.log, Registerer: p.metrics})
+	if err != nil {
+		return err
+	}
+	p.onEnd("NATS", func(context.Context) error { b.Close(); return nil })
+	p.node.Bus = b
+	return nil
+}
+
+func (p *process) openRedis(context.Context) error {
+	client, stop, err := openRedis(p.cfg.Redis)
+	if err != nil {
+		return err
+	}
+	p.onEnd("Redis", func(context.Context) error { stop(); return nil })
+	p.node.Redis = client
+	return nil
+}
+
+// openWorkers makes this process known to the others, as one that starts.
+func (p *process) openWorkers(ctx context.Context) error {
+	serverTLS, clientTLS, err := p.cfg.Listen.GRPC.mutualTLS()
+	if err != nil {
+		return err
+	}
+	gc := grpcx.Config{Listen: p.cfg.Listen.GRPC.Address, Advertise: p.cfg.Listen.GRPC.Advertise,
+		ServerTLS: serverTLS, ClientTLS: clientTLS, Tracer: p.node.Tracer, Log: p.log, Registerer: p.metrics}
+	server, err := grpcx.NewServer(gc)
+	if err != nil {
+		return err
+	}
+	p.onEnd("gRPC", func(ctx context.Context) error { server.Stop(ctx); return nil })
+	conns := grpcx.NewConns(gc, server)
+	p.onEnd("gRPC connections", func(context.Context) error { conns.Close(); return nil })
+	members, err := partition.Join(partition.MembersConfig{
+		Bus: p.node.Bus, Log: p.log, Registerer: p.metrics, Replicas: p.cfg.NATS.Replicas,
+		Self: partition.Member{ID: p.node.WorkerID, Addr: server.Addr(), Roles: p.roleNames()},
+	})
+	if err != nil {
+		return err
+	}
+	p.onEnd("membership", members.Leave)
+	router := partition.NewRouter(partition.RouterConfig{Members: members, Rows: p.node.Rows, Conns: conns, Log: p.log, Registerer: p.metrics})
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := router.Run(runCtx); err != nil {
+			p.fail("router", err)
+		}
+	}()
+	p.onEnd("router", func(context.Context) error { cancel(); <-done; return nil })
+	p.node.GRPC, p.node.Conns, p.node.Members, p.node.Router = server, conns, members, router
+	return nil
+}
+
+// buildRoles builds the roles and lets them run; requests come later.
+func (p *process) buildRoles(ctx context.Context) error {
+	api := func(name string, cors bool) *httpx.Router {
+		return httpx.NewRouter(httpx.RouterConfig{Name: name, CORS: cors, TrustedProxies: p.cfg.Listen.TrustedProxies,
+			Log: p.log, Registerer: p.metrics})
+	}
+	p.node.ClientAPI, p.node.FederationAPI = api("client", true), api("federation", false)
+	b := &builder{cfg: p.cfg, node: p.node}
+	for _, spec := range p.specs {
+		role, err := spec.build(b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", spec.name, err)
+		}
+		p.running = append(p.running, runningRole{name: spec.name, role: role, done: make(chan struct{})})
+	}
+	go func() {
+		if err := p.node.GRPC.Serve(); err != nil {
+			p.fail("gRPC", err)
+		}
+	}()
+	for i := range p.running {
+		p.runRole(context.WithoutCancel(ctx), &p.running[i])
+	}
+	return nil
+}
+
+func (p *process) runRole(ctx context.Context, r *runningRole) {
+	ctx, r.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(r.done)
+		err := r.role.Run(ctx)
+		if ctx.Err() == nil {
+			if err == nil {
+				err = errors.New("it has ended by itself")
+			}
+			p.fail("role "+r.name, err)
+		} else if err != nil && !errors.Is(err, context.Canceled) {
+			p.log.Error("role ended", "role", r.name, "err", err)
+		}
+	}()
+	p.onEnd("role "+r.name, func(ctx context.Context) error {
+		r.stop()
+		select {
+		case <-r.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+}
+
+// end takes everything down in the reverse order of the start.
+func (p *process) end() error {
+	if p.ready.Swap(false) {
+		p.node.Members.SetState(partition.Draining)
+		p.log.Info("draining")
+		time.Sleep(p.cfg.DrainDelay) // load balancers learn from /readyz; meanwhile everything works
+		p.drain()
+	}
+	var errs []error
+	for _, c := range slices.Backward(p.closers) {
+		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.DrainTimeout)
+		if err := c.close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("end: %s: %w", c.name, err))
+		}
+		cancel()
+	}
+	p.log.Info("ended")
+	return errors.Join(errs...)
+}
+
+// drain lets the roles hand over what they have.
+func (p *process) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.DrainTimeout)
+	defer cancel()
+	for _, r := range slices.Backward(p.running) {
+		d, ok := r.role.(drainer)
+		if !ok {
+			continue
+		}
+		start := time.Now()
+		if err := d.Drain(ctx); err != nil {
+			p.log.Warn("not all could be handed over", "role", r.name, "err", err)
+			continue
+		}
+		p.log.Info("drained", "role", r.name, "took", time.Since(start).String())
+	}
+}
