@@ -31,32 +31,39 @@ func (g *graph) mainline(p *event.PDU) (map[id.Event]int, error) {
 
 // mainlinePosition is the position in the mainline of the first power levels
 // event on the way e₁, e₂, … that belongs to it. The event itself, e₀, does not
-// count.
-func (g *graph) mainlinePosition(e *event.PDU, mainline map[id.Event]int) (int, error) {
-	seen := eventSet{}
+// count. The power levels events on the way are added to positions, which
+// starts as the mainline, so that no part of a way is walked twice.
+func (g *graph) mainlinePosition(e *event.PDU, positions map[id.Event]int) (int, error) {
+	way := eventSet{}
+	position := notOnMainline
 	for {
 		p, err := g.authEvent(e, typePowerLevels, "")
 		if err != nil {
 			return 0, err
 		}
 		if p == nil {
-			return notOnMainline, nil
+			break
 		}
-		if i, ok := mainline[p.ID]; ok {
-			return i, nil
+		if i, ok := positions[p.ID]; ok {
+			position = i
+			break
 		}
-		if seen.has(p.ID) {
-			return 0, &CycleError{IDs: seen.sorted()}
+		if way.has(p.ID) {
+			return 0, &CycleError{IDs: way.sorted()}
 		}
-		seen.add(p.ID)
+		way.add(p.ID)
 		e = p
 	}
+	for p := range way {
+		positions[p] = position
+	}
+	return position, nil
 }
 
 // mainlineOrdering sorts events by the "mainline ordering based on P": those
 // based on an earlier power levels event first, then by time, then by ID.
 func (g *graph) mainlineOrdering(set eventSet, p *event.PDU) ([]*event.PDU, error) {
-	mainline, err := g.mainline(p)
+	positions, err := g.mainline(p)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +73,7 @@ func (g *graph) mainlineOrdering(set eventSet, p *event.PDU) ([]*event.PDU, erro
 	}
 	events := make([]positioned, 0, len(set))
 	for e := range set {
-		position, err := g.mainlinePosition(g.events[e], mainline)
+		position, err := g.mainlinePosition(g.events[e], positions)
 		if err != nil {
 			return nil, err
 		}

@@ -151,18 +151,6 @@ func (r *Room) SendIn(before stateres.Set, sender id.User, typ string, stateKey 
 	return ev, nil
 }
 
-// Fake adds an event that nothing authorises, citing whatever it likes.
-func (r *Room) Fake(d event.Draft, rejected bool) (*event.PDU, error) {
-	d.RoomID = r.ID
-	ev, err := r.sign(d)
-	if err != nil {
-		return nil, err
-	}
-	r.byID[ev.ID] = ev
-	r.rejected[ev.ID] = rejected
-	return ev, nil
-}
-
 func (r *Room) build(before stateres.Set, sender id.User, typ string, stateKey *string, content Content, prev []id.Event) (*event.PDU, error) {
 	raw, err := json.Marshal(content)
 	if err != nil {
