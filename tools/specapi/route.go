@@ -66,10 +66,12 @@ func isParam(s string) bool { return strings.HasPrefix(s, "{") && strings.HasSuf
 // find returns the operation for an escaped path and the values of its path
 // parameters, or nil.
 func (r *routes) find(method, escaped string) (*operation, map[string]string) {
-	segs := strings.Split(strings.TrimPrefix(stableAlias(escaped), "/"), "/")
-	for _, op := range r.byMethod[method] {
-		if params, ok := match(op.segments, segs); ok {
-			return op, params
+	for _, p := range [...]string{escaped, stableAlias(escaped)} {
+		segs := strings.Split(strings.TrimPrefix(p, "/"), "/")
+		for _, op := range r.byMethod[method] {
+			if params, ok := match(op.segments, segs); ok {
+				return op, params
+			}
 		}
 	}
 	return nil, nil

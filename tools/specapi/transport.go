@@ -97,5 +97,9 @@ func (s *Spec) Proxy(target *url.URL, transport http.RoundTripper, report func(e
 		},
 		Transport:     s.RoundTripper(transport, report, opts...),
 		FlushInterval: -1,
+		// The client sees why; the log need not hold each poll that was given up.
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		},
 	}
 }

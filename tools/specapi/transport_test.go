@@ -96,3 +96,29 @@ func TestProxy(t *testing.T) {
 	get(t, p.Client(), p.URL+"/_matrix/client/v3/sync")
 	check(t, r, s)
 }
+
+func TestValidateConcurrently(t *testing.T) {
+	s := must(loadEmbedded())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for _, ops := range s.routes.byMethod {
+				for _, op := range ops {
+					for status := range op.status {
+						code := 200
+						if status != "200" {
+							code = 400
+						}
+						req := &http.Request{Method: op.method, URL: exampleURL(op)}
+						// Most answers are wrong: it is about the data race detector.
+						_ = s.Validate(req, code, http.Header{"Content-Type": {"application/json"}}, []byte(`{}`))
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(s.Seen()) != len(s.Operations()) {
+		t.Errorf("seen %d of %d operations", len(s.Seen()), len(s.Operations()))
+	}
+}
