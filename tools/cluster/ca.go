@@ -8,7 +8,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
@@ -28,8 +30,24 @@ type CA struct {
 // validity of certificates: long enough for a local cluster that somebody keeps.
 const validity = 365 * 24 * time.Hour
 
-// NewCA makes a CA, and writes its certificate to dir/ca.pem.
-func NewCA(dir string) (*CA, error) {
+// OpenCA returns the CA in dir/ca.pem and dir/ca.key; it makes one if there is none.
+func OpenCA(dir string) (*CA, error) {
+	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newCA(certFile, keyFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("open CA: %s is of another kind", keyFile)
+	}
+	return &CA{CertFile: certFile, cert: pair.Leaf, key: key, pem: certPEM(pair.Certificate[0])}, nil
+}
+
+func newCA(certFile, keyFile string) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -48,9 +66,23 @@ func NewCA(dir string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca := &CA{CertFile: filepath.Join(dir, "ca.pem"), cert: cert, key: key,
-		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(keyFile, keyPEM(keyDER), 0o600); err != nil {
+		return nil, err
+	}
+	ca := &CA{CertFile: certFile, cert: cert, key: key, pem: certPEM(der)}
 	return ca, os.WriteFile(ca.CertFile, ca.pem, 0o644)
+}
+
+func certPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func keyPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 func template(name string) (*x509.Certificate, error) {
@@ -75,27 +107,27 @@ func (ca *CA) Pool() *x509.CertPool {
 
 // Issue returns a certificate for host names and addresses.
 func (ca *CA) Issue(names ...string) (tls.Certificate, error) {
-	certPEM, keyPEM, err := ca.issue(names)
+	cert, key, err := ca.issue(names)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	return tls.X509KeyPair(certPEM, keyPEM)
+	return tls.X509KeyPair(cert, key)
 }
 
 // IssueFiles writes a certificate and its key to dir/<base>.pem and dir/<base>.key.
 func (ca *CA) IssueFiles(dir, base string, names ...string) (certFile, keyFile string, err error) {
-	certPEM, keyPEM, err := ca.issue(names)
+	cert, key, err := ca.issue(names)
 	if err != nil {
 		return "", "", err
 	}
 	certFile, keyFile = filepath.Join(dir, base+".pem"), filepath.Join(dir, base+".key")
-	if err := os.WriteFile(certFile, certPEM, 0o644); err != nil {
+	if err := os.WriteFile(certFile, cert, 0o644); err != nil {
 		return "", "", err
 	}
-	return certFile, keyFile, os.WriteFile(keyFile, keyPEM, 0o600)
+	return certFile, keyFile, os.WriteFile(keyFile, key, 0o600)
 }
 
-func (ca *CA) issue(names []string) (certPEM, keyPEM []byte, err error) {
+func (ca *CA) issue(names []string) (cert, keyText []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -121,6 +153,5 @@ func (ca *CA) issue(names []string) (certPEM, keyPEM []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return append(certPEM, ca.pem...), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
+	return append(certPEM(der), ca.pem...), keyPEM(keyDER), nil
 }

@@ -129,7 +129,7 @@ func (cfg *Config) complete() (err error) {
 		cfg.ServerName = fmt.Sprintf("%s:%d", cfg.Host, cfg.HTTPSPort)
 	}
 	if cfg.CA == nil {
-		if cfg.CA, err = NewCA(cfg.Dir); err != nil {
+		if cfg.CA, err = OpenCA(cfg.Dir); err != nil {
 			return err
 		}
 	}
@@ -253,15 +253,13 @@ func (c *Cluster) startEdge() error {
 			}
 		}
 	}
-	https := edgeTLS(cert)
-	c.edge, err = edge.New(edge.Config{
-		Listeners: []edge.Listener{
-			{Addr: net.JoinHostPort("127.0.0.1", fmt.Sprint(c.cfg.HTTPSPort)), TLS: https},
-			{Addr: net.JoinHostPort("127.0.0.1", fmt.Sprint(c.cfg.HTTPPort))},
-		},
-		Backends: backends,
-		Log:      c.cfg.Log,
-	})
+	cfg := edge.Config{Backends: backends, Log: c.cfg.Log}
+	for _, host := range loopbacks() {
+		cfg.Listeners = append(cfg.Listeners,
+			edge.Listener{Addr: net.JoinHostPort(host, fmt.Sprint(c.cfg.HTTPSPort)), TLS: edgeTLS(cert)},
+			edge.Listener{Addr: net.JoinHostPort(host, fmt.Sprint(c.cfg.HTTPPort))})
+	}
+	c.edge, err = edge.New(cfg)
 	if err != nil {
 		return err
 	}

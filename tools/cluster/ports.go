@@ -42,3 +42,13 @@ func freeAddr() (string, error) {
 	port, err := freePort()
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
+
+// loopbacks are the addresses that "localhost" may mean on this machine.
+func loopbacks() []string {
+	hosts := []string{"127.0.0.1"}
+	if l, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+		l.Close()
+		hosts = append(hosts, "::1")
+	}
+	return hosts
+}

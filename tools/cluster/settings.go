@@ -11,8 +11,11 @@ import (
 	"strings"
 )
 
-// configFile is what all processes of the cluster read; what is different is on their command lines.
-func (c *Cluster) configFile() string { return filepath.Join(c.cfg.Dir, "hanse.yaml") }
+// ConfigFile is what all processes of the cluster read; what is different is on their command lines.
+func (c *Cluster) ConfigFile() string { return filepath.Join(c.cfg.Dir, "hanse.yaml") }
+
+// LogDir has a file for each process.
+func (c *Cluster) LogDir() string { return filepath.Join(c.cfg.Dir, "log") }
 
 func (c *Cluster) writeConfig() error {
 	set := map[string]string{
@@ -39,7 +42,7 @@ func (c *Cluster) writeConfig() error {
 		set["postgresql.shards"] = "[" + strings.Join(dsns, ", ") + "]"
 	}
 	maps.Copy(set, c.cfg.Settings)
-	return os.WriteFile(c.configFile(), []byte(toYAML(set)), 0o600)
+	return os.WriteFile(c.ConfigFile(), []byte(toYAML(set)), 0o600)
 }
 
 // toYAML nests values by the dots of their keys.

@@ -12,7 +12,7 @@ import (
 
 // CreateUser makes an account with the hanse program, as an administrator does.
 func (c *Cluster) CreateUser(ctx context.Context, localpart, password string, admin bool) error {
-	args := []string{"user", "create", "--config", c.configFile(), "--password-stdin"}
+	args := []string{"user", "create", "--config", c.ConfigFile(), "--password-stdin"}
 	if admin {
 		args = append(args, "--admin")
 	}

@@ -1,0 +1,79 @@
+# Hanse. 'make help' shows what there is to make.
+
+SHELL       := /bin/sh
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+MODULES     := proto pkg services tools
+FUZZTIME    ?= 3s
+TESTFLAGS   ?= -race -timeout 20m
+
+# What 'make run' passes on: SERVER_NAME, DATA, CLIENT_PORT, CA. See deploy/dev/run.sh.
+export SERVER_NAME DATA CLIENT_PORT CA
+
+.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz interop clean
+
+help: ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: ## run a server with all roles in one process (installs PostgreSQL if it is missing)
+	@deploy/dev/install.sh run
+	@$(MAKE) --no-print-directory build bin/dev-cert
+	@deploy/dev/run.sh
+
+run-cluster: ## run a cluster with two replicas of each role; CLUSTERS=2 for two that federate
+	@deploy/dev/install.sh cluster
+	@$(MAKE) --no-print-directory build bin/run-cluster
+	@bin/run-cluster --clusters $(or $(CLUSTERS),1) --dir $(or $(DATA),run)
+
+build: bin/hanse ## build bin/hanse
+
+.PHONY: bin/hanse bin/dev-cert bin/run-cluster
+bin/hanse:
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ hanse/services/cmd/hanse
+
+bin/dev-cert bin/run-cluster:
+	$(GO) build -o $@ hanse/tools/cluster/cmd/$(@F)
+
+test: ## everything that must hold: generated code, lint, vet, tests with the race detector, short fuzzing, end to end
+	@deploy/dev/install.sh test
+	@$(MAKE) --no-print-directory generated lint vet unit fuzz
+
+unit: ## all tests, end-to-end tests too
+	@set -e; for m in $(MODULES); do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
+
+vet:
+	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done
+
+lint: bin/golangci-lint ## golangci-lint, with the import law
+	@set -e; for m in $(MODULES); do echo "== lint $$m"; (cd $$m && GOWORK=off ../bin/golangci-lint run --config ../.golangci.yml ./...); done
+
+fuzz: ## every fuzzer for FUZZTIME (3s)
+	@GO=$(GO) deploy/dev/fuzz.sh $(FUZZTIME) pkg services tools
+
+generate: bin/buf bin/protoc-gen-go bin/protoc-gen-go-grpc bin/sqlc ## generate code from .proto and .sql files
+	PATH="$(CURDIR)/bin:$$PATH" bin/buf generate
+	bin/sqlc generate
+
+generated: generate ## check that the generated code is what its sources say
+	@git diff --exit-code --stat -- '*.pb.go' pkg/userdb/db || \
+		{ echo "The generated code is out of date: commit what 'make generate' made." >&2; exit 1; }
+
+interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
+	@deploy/dev/install.sh test
+	@$(MAKE) --no-print-directory build
+	@cd tools && $(GO) test -timeout 20m -count=1 -tags interop -v ./interop/...
+
+# Tools of other modules, built once for each version.
+bin/golangci-lint: tools/lint/go.mod
+	cd tools/lint && GOWORK=off $(GO) build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+bin/buf: tools/gen/go.mod
+	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ github.com/bufbuild/buf/cmd/buf
+bin/sqlc: tools/gen/go.mod
+	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ github.com/sqlc-dev/sqlc/cmd/sqlc
+bin/protoc-gen-go: tools/gen/go.mod
+	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ google.golang.org/protobuf/cmd/protoc-gen-go
+bin/protoc-gen-go-grpc: tools/gen/go.mod
+	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ google.golang.org/grpc/cmd/protoc-gen-go-grpc
+
+clean: ## remove what was built; data directories stay
+	rm -rf bin

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Installs the Debian packages that are missing for what is asked: run, cluster, test.
+set -eu
+
+packages_run="postgresql"
+packages_cluster="$packages_run nats-server redis-server"
+packages_test="$packages_cluster gcc libc6-dev nodejs npm"
+
+case "${1:-run}" in
+run) wanted=$packages_run ;;
+cluster) wanted=$packages_cluster ;;
+test) wanted=$packages_test ;;
+*) echo "usage: $0 run|cluster|test" >&2; exit 2 ;;
+esac
+
+# present tells whether what we need of a package is there, whoever put it there.
+present() {
+	case "$1" in
+	postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null ;;
+	nats-server | redis-server) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] ;;
+	nodejs) command -v node >/dev/null ;;
+	libc6-dev) [ -e /usr/include/stdio.h ] ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
+
+missing=
+for package in $wanted; do
+	present "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "Please install:$missing" >&2
+	exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+	command -v sudo >/dev/null || { echo "Please install, as root: apt-get install$missing" >&2; exit 1; }
+	as_root=sudo
+fi
+echo "Installing:$missing"
+$as_root apt-get update -q
+# shellcheck disable=SC2086 # a list of words
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
