@@ -3,6 +3,7 @@ package measure
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -25,10 +26,22 @@ func (p *Postgres) since(q *Postgres) *Postgres {
 	}
 }
 
-// readPostgres sums the counters of the meter's databases; nil without any.
+// statsDelay is how long an idle backend of PostgreSQL may keep its counters to
+// itself (PGSTAT_IDLE_INTERVAL, 10 s, in its pgstat.c).
+const statsDelay = 11 * time.Second
+
+// readPostgres sums the counters of the meter's databases, once all backends have
+// reported theirs; nil without any database.
 func (m *Meter) readPostgres(ctx context.Context) (*Postgres, error) {
 	if len(m.Postgres) == 0 {
 		return nil, nil
+	}
+	t := time.NewTimer(statsDelay)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-t.C:
 	}
 	sum := &Postgres{}
 	for _, dsn := range m.Postgres {
