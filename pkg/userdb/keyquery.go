@@ -116,6 +116,27 @@ func readSignatures(ctx context.Context, q *db.Queries, g *group, viewer id.User
 	return all, nil
 }
 
+// SignaturesOn returns the signatures that viewer made on keys of users of other servers, by user, target, signer and
+// key id. Merge adds them to a key.
+func (d *DB) SignaturesOn(ctx context.Context, users []id.User, viewer id.User) (map[id.User]map[string]map[string]map[string]string, error) {
+	out := make(map[id.User]map[string]map[string]map[string]string)
+	for _, g := range d.groups(users) {
+		sigs, err := readSignatures(ctx, db.New(g.pool), g, viewer)
+		if err != nil {
+			return nil, fmt.Errorf("read signatures: %w", err)
+		}
+		for user, targets := range sigs {
+			out[id.User(user)] = targets
+		}
+	}
+	return out, nil
+}
+
+// Merge adds signatures, by signer and key id, to a signed object.
+func Merge(key json.RawMessage, more map[string]map[string]string) (json.RawMessage, error) {
+	return addSignatures(key, more)
+}
+
 // addSignatures merges signatures into a signed object. The other members keep their bytes.
 func addSignatures(key json.RawMessage, more map[string]map[string]string) (json.RawMessage, error) {
 	if len(more) == 0 {

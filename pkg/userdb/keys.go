@@ -26,17 +26,46 @@ type DeviceChange struct {
 }
 
 // DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: it raises the
-// position of the user's device list and stores the task of telling the rooms.
+// position of the user's device list, tells the user's other devices by a notice, and stores the task of telling the
+// rooms. The transaction must be one of Change.
 func (tx *Tx) DevicesChanged(ctx context.Context, device id.Device) (Task, error) {
 	stream, err := tx.RaiseDeviceList(ctx, tx.Part, string(tx.User))
 	if err != nil {
 		return Task{}, fmt.Errorf("raise device list: %w", err)
+	}
+	if err := tx.notice(ctx, tx.User); err != nil {
+		return Task{}, err
 	}
 	payload, err := json.Marshal(DeviceChange{StreamID: stream, Device: device})
 	if err != nil {
 		return Task{}, err
 	}
 	return tx.PutTask(ctx, Task{User: tx.User, Kind: TaskDevices, Key: string(device), Payload: payload})
+}
+
+// notice tells the devices of the transaction's user to fetch the keys of target anew.
+func (tx *Tx) notice(ctx context.Context, target id.User) error {
+	err := tx.PutDeviceNotice(ctx, db.PutDeviceNoticeParams{Part: tx.Part, UserID: string(tx.User), Target: string(target), Seq: tx.Seq})
+	if err != nil {
+		return fmt.Errorf("store notice of keys: %w", err)
+	}
+	return nil
+}
+
+// DeviceNotices returns the users whose keys changed for this user only, at positions in (after, upTo] of the user's
+// stream: the user's own keys, and those of others that the user signed. They belong to device_lists.changed of /sync,
+// beside what the logs of rooms say.
+func (d *DB) DeviceNotices(ctx context.Context, user id.User, after, upTo int64) ([]id.User, error) {
+	q, part := d.At(user)
+	rows, err := q.DeviceNotices(ctx, db.DeviceNoticesParams{Part: part, UserID: string(user), After: after, UpTo: upTo})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]id.User, len(rows))
+	for i, r := range rows {
+		out[i] = id.User(r)
+	}
+	return out, nil
 }
 
 // DeviceListStream returns the position of a user's device list.
@@ -209,23 +238,27 @@ type Signature struct {
 	Signature   string
 }
 
-// PutSignatures stores signatures on keys of one user. If it is the user's own, what they sign changed for others too,
-// and the task (one for each target) tells the rooms; a signature by somebody else only the signer sees.
-func (d *DB) PutSignatures(ctx context.Context, user id.User, sigs []Signature, changed []id.Device) (tasks []Task, err error) {
+// PutSignatures stores signatures that signer made on keys of user. On the signer's own keys they change what others
+// see: a task for each changed device ("" for cross-signing keys) tells the rooms. On keys of others only the signer
+// sees them: a notice tells the signer's devices.
+func (d *DB) PutSignatures(ctx context.Context, signer, user id.User, sigs []Signature, changed []id.Device) (tasks []Task, err error) {
+	if signer != user {
+		fresh := false
+		err := d.Within(ctx, user, func(tx *Tx) error {
+			fresh, err = tx.putSignatures(ctx, sigs)
+			return err
+		})
+		if err != nil || !fresh {
+			return nil, err
+		}
+		_, err = d.Change(ctx, signer, func(tx *Tx) error { return tx.notice(ctx, user) })
+		return nil, err
+	}
 	_, err = d.Change(ctx, user, func(tx *Tx) error {
 		tasks = tasks[:0]
-		news := int64(0)
-		for _, s := range sigs {
-			n, err := tx.PutSignature(ctx, db.PutSignatureParams{
-				Part: tx.Part, UserID: string(user), Target: s.Target, Signer: string(s.Signer), SignerKeyID: s.SignerKeyID, Signature: s.Signature,
-			})
-			if err != nil {
-				return err
-			}
-			news += n
-		}
-		if news == 0 {
-			return nil
+		fresh, err := tx.putSignatures(ctx, sigs)
+		if err != nil || !fresh {
+			return err
 		}
 		for _, dev := range changed {
 			t, err := tx.DevicesChanged(ctx, dev)
@@ -237,6 +270,20 @@ func (d *DB) PutSignatures(ctx context.Context, user id.User, sigs []Signature, 
 		return nil
 	})
 	return tasks, err
+}
+
+// putSignatures reports whether any of the signatures is new.
+func (tx *Tx) putSignatures(ctx context.Context, sigs []Signature) (fresh bool, err error) {
+	for _, s := range sigs {
+		n, err := tx.PutSignature(ctx, db.PutSignatureParams{
+			Part: tx.Part, UserID: string(tx.User), Target: s.Target, Signer: string(s.Signer), SignerKeyID: s.SignerKeyID, Signature: s.Signature,
+		})
+		if err != nil {
+			return false, fmt.Errorf("store signature: %w", err)
+		}
+		fresh = fresh || n > 0
+	}
+	return fresh, nil
 }
 
 // PutCrossSigningKeys stores cross-signing keys by usage. The returned task tells the rooms.
@@ -253,4 +300,3 @@ func (d *DB) PutCrossSigningKeys(ctx context.Context, user id.User, keys map[str
 	})
 	return task, err
 }
-

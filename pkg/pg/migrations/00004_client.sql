@@ -16,6 +16,17 @@ CREATE TABLE user_task (
 ) WITH (fillfactor = 50);
 CREATE INDEX user_task_due ON user_task (part, due_ts);
 
+-- Whose keys a user should fetch anew, beside what the logs of the user's rooms say: their own, and those of users whose
+-- keys they signed on another device.
+CREATE TABLE device_notice (
+    part    integer NOT NULL,
+    user_id text    NOT NULL COLLATE "C",
+    target  text    NOT NULL COLLATE "C",
+    seq     bigint  NOT NULL,
+    PRIMARY KEY (part, user_id, target)
+) WITH (fillfactor = 70);
+CREATE INDEX device_notice_seq ON device_notice (part, user_id, seq);
+
 CREATE TABLE pusher (
     part                integer NOT NULL,
     user_id             text    NOT NULL COLLATE "C",
@@ -102,4 +113,5 @@ CREATE TABLE registration_token_use (
 );
 
 -- +goose Down
-DROP TABLE registration_token_use, directory_word, report, openid_token, key_backup_session, key_backup, pusher, user_task;
+DROP TABLE registration_token_use, directory_word, report, openid_token, key_backup_session, key_backup, pusher,
+    device_notice, user_task;

@@ -97,3 +97,11 @@ UPDATE remote_device_list SET stale = true WHERE part = $1 AND user_id = $2;
 
 -- name: DeleteRemoteDeviceList :exec
 DELETE FROM remote_device_list WHERE part = $1 AND user_id = $2;
+
+-- name: PutDeviceNotice :exec
+INSERT INTO device_notice (part, user_id, target, seq) VALUES ($1, $2, $3, $4)
+ON CONFLICT (part, user_id, target) DO UPDATE SET seq = excluded.seq;
+
+-- name: DeviceNotices :many
+SELECT target FROM device_notice
+WHERE part = $1 AND user_id = $2 AND seq > sqlc.arg(after)::bigint AND seq <= sqlc.arg(up_to)::bigint ORDER BY target;

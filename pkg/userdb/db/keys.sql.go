@@ -193,6 +193,43 @@ func (q *Queries) DeviceListStream(ctx context.Context, part int32, userID strin
 	return column_1, err
 }
 
+const deviceNotices = `-- name: DeviceNotices :many
+SELECT target FROM device_notice
+WHERE part = $1 AND user_id = $2 AND seq > $3::bigint AND seq <= $4::bigint ORDER BY target
+`
+
+type DeviceNoticesParams struct {
+	Part   int32
+	UserID string
+	After  int64
+	UpTo   int64
+}
+
+func (q *Queries) DeviceNotices(ctx context.Context, arg DeviceNoticesParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, deviceNotices,
+		arg.Part,
+		arg.UserID,
+		arg.After,
+		arg.UpTo,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var target string
+		if err := rows.Scan(&target); err != nil {
+			return nil, err
+		}
+		items = append(items, target)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const markRemoteDeviceListStale = `-- name: MarkRemoteDeviceListStale :exec
 UPDATE remote_device_list SET stale = true WHERE part = $1 AND user_id = $2
 `
@@ -320,6 +357,28 @@ func (q *Queries) PutDeviceKey(ctx context.Context, arg PutDeviceKeyParams) erro
 		arg.DeviceID,
 		arg.Keys,
 		arg.StreamID,
+	)
+	return err
+}
+
+const putDeviceNotice = `-- name: PutDeviceNotice :exec
+INSERT INTO device_notice (part, user_id, target, seq) VALUES ($1, $2, $3, $4)
+ON CONFLICT (part, user_id, target) DO UPDATE SET seq = excluded.seq
+`
+
+type PutDeviceNoticeParams struct {
+	Part   int32
+	UserID string
+	Target string
+	Seq    int64
+}
+
+func (q *Queries) PutDeviceNotice(ctx context.Context, arg PutDeviceNoticeParams) error {
+	_, err := q.db.Exec(ctx, putDeviceNotice,
+		arg.Part,
+		arg.UserID,
+		arg.Target,
+		arg.Seq,
 	)
 	return err
 }
