@@ -60,6 +60,23 @@ func BenchmarkGet(b *testing.B) {
 	})
 }
 
+// BenchmarkGetHot looks up a thousand keys again and again, as auth rules do: keys and
+// path are in the processor's caches, which BenchmarkGet's random keys are not.
+func BenchmarkGetHot(b *testing.B) {
+	bySize(b, func(b *testing.B, _ int, es []Entry, m Map) {
+		rng := rand.New(rand.NewPCG(2, 2))
+		hot := make([]Key, 1000)
+		for i := range hot {
+			hot[i] = es[rng.IntN(len(es))].Key
+		}
+		for i := 0; b.Loop(); i++ {
+			if _, ok := m.Get(hot[i%len(hot)]); !ok {
+				b.Fatal("absent")
+			}
+		}
+	})
+}
+
 func BenchmarkSet(b *testing.B) {
 	bySize(b, func(b *testing.B, _ int, es []Entry, m Map) {
 		rng := rand.New(rand.NewPCG(2, 2))

@@ -117,5 +117,6 @@ func (s *Store) replay(p *path, n int, m Map) (Map, error) {
 		s.mu.Unlock()
 		near, changes = h.sid, 0
 	}
+	m.ID() // hash what is new now, rather than in the first Diff
 	return m, nil
 }

@@ -89,6 +89,7 @@ func (w *Writer) Open(ctx context.Context, db Querier, part uint32, sid int64) (
 		a := anchor{sid: h.sid, m: s.at.m.apply(es), depth: s.at.depth + h.span, weight: s.at.weight + len(es)}
 		s = &Snapshot{part: part, at: a, base: s.base, marks: s.reach(a, h.span)}
 	}
+	s.at.m.ID() // hash it now, rather than in the first Diff
 	if w.store != nil {
 		w.store.Put(part, sid, s.at.m, 0)
 	}
