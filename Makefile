@@ -29,7 +29,7 @@ build: bin/hanse ## build bin/hanse
 
 .PHONY: bin/hanse bin/dev-cert bin/run-cluster
 bin/hanse:
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ hanse/services/cmd/hanse
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o $@ hanse/services/cmd/hanse
 
 bin/dev-cert bin/run-cluster:
 	$(GO) build -o $@ hanse/tools/cluster/cmd/$(@F)
