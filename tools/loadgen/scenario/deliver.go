@@ -147,7 +147,7 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 	a := &audience{chat: c}
 	byUser := map[string]*reader{}
 	for _, rm := range c.rooms {
-		for _, u := range rm.users[:d.Pollers] {
+		for _, u := range rm.users[:min(d.Pollers, len(rm.users))] {
 			rd := byUser[u.UserID]
 			if rd == nil {
 				rd = &reader{user: u, rooms: map[string]bool{}}
@@ -185,69 +185,95 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 	return a, nil
 }
 
-// read polls until the end.
+// read polls until the end. An answer is entered into the books as a whole, and
+// the token moves on only then.
 func (a *audience) read(ctx context.Context, rd *reader, filter string, timeout time.Duration) {
 	for ctx.Err() == nil {
 		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: filter, Timeout: timeout, SetPresence: "offline"})
 		if err != nil {
-			if isDone(ctx, err) {
-				return
-			}
-			a.chat.errs.Add("sync", err)
-			waitUntil(ctx, time.Now().Add(100*time.Millisecond))
+			a.again(ctx, "sync", err)
 			continue
 		}
 		got := time.Now()
 		a.polls.Add(1)
+		var gaps []gap
+		var shown []delivery
 		next, err := mxclient.ScanSync(raw, func(r *mxclient.ScannedRoom) error {
 			if !rd.rooms[r.Room] {
 				return nil
 			}
-			return a.take(ctx, rd, r, got)
+			if r.Limited {
+				gaps = append(gaps, gap{r.Room, r.PrevBatch})
+			}
+			for i := range r.Events {
+				e := &r.Events[i]
+				if m, ok := account.ParseMark(e.Body); ok && e.Type == "m.room.message" {
+					shown = append(shown, delivery{r.Room, e.ID, m})
+				}
+			}
+			return nil
 		})
 		if err != nil {
-			if !isDone(ctx, err) {
-				a.fail(fmt.Errorf("sync of %s: %w", rd.user.UserID, err))
-			}
+			a.fail(fmt.Errorf("sync of %s: %w", rd.user.UserID, err))
 			return
 		}
+		before, err := a.fill(ctx, rd, gaps)
+		if err != nil {
+			a.again(ctx, "messages", err)
+			continue // with the same token: nothing is in the books yet
+		}
+		a.enter(rd, before, time.Now())
+		a.enter(rd, shown, got)
 		rd.since = next
 	}
 }
 
-// take enters a room's new events into the books, after those that a limited
-// timeline left out.
-func (a *audience) take(ctx context.Context, rd *reader, r *mxclient.ScannedRoom, got time.Time) error {
+// again counts an error and pauses, unless it is the end.
+func (a *audience) again(ctx context.Context, what string, err error) {
+	if isDone(ctx, err) {
+		return
+	}
+	a.chat.errs.Add(what, err)
+	waitUntil(ctx, time.Now().Add(100*time.Millisecond))
+}
+
+// gap is where a limited timeline begins.
+type gap struct{ room, prevBatch string }
+
+type delivery struct {
+	room, event string
+	mark        account.Mark
+}
+
+// fill reads what limited timelines left out.
+func (a *audience) fill(ctx context.Context, rd *reader, gaps []gap) ([]delivery, error) {
 	c := a.chat
-	if r.Limited {
+	var out []delivery
+	for _, g := range gaps {
 		a.gaps.Add(1)
-		gap, err := rd.user.History(ctx, r.Room, r.PrevBatch, func(e *mxclient.Event) bool {
-			return e.EventID == c.first[r.Room] || c.books.Has(r.Room, rd.user.UserID, e.EventID)
+		events, err := rd.user.History(ctx, g.room, g.prevBatch, func(e *mxclient.Event) bool {
+			return e.EventID == c.first[g.room] || c.books.Has(g.room, rd.user.UserID, e.EventID)
 		})
 		if err != nil {
-			return fmt.Errorf("fill the gap: %w", err)
+			return nil, err
 		}
-		for i := range gap {
-			if m, ok := markOf(&gap[i]); ok {
-				a.delivered(rd, r.Room, gap[i].EventID, m, time.Now())
+		for i := range events {
+			if m, ok := markOf(&events[i]); ok {
+				out = append(out, delivery{g.room, events[i].EventID, m})
 			}
 		}
 	}
-	for i := range r.Events {
-		e := &r.Events[i]
-		if m, ok := account.ParseMark(e.Body); ok && e.Type == "m.room.message" {
-			a.delivered(rd, r.Room, e.ID, m, got)
-		}
-	}
-	return nil
+	return out, nil
 }
 
-func (a *audience) delivered(rd *reader, room, event string, m account.Mark, at time.Time) {
-	if m.Run != a.chat.env.Run {
-		return
+func (a *audience) enter(rd *reader, list []delivery, at time.Time) {
+	for _, d := range list {
+		if d.mark.Run != a.chat.env.Run {
+			continue
+		}
+		a.latency.Add(time.Duration(nanos(at) - d.mark.At))
+		a.chat.books.Delivered(d.room, rd.user.UserID, d.event, d.mark.Key)
 	}
-	a.latency.Add(time.Duration(nanos(at) - m.At))
-	a.chat.books.Delivered(room, rd.user.UserID, event, m.Key)
 }
 
 func (a *audience) fail(err error) {

@@ -107,7 +107,7 @@ func TestDeliverFindsDamage(t *testing.T) {
 			srv := mxtest.New(t)
 			var n atomic.Int64
 			srv.Damage(func(user string, ev []map[string]any) []map[string]any {
-				if strings.HasPrefix(user, "@lg-u-1:") && text(ev[0]) && n.Add(1) == 20 {
+				if strings.HasPrefix(user, "@lg-u-1:") && text(ev[0]) && n.Add(1) == 1 {
 					return tt.damage(ev)
 				}
 				return ev
@@ -119,6 +119,43 @@ func TestDeliverFindsDamage(t *testing.T) {
 				t.Error(r.Verdict.Summary())
 			}
 		})
+	}
+}
+
+func TestTrafficThroughFaults(t *testing.T) {
+	srv := mxtest.New(t)
+	env := newEnv(t, srv)
+	rooms, err := env.cast(t.Context(), 2, 3, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := StartTraffic(t.Context(), TrafficConfig{
+		Run: "x", Senders: 4,
+		Rooms: []Room{{ID: rooms[0].id, Users: rooms[0].users}, {ID: rooms[1].id, Users: rooms[1].users}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for _, harm := range []func(){func() {}, func() { srv.LoseAnswers(8) }, func() { srv.Refuse(8) }} {
+		harm()
+		_, from, _ := tr.Counts()
+		for acked := from; acked < from+50; _, acked, _ = tr.Counts() {
+			if time.Now().After(deadline) {
+				t.Fatal("no progress")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	out, err := tr.Stop(t.Context(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Verdict.Err(); err != nil {
+		t.Error(err)
+	}
+	if out.Verdict.Deliveries < 3*150 || len(out.Latencies) != 2 {
+		t.Errorf("%s, errors %v", out.Verdict.Summary(), out.Errors)
 	}
 }
 
