@@ -45,7 +45,7 @@ vet:
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done
 
 lint: bin/golangci-lint ## golangci-lint, with the import law
-	@set -e; for m in $(MODULES); do echo "== lint $$m"; (cd $$m && GOWORK=off ../bin/golangci-lint run --config ../.golangci.yml ./...); done
+	@set -e; for m in $(MODULES); do echo "== lint $$m"; (cd $$m && ../bin/golangci-lint run --config ../.golangci.yml ./...); done
 
 fuzz: ## every fuzzer for FUZZTIME (3s)
 	@GO=$(GO) deploy/dev/fuzz.sh $(FUZZTIME) pkg services tools

@@ -146,7 +146,7 @@ func TestStrictness(t *testing.T) {
 		want string
 	}{
 		"unknown key":             {yaml: "timeout: 1s\ntimeuot: 2s\n", want: "hanse.yaml:2: timeuot: no such key"},
-		"unknown nested key":      {yaml: "listen:\n  client:\n    adress: x\n", want: "hanse.yaml:3: listen.client.adress: no such key"},
+		"unknown nested key":      {yaml: "listen:\n  client:\n    adr: x\n", want: "hanse.yaml:3: listen.client.adr: no such key"},
 		"unknown key in a map":    {yaml: "limits:\n  a:\n    rat: 1\n", want: "hanse.yaml:3: limits.a.rat: no such key"},
 		"key twice":               {yaml: "count: 1\ncount: 2\n", want: "hanse.yaml"},
 		"wrong type":              {yaml: "count: many\n", want: "hanse.yaml:1: count: want a whole number"},
