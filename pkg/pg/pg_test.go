@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/pg"
@@ -200,5 +201,23 @@ func BenchmarkDatabase(b *testing.B) {
 	b.ResetTimer()
 	for b.Loop() {
 		pgtest.New(b)
+	}
+}
+
+func TestCollectorKnowsEachShard(t *testing.T) {
+	s := pgtest.NewSharded(t, 2)
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(s.Collector())
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "hanse_postgres_connections" && len(f.GetMetric()) != 6 {
+			t.Errorf("%d connection gauges, want 3 for each of 2 shards", len(f.GetMetric()))
+		}
+	}
+	if len(families) != 4 {
+		t.Errorf("%d families", len(families))
 	}
 }

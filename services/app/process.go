@@ -162,6 +162,7 @@ func (p *process) openPostgres(ctx context.Context) error {
 		return err
 	}
 	p.onEnd("PostgreSQL", func(context.Context) error { shards.Close(); return nil })
+	p.metrics.MustRegister(shards.Collector())
 	p.node.PG, p.node.Rows = shards, partition.NewRows(shards)
 	return partition.Fix(shards.P())
 }
