@@ -22,6 +22,7 @@ type change struct {
 	events     []*newEvent
 	entries    []*entry
 	states     *state.Batch
+	snaps      []*state.Snapshot   // current states, for the readers' cache
 	servers    map[id.Server]int32 // joined members more or less, by server
 	lacks      []lack
 	found      []id.Event // events that are no longer missing
@@ -35,15 +36,27 @@ type change struct {
 	last int64
 	done chan struct{}
 	err  error
+	// settled is closed with done, or earlier: when the change is committed but not yet projected.
+	settled chan struct{}
 	// traceparent of the request, for the bus.
 	traceparent string
 }
 
-func newChange(r *room) *change { return &change{room: r, done: make(chan struct{})} }
+func newChange(r *room) *change {
+	return &change{room: r, done: make(chan struct{}), settled: make(chan struct{})}
+}
+
+// commit says that the change is in PostgreSQL.
+func (c *change) commit() { close(c.settled) }
 
 // finish answers whoever waits. It is called once.
 func (c *change) finish(err error) {
 	c.err = err
+	select {
+	case <-c.settled:
+	default:
+		close(c.settled)
+	}
 	close(c.done)
 }
 
@@ -76,6 +89,11 @@ type newEvent struct {
 	ord int64
 	// place updates the row of an event that is stored already.
 	place bool
+	// refusal says why the event is rejected or soft-failed.
+	refusal error
+	// history marks an event from before what we had; its ord is given out when the draft is complete.
+	history bool
+	why     cause
 	// mentions are local users; "" stands for the room.
 	mentions []string
 	thread   string

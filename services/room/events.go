@@ -10,7 +10,6 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 )
 
 // Flags of stored events.
@@ -99,22 +98,46 @@ func (r *room) eventByID(ctx context.Context, eventID id.Event) (*roomdb.Event, 
 	if pl, ok := r.recent.byID[eventID]; ok {
 		return r.s.event(ctx, r.p, pl.e.nid)
 	}
-	found, err := r.s.db.EventsByID(ctx, r.p.part, []id.Event{eventID})
+	found, err := r.storedEvents(ctx, []id.Event{eventID})
+	return found[eventID], err
+}
+
+// storedEvents returns those of the events that are stored and belong to the room; also those of changes that are not
+// committed yet, if they are recent.
+func (r *room) storedEvents(ctx context.Context, ids []id.Event) (map[id.Event]*roomdb.Event, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	found := make(map[id.Event]*roomdb.Event, len(ids))
+	ask := make([]id.Event, 0, len(ids))
+	for _, eventID := range ids {
+		if pl, ok := r.recent.byID[eventID]; ok {
+			e, err := r.s.event(ctx, r.p, pl.e.nid)
+			if err != nil {
+				return nil, err
+			}
+			found[eventID] = e
+			continue
+		}
+		ask = append(ask, eventID)
+	}
+	if len(ask) == 0 {
+		return found, nil
+	}
+	if err := r.settle(ctx); err != nil {
+		return nil, err
+	}
+	stored, err := r.s.db.EventsByID(ctx, r.p.part, ask)
 	if err != nil {
 		return nil, err
 	}
-	if e := found[eventID]; e != nil && e.RoomNID == r.nid {
-		return e, nil
+	for eventID, e := range stored {
+		if e.RoomNID == r.nid {
+			r.s.cache.Add(eventKey{r.p.part, r.p.epoch, e.NID}, e)
+			found[eventID] = e
+		}
 	}
-	return nil, nil
-}
-
-// loadState returns a stored snapshot; 0 is the empty state.
-func (s *Service) loadState(ctx context.Context, part uint32, sid int64) (state.Map, error) {
-	if sid == 0 {
-		return state.Map{}, nil
-	}
-	return s.db.State(ctx, part, sid)
+	return found, nil
 }
 
 // sameContent compares contents by their canonical form; the first is canonical.

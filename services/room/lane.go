@@ -191,6 +191,10 @@ func (l *lane) committed(b *batch) {
 		l.publish(pb, now)
 		for _, c := range pb.changes {
 			c.room.committed(c)
+			c.commit()
+			for _, snap := range c.snaps {
+				l.s.store.Put(pb.p.part, snap.SID(), snap.Map(), 0)
+			}
 			if len(c.members) > 0 {
 				members = append(members, c)
 			} else {

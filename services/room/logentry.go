@@ -16,12 +16,12 @@ import (
 
 // logEntry describes a delivered event to the readers of the log. moved are the members that the event moved in the
 // current state.
-func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved []movedMember, why cause, local bool) (*entry, error) {
+func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved []movedMember, local bool) (*entry, error) {
 	pdu := e.pdu
 	body := &logv1.Event{
 		Nid: e.nid, EventId: string(pdu.ID), RoomVersion: w.r.rules.Version, Type: pdu.Type, StateKey: pdu.StateKey,
 		Sender: string(pdu.Sender), OriginServerTs: pdu.OriginServerTS, Sid: e.sid, CurrentBefore: before,
-		CurrentAfter: w.h.sid, ReplacesNid: e.replaces, Local: local, DeviceId: why.device, TxnId: why.txn,
+		CurrentAfter: w.h.sid, ReplacesNid: e.replaces, Local: local, DeviceId: e.why.device, TxnId: e.why.txn,
 	}
 	if pdu.Type == typeMember && pdu.StateKey != nil {
 		body.Membership = pdu.Membership()
@@ -34,7 +34,7 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 		body.Overruled = nid != e.nid
 	}
 	for i := range moved {
-		if m := &moved[i]; m.nid != e.nid {
+		if m := &moved[i]; m.nid != e.nid && w.s.localUser(m.user) {
 			body.Moved = append(body.Moved, &logv1.MovedMember{UserId: string(m.user), Membership: m.now,
 				PrevMembership: m.before, EventNid: m.nid, EventId: string(m.event), Sender: string(m.sender)})
 		}
@@ -51,7 +51,13 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 	if err != nil {
 		return nil, err
 	}
-	body.Json = pdu.JSON
+	if body.Json = pdu.JSON; e.redactedBy != 0 {
+		redacted, err := pdu.Redacted()
+		if err != nil {
+			return nil, err
+		}
+		body.Json, body.Redacted = redacted.JSON, true
+	}
 	return &entry{
 		kind: roomdb.KindEvent, event: e, before: before, after: w.h.sid, body: stored,
 		bus: &logv1.Entry{RoomNid: w.r.nid, RoomId: string(w.r.id), Body: &logv1.Entry_Event{Event: body}},

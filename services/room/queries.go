@@ -170,6 +170,11 @@ ORDER BY l.pos LIMIT $3`
 
 	sqlCauses = `SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM event WHERE part = $1 AND room_nid = $2 AND cause = ANY($3)`
 
+	// sqlAwaited says whether an event is among those that others name and we lack, and which redactions wait for it.
+	sqlAwaited = `
+SELECT EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = $3),
+	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3)`
+
 	sqlReceiptsOf = `
 SELECT user_id, type, thread_id, ord FROM receipt
 WHERE part = $1 AND room_nid = $2 AND user_id = ANY($3)`

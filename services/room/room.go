@@ -40,6 +40,13 @@ type room struct {
 	causes   *causes
 	recent   *recent
 	receipts map[receiptKey]int64 // ord of receipts known
+	resolved memo
+	afters   map[int64]*state.Snapshot // states after some recent events
+	last     *change                   // the newest queued
+	home     id.Server                 // one of our names that is in the room
+
+	ingest  chan struct{} // held by who takes in events of other servers
+	waiting atomic.Int32  // how many wait for that
 }
 
 // head is where a room stands: all that an event that is built on it needs. It is a value: a copy is a draft.
@@ -125,7 +132,7 @@ func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
 	}
 	r := p.rooms[roomID]
 	if r == nil {
-		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1)}
+		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1)}
 		p.rooms[roomID] = r
 		s.metrics.rooms.Inc()
 		s.evict(p)
@@ -247,8 +254,40 @@ func (r *room) put(c *change, h head) error {
 		r.pending.Add(-1)
 		return err
 	}
-	r.head = h
+	r.head, r.last = h, c
 	return nil
+}
+
+// settle waits until all that was queued is in PostgreSQL. The room is locked.
+func (r *room) settle(ctx context.Context) error {
+	if r.last == nil {
+		return nil
+	}
+	select {
+	case <-r.last.settled:
+		if r.dead.Load() {
+			return errStale
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// keptAfters bounds the states that a room keeps at hand.
+const keptAfters = 64
+
+// keepAfters keeps states after recent events: forks are built on them. A linear room needs none.
+func (r *room) keepAfters(afters map[int64]*state.Snapshot) {
+	if len(afters) == 0 {
+		return
+	}
+	if r.afters == nil || len(r.afters)+len(afters) > keptAfters {
+		r.afters = make(map[int64]*state.Snapshot, len(afters))
+	}
+	for nid, snap := range afters {
+		r.afters[nid] = snap
+	}
 }
 
 // committed is called by the lane, in the order of the log.

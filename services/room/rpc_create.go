@@ -178,8 +178,8 @@ func (s *Service) found(ctx context.Context, create *event.PDU, ins []intent, pu
 // found builds the first events of a room.
 func (w *writer) found(ctx context.Context, create *event.PDU, ins []intent, why cause) ([]id.Event, error) {
 	w.r.nid = w.nid()
-	e := &newEvent{pdu: create, nid: w.nid(), cause: why.at(0)}
-	if err := w.extend(ctx, e, why, true); err != nil {
+	e := &newEvent{pdu: create, nid: w.nid(), cause: why.at(0), why: why}
+	if err := w.extend(ctx, e, base{}); err != nil {
 		return nil, err
 	}
 	ids := []id.Event{create.ID}

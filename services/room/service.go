@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,7 +70,9 @@ type Service struct {
 
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
-	clock        atomic.Int64 // ticks with each use of a room
+	resolving    chan struct{} // slots of state resolutions
+	clock        atomic.Int64  // ticks with each use of a room
+	merging      sync.Map      // rooms whose ends are being merged
 	work         sync.WaitGroup
 	faults       faults
 }
@@ -90,7 +93,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
 		fedout: deps.FedOut, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
-		lanes: make(map[*pgxpool.Pool][]*lane),
+		lanes: make(map[*pgxpool.Pool][]*lane), resolving: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -122,6 +122,14 @@ func (s *Service) tenureOf(ctx context.Context, part uint32) (*tenure, error) {
 	return p, nil
 }
 
+// asNotOwner finds the error that names another owner.
+func asNotOwner(err error) (*partition.NotOwner, bool) {
+	if err == nil {
+		return nil, false
+	}
+	return partition.AsNotOwner(err)
+}
+
 // beacon says on the bus where the log of the partition ends.
 func (s *Service) beacon(p *tenure, head int64) {
 	if err := s.bus.PublishLog(&logv1.Batch{Part: p.part, Epoch: p.epoch, Head: head}); err != nil {

@@ -1,9 +1,11 @@
 package room
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanse/pkg/matrix/auth"
@@ -36,12 +38,17 @@ type writer struct {
 	r *room
 	h head
 	c *change
+	// drafted are the numbers of the draft's events, afters the states after events that the draft made or looked up.
+	drafted map[id.Event]int64
+	afters  map[int64]*state.Snapshot
+	// ready are snapshots one of which may be the next current state.
+	ready []*state.Snapshot
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
 	c := newChange(r)
 	c.traceparent = traceparent(ctx)
-	return &writer{s: s, r: r, h: r.head, c: c}
+	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot)}
 }
 
 // put queues the draft.
@@ -54,6 +61,7 @@ func (w *writer) put() error {
 			w.r.recent.add(e, w.c)
 		}
 	}
+	w.r.keepAfters(w.afters)
 	return nil
 }
 
@@ -72,15 +80,50 @@ func (w *writer) send(ctx context.Context, in intent) (id.Event, error) {
 			return same, err
 		}
 	}
-	pdu, authNIDs, err := w.build(ctx, in)
+	on, err := w.base(ctx)
 	if err != nil {
 		return "", err
 	}
-	e := &newEvent{pdu: pdu, nid: w.nid(), auth: authNIDs, cause: in.cause.at(len(w.c.events))}
-	if err := w.extend(ctx, e, in.cause, true); err != nil {
+	pdu, authNIDs, err := w.build(ctx, in, on)
+	if err != nil {
 		return "", err
 	}
-	return pdu.ID, nil
+	e := &newEvent{pdu: pdu, nid: w.nid(), auth: authNIDs, cause: in.cause.at(len(w.c.events)), why: in.cause}
+	return pdu.ID, w.extend(ctx, e, on)
+}
+
+// base is what a new event is built on: all ends of the room, or as many as an event may name.
+type base struct {
+	tips  []tip
+	state state.Map
+	snap  *state.Snapshot
+}
+
+func (w *writer) base(ctx context.Context) (base, error) {
+	all := base{tips: w.h.tips, state: w.h.state, snap: w.h.snap}
+	if len(w.h.tips) <= maxPrev {
+		return all, nil
+	}
+	tips := slices.Clone(w.h.tips)
+	slices.SortFunc(tips, func(a, b tip) int { return cmp.Compare(b.pdu.Depth, a.pdu.Depth) })
+	on := base{tips: tips[:maxPrev]}
+	var snaps []*state.Snapshot
+	for _, t := range on.tips {
+		snap, err := w.afterTip(ctx, t)
+		if err != nil {
+			return base{}, err
+		}
+		snaps = append(snaps, snap)
+	}
+	m, err := w.resolveSnaps(ctx, snaps)
+	if err != nil {
+		return base{}, err
+	}
+	if on.snap, err = w.merge(snaps, m); err != nil {
+		return base{}, err
+	}
+	on.state = m
+	return on, nil
 }
 
 // unchanged returns the current state event that the intent would repeat.
@@ -99,14 +142,14 @@ func (w *writer) unchanged(ctx context.Context, in intent) (id.Event, error) {
 	return old.ID, nil
 }
 
-// build makes a signed event of an intent, upon the draft's head.
-func (w *writer) build(ctx context.Context, in intent) (*event.PDU, []int64, error) {
+// build makes a signed event of an intent.
+func (w *writer) build(ctx context.Context, in intent, on base) (*event.PDU, []int64, error) {
 	server := in.sender.Server()
 	key, err := w.s.servers.SigningKey(ctx, server)
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing key of %s: %w", server, err)
 	}
-	d, found, err := w.draft(ctx, in)
+	d, found, err := w.draft(ctx, in, on)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,10 +191,10 @@ type selected struct {
 }
 
 // draft fills in everything but hashes and signatures.
-func (w *writer) draft(ctx context.Context, in intent) (*event.Draft, *selected, error) {
+func (w *writer) draft(ctx context.Context, in intent, on base) (*event.Draft, *selected, error) {
 	d := &event.Draft{
 		RoomID: w.r.id, Type: in.typ, StateKey: in.stateKey, Sender: in.sender, Content: in.content, Redacts: in.redacts,
-		Depth: w.depth(), OriginServerTS: in.ts,
+		Depth: on.depth(), OriginServerTS: in.ts,
 	}
 	if d.OriginServerTS == 0 {
 		d.OriginServerTS = time.Now().UnixMilli()
@@ -159,12 +202,12 @@ func (w *writer) draft(ctx context.Context, in intent) (*event.Draft, *selected,
 	if in.typ == typeCreate && w.r.rules.RoomIDIsCreateHash {
 		d.RoomID = ""
 	}
-	for _, t := range w.h.tips {
+	for _, t := range on.tips {
 		if err := refer(&d.PrevEvents, &d.PrevHashes, t.pdu); err != nil {
 			return nil, nil, err
 		}
 	}
-	found, err := w.s.authEvents(ctx, w.r.p, w.h.state, auth.NeededByDraft(d, w.r.rules))
+	found, err := w.s.authEvents(ctx, w.r.p, on.state, auth.NeededByDraft(d, w.r.rules))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,9 +236,9 @@ func refer(ids *[]id.Event, hashes *[][32]byte, e *event.PDU) error {
 }
 
 // depth of the next event: one more than the deepest it builds on, within what JSON of the version can hold.
-func (w *writer) depth() int64 {
+func (b base) depth() int64 {
 	deepest := int64(0)
-	for _, t := range w.h.tips {
+	for _, t := range b.tips {
 		deepest = max(deepest, t.pdu.Depth)
 	}
 	return min(deepest+1, maxDepth)
@@ -228,25 +271,34 @@ func (s *Service) authEvents(ctx context.Context, p *tenure, m state.Map, needed
 	return out, nil
 }
 
-// extend makes an authorised event, which was built on all of the draft's tips, the new end of the room.
-func (w *writer) extend(ctx context.Context, e *newEvent, why cause, local bool) error {
-	before := w.h.sid
-	e.sid = before
-	for _, t := range w.h.tips {
+// extend makes an event of ours the new end of the room.
+func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
+	if on.snap != nil {
+		e.sid = on.snap.SID()
+	}
+	for _, t := range on.tips {
 		e.prev = append(e.prev, t.nid)
+	}
+	if len(on.tips) < len(w.h.tips) {
+		after, err := w.afterOf(e.pdu, e.nid, 0, on.snap, on.state)
+		if err != nil {
+			return err
+		}
+		return w.extendFork(ctx, e, after, true)
 	}
 	w.h.tips = []tip{{e.nid, e.pdu}}
 	w.h.depth = max(w.h.depth, e.pdu.Depth)
-	next := w.h.state
+	next := on.state
 	if e.pdu.IsState() {
-		next = next.Set(state.Key{Type: e.pdu.Type, StateKey: *e.pdu.StateKey}, e.nid)
+		next = next.Set(state.Key(e.pdu.Tuple()), e.nid)
 	}
-	return w.deliver(ctx, e, next, why, local)
+	return w.deliver(ctx, e, next, true)
 }
 
 // deliver gives an event its place in the timeline and moves the room's current state to next.
-func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, why cause, local bool) error {
+func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, local bool) error {
 	w.s.remember(w.r, e)
+	w.drafted[e.pdu.ID] = e.nid
 	w.c.events = append(w.c.events, e)
 	before := w.h.sid
 	moved, err := w.move(ctx, e, next)
@@ -256,7 +308,7 @@ func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, why c
 	if err := w.applyRedaction(ctx, e, local); err != nil {
 		return err
 	}
-	en, err := w.logEntry(ctx, e, before, moved, why, local)
+	en, err := w.logEntry(ctx, e, before, moved, local)
 	if err != nil {
 		return err
 	}
@@ -318,19 +370,25 @@ func (w *writer) move(ctx context.Context, e *newEvent, next state.Map) ([]moved
 
 // snapshot makes next the current state, under a number of its own.
 func (w *writer) snapshot(next state.Map) error {
-	if w.c.states == nil {
-		w.c.states = w.s.states.Batch()
-	}
 	var snap *state.Snapshot
 	var err error
-	if w.h.snap == nil {
-		snap, err = w.c.states.Root(w.r.p.part, w.nid(), next)
-	} else {
-		snap, err = w.c.states.Child(w.h.snap, w.nid(), next)
+	for _, ready := range w.ready {
+		if ready.Map().Equal(next) {
+			snap = ready
+		}
+	}
+	switch {
+	case snap != nil:
+	case w.h.snap == nil:
+		snap, err = w.batch().Root(w.r.p.part, w.nid(), next)
+	default:
+		snap, err = w.batch().Child(w.h.snap, w.nid(), next)
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
+	w.ready = nil
+	w.c.snaps = append(w.c.snaps, snap)
 	w.h.snap, w.h.state, w.h.sid = snap, snap.Map(), snap.SID()
 	return nil
 }

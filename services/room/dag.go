@@ -1,0 +1,373 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hanse/pkg/matrix/auth"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+)
+
+// place is where in the graph an event stands.
+type place struct {
+	// prev are the prev events that we hold in their place, missing those that we lack.
+	prev    []*roomdb.Event
+	missing []id.Event
+	// fetched are states after missing prev events, as another server gave them.
+	fetched []state.Map
+	// history is set for events older than what we have: they get a place before the timeline, and do not change what
+	// the room is now.
+	history bool
+	// known is set if an event that we hold names this one: it is no new end of the room then.
+	known bool
+}
+
+// errNoState says that the state before an event cannot be known.
+var errNoState = errors.New("none of the prev events is known")
+
+// attach judges an event at its place in the graph ("checks performed on receipt of a PDU", steps 4 to 6, server-server
+// API) and adds it to the draft: delivered, soft-failed or rejected, as its flags say then.
+func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) error {
+	snap, err := w.stateBefore(ctx, e, at)
+	if err != nil {
+		return err
+	}
+	before := state.Map{}
+	if snap != nil {
+		before, e.sid = snap.Map(), snap.SID()
+	}
+	for _, p := range at.prev {
+		e.prev = append(e.prev, p.NID)
+	}
+	for _, m := range at.missing {
+		w.c.lacks = append(w.c.lacks, lack{m, e.nid})
+	}
+	if at.known {
+		w.c.found = append(w.c.found, e.pdu.ID)
+	}
+	refusal, err := w.judge(ctx, e, before, at.history)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		w.s.log.Debug("event refused", "event", e.pdu.ID, "flags", e.flags, "err", refusal)
+		e.refusal = refusal
+		w.s.remember(w.r, e)
+		w.drafted[e.pdu.ID] = e.nid
+		w.c.events = append(w.c.events, e)
+		return nil
+	}
+	after, err := w.stateAfter(e, snap, before)
+	if err != nil {
+		return err
+	}
+	switch {
+	case at.history:
+		return w.place(ctx, e)
+	case at.known:
+		return w.deliver(ctx, e, w.h.state, local)
+	}
+	return w.extendFork(ctx, e, after, local)
+}
+
+// judge applies the auth rules. It sets the event's flags; the error that is not a refusal means that it could not be
+// judged.
+func (w *writer) judge(ctx context.Context, e *newEvent, before state.Map, history bool) (refusal, err error) {
+	cited, err := w.cited(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	create, err := w.createOf(ctx, make(map[id.Event]*roomdb.Event))
+	if err != nil {
+		return nil, err
+	}
+	if refusal = w.s.checkCited(e.pdu, cited, create); refusal != nil {
+		e.flags |= flagRejected
+		return refusal, nil
+	}
+	if refusal, err = w.check(ctx, e.pdu, before); err != nil || refusal != nil {
+		e.flags |= flagRejected
+		return refusal, err
+	}
+	if history || before.Equal(w.h.state) {
+		return nil, nil
+	}
+	if refusal, err = w.check(ctx, e.pdu, w.h.state); err != nil || refusal != nil {
+		e.flags |= flagSoftFailed
+	}
+	return refusal, err
+}
+
+// cited returns the auth events that the event names, all of which must be stored, and notes their numbers.
+func (w *writer) cited(ctx context.Context, e *newEvent) ([]*roomdb.Event, error) {
+	found, err := w.stored(ctx, e.pdu.AuthEvents)
+	if err != nil {
+		return nil, err
+	}
+	cited := make([]*roomdb.Event, 0, len(e.pdu.AuthEvents))
+	e.auth = e.auth[:0]
+	for _, a := range e.pdu.AuthEvents {
+		ev := found[a]
+		if ev == nil {
+			return nil, fmt.Errorf("auth event %s of %s: %w", a, e.pdu.ID, errMissingEvent)
+		}
+		cited = append(cited, ev)
+		e.auth = append(e.auth, ev.NID)
+	}
+	return cited, nil
+}
+
+// checkCited applies the rules that concern the auth events, and all others with the auth events as the state. From
+// version 12 on the create event is not among them and is given beside them.
+func (s *Service) checkCited(pdu *event.PDU, cited []*roomdb.Event, create *event.PDU) error {
+	rejected := make(map[id.Event]bool)
+	lookup := make(auth.Events, 0, len(cited)+1)
+	for _, c := range cited {
+		rejected[c.ID] = c.Flags&flagRejected != 0
+		lookup = append(lookup, c.PDU)
+	}
+	opts := auth.Options{Rejected: func(e id.Event) bool { return rejected[e] }}
+	if err := auth.CheckAuthEvents(pdu, lookup, opts); err != nil {
+		return err
+	}
+	if create != nil {
+		lookup = append(lookup, create)
+	}
+	return auth.Check(pdu, lookup, opts)
+}
+
+// check applies the rules with a state of the room.
+func (w *writer) check(ctx context.Context, pdu *event.PDU, m state.Map) (refusal, err error) {
+	found, err := w.s.authEvents(ctx, w.r.p, m, auth.NeededBy(pdu))
+	if err != nil {
+		return nil, err
+	}
+	return auth.Check(pdu, found.lookup, auth.Options{}), nil
+}
+
+// stored returns those of the events that are in the draft or in PostgreSQL.
+func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*roomdb.Event, error) {
+	found := make(map[id.Event]*roomdb.Event, len(ids))
+	var ask []id.Event
+	for _, eventID := range ids {
+		if nid, ok := w.drafted[eventID]; ok {
+			ev, err := w.s.event(ctx, w.r.p, nid)
+			if err != nil {
+				return nil, err
+			}
+			found[eventID] = ev
+			continue
+		}
+		ask = append(ask, eventID)
+	}
+	stored, err := w.r.storedEvents(ctx, ask)
+	if err != nil {
+		return nil, err
+	}
+	for eventID, ev := range stored {
+		found[eventID] = ev
+	}
+	return found, nil
+}
+
+// stateBefore returns the state before an event, nil if that is empty: of one prev event the state after it, of
+// several the resolution.
+func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state.Snapshot, error) {
+	if len(at.prev)+len(at.fetched) == 0 {
+		if e.pdu.Is(typeCreate, "") {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("event %s: %w", e.pdu.ID, errNoState)
+	}
+	var snaps []*state.Snapshot
+	for _, p := range at.prev {
+		snap, err := w.after(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	for _, m := range at.fetched {
+		snap, err := w.store(m)
+		if err != nil {
+			return nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	if len(snaps) == 1 {
+		return snaps[0], nil
+	}
+	maps := make([]state.Map, len(snaps))
+	for i, snap := range snaps {
+		maps[i] = snap.Map()
+	}
+	m, err := w.s.resolve(ctx, w.r, maps)
+	if err != nil {
+		return nil, err
+	}
+	return w.merge(snaps, m)
+}
+
+// merge gives the resolution of states a snapshot.
+func (w *writer) merge(snaps []*state.Snapshot, m state.Map) (*state.Snapshot, error) {
+	for _, snap := range append(snaps, w.h.snap) {
+		if snap != nil && snap.Map().Equal(m) {
+			return snap, nil
+		}
+	}
+	return w.batch().Merge(snaps, w.nid(), m)
+}
+
+// store gives a state that came from elsewhere a snapshot.
+func (w *writer) store(m state.Map) (*state.Snapshot, error) {
+	if w.h.snap == nil {
+		return w.batch().Root(w.r.p.part, w.nid(), m)
+	}
+	if w.h.snap.Map().Equal(m) {
+		return w.h.snap, nil
+	}
+	return w.batch().Child(w.h.snap, w.nid(), m)
+}
+
+func (w *writer) batch() *state.Batch {
+	if w.c.states == nil {
+		w.c.states = w.s.states.Batch()
+	}
+	return w.c.states
+}
+
+// after returns the state after a stored event.
+func (w *writer) after(ctx context.Context, ev *roomdb.Event) (*state.Snapshot, error) {
+	if len(w.h.tips) == 1 && w.h.tips[0].nid == ev.NID {
+		return w.h.snap, nil
+	}
+	if snap := w.afters[ev.NID]; snap != nil {
+		return snap, nil
+	}
+	if snap := w.r.afters[ev.NID]; snap != nil {
+		return snap, nil
+	}
+	var before *state.Snapshot
+	if ev.SID != 0 {
+		var err error
+		if before, err = w.open(ctx, ev.SID); err != nil {
+			return nil, err
+		}
+	}
+	m := state.Map{}
+	if before != nil {
+		m = before.Map()
+	}
+	return w.afterOf(ev.PDU, ev.NID, ev.Flags, before, m)
+}
+
+// open reads a snapshot that may also be of this draft.
+func (w *writer) open(ctx context.Context, sid int64) (*state.Snapshot, error) {
+	if w.h.snap != nil && w.h.sid == sid {
+		return w.h.snap, nil
+	}
+	for _, snap := range w.afters {
+		if snap.SID() == sid {
+			return snap, nil
+		}
+	}
+	for _, snap := range w.r.afters {
+		if snap.SID() == sid {
+			return snap, nil
+		}
+	}
+	// Snapshots of changes that are queued are not in PostgreSQL yet.
+	if err := w.r.settle(ctx); err != nil {
+		return nil, err
+	}
+	return w.s.states.Open(ctx, w.s.shards.For(w.r.p.part), w.r.p.part, sid)
+}
+
+func (w *writer) stateAfter(e *newEvent, snap *state.Snapshot, before state.Map) (*state.Snapshot, error) {
+	return w.afterOf(e.pdu, e.nid, e.flags, snap, before)
+}
+
+func (w *writer) afterOf(pdu *event.PDU, nid int64, flags int32, before *state.Snapshot, m state.Map) (*state.Snapshot, error) {
+	after := before
+	if pdu.IsState() && flags&flagRejected == 0 {
+		next := m.Set(state.Key(pdu.Tuple()), nid)
+		var err error
+		switch {
+		case before == nil:
+			after, err = w.batch().Root(w.r.p.part, w.nid(), next)
+		case w.h.snap != nil && w.h.snap.Map().Equal(next):
+			after = w.h.snap
+		default:
+			after, err = w.batch().Child(before, w.nid(), next)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot: %w", err)
+		}
+	}
+	if after != nil {
+		w.afters[nid] = after
+	}
+	return after, nil
+}
+
+// extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
+// the current state anew.
+func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
+	covered := make(map[int64]bool, len(e.prev))
+	for _, p := range e.prev {
+		covered[p] = true
+	}
+	old := w.h.tips
+	tips := make([]tip, 0, len(old)+1)
+	for _, t := range old {
+		if !covered[t.nid] {
+			tips = append(tips, t)
+		}
+	}
+	var snaps []*state.Snapshot
+	for _, t := range tips {
+		snap, err := w.afterTip(ctx, t)
+		if err != nil {
+			return err
+		}
+		snaps = append(snaps, snap)
+	}
+	snaps = append(snaps, after)
+	next, err := w.resolveSnaps(ctx, snaps)
+	if err != nil {
+		return err
+	}
+	w.h.tips = append(tips, tip{e.nid, e.pdu})
+	w.h.depth = max(w.h.depth, e.pdu.Depth)
+	w.ready = snaps
+	return w.deliver(ctx, e, next, local)
+}
+
+func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
+	ev, err := w.s.event(ctx, w.r.p, t.nid)
+	if err != nil {
+		return nil, err
+	}
+	return w.after(ctx, ev)
+}
+
+func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (state.Map, error) {
+	maps := make([]state.Map, len(snaps))
+	for i, snap := range snaps {
+		maps[i] = snap.Map()
+	}
+	return w.s.resolve(ctx, w.r, maps)
+}
+
+// place adds an event of the room's history: it has a place before all that we had, and changes nothing.
+func (w *writer) place(ctx context.Context, e *newEvent) error {
+	e.history = true
+	w.s.remember(w.r, e)
+	w.drafted[e.pdu.ID] = e.nid
+	w.c.events = append(w.c.events, e)
+	return w.applyRedaction(ctx, e, false)
+}

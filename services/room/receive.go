@@ -1,0 +1,369 @@
+package room
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// Bounds of what one event of another server may cost us.
+const (
+	missingLimit  = 20  // events asked for by get_missing_events
+	missingStates = 5   // missing prev events whose state is asked for
+	maxWaiting    = 64  // transactions that wait for one room
+	maxReceive    = 100 // events in one request
+)
+
+// errBusy is the answer to events of a room that has more to do than it can.
+var errBusy = errors.New("too many events wait for this room")
+
+// Receive implements roomv1.RoomServer. The events of a room are taken in one after the other, in the goroutine of the
+// request: a peer that sends what is expensive waits for itself.
+func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roomv1.ReceiveResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Pdus) > maxReceive {
+		return nil, merr.InvalidParam(fmt.Sprintf("%d events in one request", len(req.Pdus)))
+	}
+	in, err := s.intake(ctx, roomID, id.Server(req.Origin))
+	if err != nil {
+		return nil, err
+	}
+	leave, err := in.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(req.Pdus))}
+	var last *change
+	for i, raw := range req.Pdus {
+		resp.Results[i] = &roomv1.PduResult{}
+		pdu, err := event.Parse(raw, in.rules)
+		if err == nil && pdu.RoomID != roomID {
+			err = fmt.Errorf("%w: of another room", event.ErrInvalid)
+		}
+		if err != nil {
+			s.metrics.pdus.WithLabelValues("malformed").Inc()
+			resp.Results[i].EventId, resp.Results[i].Error = gjson.GetBytes(raw, "event_id").Str, err.Error()
+			continue
+		}
+		resp.Results[i].EventId = string(pdu.ID)
+		v, err := in.take(ctx, pdu)
+		if retry(err) {
+			return nil, again(err)
+		}
+		if v.change != nil {
+			last = v.change
+		}
+		resp.Results[i].Error = v.problem(err)
+	}
+	if last != nil {
+		if err := last.wait(ctx); err != nil {
+			return nil, again(err)
+		}
+	}
+	return resp, nil
+}
+
+// retry says whether the whole request must be made again: the partition or the room was lost under it.
+func retry(err error) bool {
+	_, elsewhere := asNotOwner(err)
+	return elsewhere || errors.Is(err, errUnavailable) || errors.Is(err, errStale)
+}
+
+// verdict is what became of an event.
+type verdict struct {
+	known   bool
+	flags   int32
+	refusal error
+	event   *newEvent
+	change  *change // to be waited for
+	part    uint32
+}
+
+func (v verdict) problem(err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case v.flags&flagRejected != 0:
+		if v.refusal != nil {
+			return v.refusal.Error()
+		}
+		return "rejected"
+	}
+	return ""
+}
+
+// intake takes in events of a room from another server.
+type intake struct {
+	s            *Service
+	roomID       id.Room
+	rules        *roomversion.Rules
+	origin, home id.Server
+	// shallow: events that are missing before an event are not asked for again.
+	shallow bool
+	// relay says that it is our business to send the events to the other servers.
+	relay bool
+}
+
+func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) (*intake, error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	if r.head.joinedLocal == 0 {
+		return nil, merr.NotFound("We are not in this room")
+	}
+	home, err := r.homeServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home}, nil
+}
+
+// enter waits for its turn in the room.
+func (in *intake) enter(ctx context.Context) (leave func(), err error) {
+	r, err := in.s.lockRoom(ctx, in.roomID)
+	if err != nil {
+		return nil, err
+	}
+	r.unlock()
+	if r.waiting.Add(1) > maxWaiting {
+		r.waiting.Add(-1)
+		return nil, merr.LimitExceeded(1000).WithCause(errBusy)
+	}
+	in.s.metrics.ingest.Inc()
+	defer in.s.metrics.ingest.Dec()
+	defer r.waiting.Add(-1)
+	select {
+	case r.ingest <- struct{}{}:
+		return func() { <-r.ingest }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// gaps is what we lack to judge an event.
+type gaps struct {
+	known   bool // the event is here, in its place
+	auth    []id.Event
+	prev    []id.Event
+	tips    []id.Event
+	minimum int64
+}
+
+// take takes one event in, and before it what it needs.
+func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
+	g, err := in.look(ctx, pdu)
+	if err != nil || g.known {
+		return verdict{known: g.known}, err
+	}
+	if len(g.auth) > 0 {
+		if err := in.fetchAuth(ctx, pdu, g.auth); err != nil {
+			return verdict{}, err
+		}
+	}
+	if len(g.prev) > 0 && !in.shallow {
+		if err := in.fillGap(ctx, pdu, g); err != nil {
+			return verdict{}, err
+		}
+		if g, err = in.look(ctx, pdu); err != nil || g.known {
+			return verdict{known: g.known}, err
+		}
+	}
+	states, err := in.statesAt(ctx, g.prev)
+	if err != nil {
+		return verdict{}, err
+	}
+	return in.attach(ctx, pdu, states, false)
+}
+
+// look finds out what is missing. No network is asked while the room is locked.
+func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
+	r, err := in.s.joinedRoom(ctx, in.roomID)
+	if err != nil {
+		return gaps{}, err
+	}
+	defer r.unlock()
+	names := append(append([]id.Event{pdu.ID}, pdu.AuthEvents...), pdu.PrevEvents...)
+	found, err := r.storedEvents(ctx, names)
+	if err != nil {
+		return gaps{}, err
+	}
+	g := gaps{}
+	if e := found[pdu.ID]; e != nil && e.Flags&flagOutlier == 0 {
+		g.known = true
+		return g, nil
+	}
+	for _, a := range pdu.AuthEvents {
+		if found[a] == nil {
+			g.auth = append(g.auth, a)
+		}
+	}
+	for _, p := range pdu.PrevEvents {
+		if e := found[p]; e == nil || e.Flags&flagOutlier != 0 {
+			g.prev = append(g.prev, p)
+		}
+	}
+	if len(g.prev) > 0 {
+		for _, t := range r.head.tips {
+			g.tips = append(g.tips, t.pdu.ID)
+		}
+	}
+	return g, nil
+}
+
+// fillGap asks the origin for the events before this one, and takes them in, oldest first.
+func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
+	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.tips[:min(len(g.tips), maxPrev)], []id.Event{pdu.ID}, 0)
+	if err != nil {
+		in.s.log.Debug("get_missing_events", "room", in.roomID, "server", in.origin, "err", err)
+		return nil // the state at the gap may still be had
+	}
+	if len(raw) > missingLimit {
+		raw = raw[:missingLimit]
+	}
+	pdus, err := in.s.parseAll(ctx, raw, in.rules, in.roomID)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(pdus, func(a, b *event.PDU) int { return cmp.Compare(a.Depth, b.Depth) })
+	before := *in
+	before.shallow = true
+	for _, p := range pdus {
+		if p.ID == pdu.ID {
+			continue
+		}
+		if _, err := before.take(ctx, p); retry(err) || ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			in.s.log.Debug("missing event", "event", p.ID, "err", err)
+		}
+	}
+	return nil
+}
+
+// attach puts the event at its place, with all that it needs at hand.
+func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState, history bool) (verdict, error) {
+	r, err := in.s.joinedRoom(ctx, in.roomID)
+	if err != nil {
+		return verdict{}, err
+	}
+	defer r.unlock()
+	w := in.s.newWriter(ctx, r)
+	e, err := w.receive(ctx, pdu, states, history, in.relay)
+	if err != nil || e == nil {
+		return verdict{known: err == nil}, err
+	}
+	if err := w.put(); err != nil {
+		return verdict{}, err
+	}
+	in.s.metrics.pdus.WithLabelValues(outcome(e.flags)).Inc()
+	if len(r.head.tips) > mergeAbove {
+		in.s.mergeSoon(in.roomID)
+	}
+	return verdict{flags: e.flags, refusal: e.refusal, event: e, change: w.c, part: r.p.part}, nil
+}
+
+func outcome(flags int32) string {
+	switch {
+	case flags&flagRejected != 0:
+		return "rejected"
+	case flags&flagSoftFailed != 0:
+		return "soft_failed"
+	}
+	return "accepted"
+}
+
+// receive drafts an event from elsewhere; nil if it is known by now.
+func (w *writer) receive(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool) (*newEvent, error) {
+	found, err := w.stored(ctx, append([]id.Event{pdu.ID}, pdu.PrevEvents...))
+	if err != nil {
+		return nil, err
+	}
+	e := &newEvent{pdu: pdu}
+	if old := found[pdu.ID]; old == nil {
+		e.nid = w.nid()
+	} else if old.Flags&flagOutlier != 0 {
+		e.nid, e.place = old.NID, true
+	} else {
+		return nil, nil
+	}
+	at := place{history: history}
+	for _, p := range pdu.PrevEvents {
+		if ev := found[p]; ev != nil && ev.Flags&flagOutlier == 0 {
+			at.prev = append(at.prev, ev)
+		} else {
+			at.missing = append(at.missing, p)
+		}
+	}
+	for _, st := range states {
+		m, err := w.fetchedMap(ctx, st)
+		if err != nil {
+			return nil, err
+		}
+		at.fetched = append(at.fetched, m)
+	}
+	if at.known, err = w.awaited(ctx, e); err != nil {
+		return nil, err
+	}
+	return e, w.attach(ctx, e, at, relay)
+}
+
+// awaited finds out whether an event of ours names this one, and whether a redaction of it came before it.
+func (w *writer) awaited(ctx context.Context, e *newEvent) (known bool, err error) {
+	var redactions []int64
+	err = w.s.shards.For(w.r.p.part).QueryRow(ctx, sqlAwaited, int32(w.r.p.part), w.r.nid, string(e.pdu.ID)).Scan(&known, &redactions)
+	if err != nil {
+		return false, fmt.Errorf("look for %s: %w", e.pdu.ID, err)
+	}
+	for _, nid := range redactions {
+		by, err := w.s.event(ctx, w.r.p, nid)
+		if err != nil {
+			return false, err
+		}
+		powerful, err := w.mayRedact(ctx, by.Sender)
+		if err != nil {
+			return false, err
+		}
+		if by.Flags == 0 && redacts(by.PDU, e.pdu, powerful) {
+			e.redactedBy = nid
+		}
+	}
+	return known, nil
+}
+
+// homeServer is one of our names that has a member in the room: requests of the room are made in its name.
+func (r *room) homeServer(ctx context.Context) (id.Server, error) {
+	if r.home != "" {
+		return r.home, nil
+	}
+	for key := range r.head.state.Type(typeMember) {
+		user := id.User(key.StateKey)
+		if !r.s.localUser(user) {
+			continue
+		}
+		now, _, err := r.s.membershipIn(ctx, r.p, r.head.state, user)
+		if err != nil {
+			return "", err
+		}
+		if now == "join" {
+			r.home = user.Server()
+			return r.home, nil
+		}
+	}
+	return "", merr.NotFound("We are not in this room")
+}
