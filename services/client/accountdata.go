@@ -1,0 +1,172 @@
+package client
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/userdb"
+)
+
+const (
+	dataPushRules = "m.push_rules"
+	dataFullyRead = "m.fully_read"
+	dataTag       = "m.tag"
+
+	maxTagName  = 255
+	maxDataType = 255
+)
+
+func (c *Client) accountDataRoutes(rt *routes) {
+	rt.guest.Handle("GET /user/{userId}/account_data/{type}", c.getAccountData)
+	rt.guest.Handle("PUT /user/{userId}/account_data/{type}", c.putAccountData)
+	rt.guest.Handle("GET /user/{userId}/rooms/{roomId}/account_data/{type}", c.getAccountData)
+	rt.guest.Handle("PUT /user/{userId}/rooms/{roomId}/account_data/{type}", c.putAccountData)
+	rt.guest.Handle("GET /user/{userId}/rooms/{roomId}/tags", c.getTags)
+	rt.guest.Handle("PUT /user/{userId}/rooms/{roomId}/tags/{tag}", c.putTag)
+	rt.guest.Handle("DELETE /user/{userId}/rooms/{roomId}/tags/{tag}", c.deleteTag)
+}
+
+// dataKey is what an account data request names: the user, the room ("" for global data) and the type.
+func dataKey(r *http.Request) (user id.User, room id.Room, typ string, err error) {
+	if user, err = ownUser(r); err != nil {
+		return
+	}
+	if param(r, "roomId") != "" {
+		if room, err = pathRoom(r); err != nil {
+			return
+		}
+	}
+	if typ = param(r, "type"); typ == "" || len(typ) > maxDataType {
+		err = merr.InvalidParam("Not a type of account data")
+	}
+	return
+}
+
+func (c *Client) getAccountData(w http.ResponseWriter, r *http.Request) error {
+	user, room, typ, err := dataKey(r)
+	if err != nil {
+		return err
+	}
+	content, err := c.users.AccountData(r.Context(), user, room, typ)
+	if errors.Is(err, userdb.ErrNotFound) {
+		if room == "" && typ == dataPushRules {
+			rules, err := c.pushRules(r.Context(), user)
+			if err != nil {
+				return err
+			}
+			return httpx.OK(w, map[string]any{"global": rules})
+		}
+		return merr.NotFound("Account data not found")
+	}
+	if err != nil {
+		return err
+	}
+	return httpx.Raw(w, http.StatusOK, content)
+}
+
+// putAccountData answers PUT .../account_data/{type} (client-server API, "Client Config"). What the server manages
+// itself cannot be written this way: 405 M_BAD_JSON.
+func (c *Client) putAccountData(w http.ResponseWriter, r *http.Request) error {
+	user, room, typ, err := dataKey(r)
+	if err != nil {
+		return err
+	}
+	if typ == dataFullyRead || (room == "" && typ == dataPushRules) {
+		return merr.New(http.StatusMethodNotAllowed, merr.CodeBadJSON, "Cannot set "+typ+" through this API.")
+	}
+	body, err := httpx.JSONBody(r)
+	if err != nil {
+		return err
+	}
+	var content bytes.Buffer
+	if err := json.Compact(&content, body); err != nil {
+		return merr.NotJSON("The request body is not JSON")
+	}
+	if _, err := c.users.PutAccountData(r.Context(), user, room, typ, content.Bytes()); err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}
+
+// tags is the content of m.tag (client-server API, "Room Tagging").
+type tags struct {
+	Tags map[string]json.RawMessage `json:"tags"`
+}
+
+func parseTags(raw []byte) tags {
+	var t tags
+	if json.Unmarshal(raw, &t) != nil || t.Tags == nil { // a client may have written anything as m.tag
+		t.Tags = make(map[string]json.RawMessage)
+	}
+	return t
+}
+
+func (c *Client) getTags(w http.ResponseWriter, r *http.Request) error {
+	user, err := ownUser(r)
+	if err != nil {
+		return err
+	}
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	content, err := c.users.AccountData(r.Context(), user, room, dataTag)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return err
+	}
+	return httpx.OK(w, parseTags(content))
+}
+
+func (c *Client) putTag(w http.ResponseWriter, r *http.Request) error {
+	body, err := httpx.JSONBody(r)
+	if err != nil {
+		return err
+	}
+	var content struct {
+		Order *float64 `json:"order"`
+	}
+	if err := httpx.Unmarshal(body, &content); err != nil {
+		return err
+	}
+	if content.Order != nil && (*content.Order < 0 || *content.Order > 1) {
+		return merr.InvalidParam("order must be between 0 and 1")
+	}
+	return c.changeTag(w, r, body)
+}
+
+func (c *Client) deleteTag(w http.ResponseWriter, r *http.Request) error {
+	return c.changeTag(w, r, nil)
+}
+
+func (c *Client) changeTag(w http.ResponseWriter, r *http.Request, body []byte) error {
+	user, err := ownUser(r)
+	if err != nil {
+		return err
+	}
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	tag := param(r, "tag")
+	if tag == "" || len(tag) > maxTagName {
+		return merr.InvalidParam("Not a tag: it must have 1 to 255 bytes")
+	}
+	err = c.users.UpdateAccountData(r.Context(), user, room, dataTag, func(old []byte) ([]byte, error) {
+		t := parseTags(old)
+		if body != nil {
+			t.Tags[tag] = body
+		} else {
+			delete(t.Tags, tag)
+		}
+		return json.Marshal(t)
+	})
+	if err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}

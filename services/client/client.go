@@ -1,0 +1,134 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"hanse/pkg/appservice"
+	"hanse/pkg/bus"
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/password"
+	"hanse/pkg/presence"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/session"
+	"hanse/pkg/userdb"
+	fedv1 "hanse/proto/federation/v1"
+)
+
+// Servers are the names that the cluster serves.
+type Servers interface {
+	// IsLocal reports whether the name is one of ours.
+	IsLocal(id.Server) bool
+	// ForHost returns the name that a request with this Host header is for.
+	ForHost(host string) id.Server
+}
+
+// Router calls the owner of a partition (partition.Router).
+type Router interface {
+	Call(ctx context.Context, part uint32, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error
+}
+
+// Limiter is the rate limits of the client API.
+type Limiter interface {
+	// Allow takes one action of a kind from the budget of a key, a user or an address. It returns a *merr.Error
+	// (M_LIMIT_EXCEEDED) if there is none left.
+	Allow(ctx context.Context, kind, key string) error
+}
+
+// Deps are what the role is built from.
+type Deps struct {
+	Users       *userdb.DB
+	Rooms       *roomdb.DB
+	Bus         *bus.Bus
+	Redis       redis.UniversalClient
+	Router      Router
+	FedOut      fedv1.FedOutClient
+	Servers     Servers
+	Sessions    *session.Checker
+	Appservices *appservice.Registry
+	Passwords   *password.Hasher
+	Limits      Limiter
+	Log         *slog.Logger
+	Registerer  prometheus.Registerer // may be nil
+}
+
+// Client is the role.
+type Client struct {
+	cfg      Config
+	users    *userdb.DB
+	rooms    *roomdb.DB
+	bus      *bus.Bus
+	redis    redis.UniversalClient
+	router   Router
+	fedout   fedv1.FedOutClient
+	servers  Servers
+	sessions *session.Checker
+	apps     *appservice.Registry
+	hasher   *password.Hasher
+	limits   Limiter
+	presence *presence.Store
+	log      *slog.Logger
+
+	tasks    sync.WaitGroup
+	taskSem  chan struct{}
+	draining context.Context
+	drain    context.CancelFunc
+}
+
+// New assembles the role; nothing runs before Run.
+func New(cfg Config, d Deps) (*Client, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	if d.Users == nil || d.Bus == nil || d.Redis == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
+		return nil, errors.New("client: a dependency is missing")
+	}
+	c := &Client{
+		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, router: d.Router, fedout: d.FedOut,
+		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
+		presence: presence.New(d.Redis, d.Bus), taskSem: make(chan struct{}, taskParallel),
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.draining, c.drain = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Run does the role's background work until the context ends, then waits for tasks that requests began.
+func (c *Client) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.runTasks(ctx) })
+	err := g.Wait()
+	c.drain()
+	c.tasks.Wait()
+	return err
+}
+
+// server returns the server name that a request is for.
+func (c *Client) server(r *http.Request) id.Server { return c.servers.ForHost(r.Host) }
+
+// isLocal reports whether a user is one of ours.
+func (c *Client) isLocal(u id.User) bool { return c.servers.IsLocal(u.Server()) }
+
+// me is who makes the request; it panics outside authenticated routes, which is a mistake in the routes.
+func me(r *http.Request) *session.Identity {
+	i := session.From(r)
+	if i == nil {
+		panic("client: handler needs an authenticated route")
+	}
+	return i
+}
+
+// param is a path parameter.
+func param(r *http.Request, name string) string { return httpx.Param(r, name) }

@@ -1,0 +1,164 @@
+package client
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/userdb"
+)
+
+// maxFilter bounds a stored filter, in bytes.
+const maxFilter = 64 << 10
+
+func (c *Client) filterRoutes(rt *routes) {
+	rt.guest.Handle("POST /user/{userId}/filter", c.putFilter, httpx.MaxBody(maxFilter))
+	rt.guest.Handle("GET /user/{userId}/filter/{filterId}", c.getFilter)
+}
+
+// The shape of a filter (client-server API, "Filtering"). Only what is checked is listed; unknown members are kept.
+type (
+	eventFilter struct {
+		Limit      *int       `json:"limit"`
+		Types      *[]string  `json:"types"`
+		NotTypes   *[]string  `json:"not_types"`
+		Senders    *[]id.User `json:"senders"`
+		NotSenders *[]id.User `json:"not_senders"`
+	}
+	roomEventFilter struct {
+		eventFilter
+		Rooms                   *[]id.Room `json:"rooms"`
+		NotRooms                *[]id.Room `json:"not_rooms"`
+		ContainsURL             *bool      `json:"contains_url"`
+		LazyLoadMembers         *bool      `json:"lazy_load_members"`
+		IncludeRedundantMembers *bool      `json:"include_redundant_members"`
+		UnreadThreads           *bool      `json:"unread_thread_notifications"`
+	}
+	filter struct {
+		EventFields *[]string    `json:"event_fields"`
+		EventFormat *string      `json:"event_format"`
+		Presence    *eventFilter `json:"presence"`
+		AccountData *eventFilter `json:"account_data"`
+		Room        *struct {
+			Rooms        *[]id.Room       `json:"rooms"`
+			NotRooms     *[]id.Room       `json:"not_rooms"`
+			IncludeLeave *bool            `json:"include_leave"`
+			State        *roomEventFilter `json:"state"`
+			Timeline     *roomEventFilter `json:"timeline"`
+			Ephemeral    *roomEventFilter `json:"ephemeral"`
+			AccountData  *roomEventFilter `json:"account_data"`
+		} `json:"room"`
+	}
+)
+
+func (f *filter) check() error {
+	if f.EventFormat != nil && *f.EventFormat != "client" && *f.EventFormat != "federation" {
+		return merr.InvalidParam("event_format must be client or federation")
+	}
+	parts := []*eventFilter{f.Presence, f.AccountData}
+	if f.Room != nil {
+		if err := checkRooms(f.Room.Rooms, f.Room.NotRooms); err != nil {
+			return err
+		}
+		for _, p := range []*roomEventFilter{f.Room.State, f.Room.Timeline, f.Room.Ephemeral, f.Room.AccountData} {
+			if p == nil {
+				continue
+			}
+			if err := checkRooms(p.Rooms, p.NotRooms); err != nil {
+				return err
+			}
+			parts = append(parts, &p.eventFilter)
+		}
+	}
+	for _, p := range parts {
+		if err := p.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *eventFilter) check() error {
+	if f == nil {
+		return nil
+	}
+	if f.Limit != nil && *f.Limit <= 0 {
+		return merr.InvalidParam("limit must be greater than 0")
+	}
+	for _, users := range []*[]id.User{f.Senders, f.NotSenders} {
+		if users == nil {
+			continue
+		}
+		for _, u := range *users {
+			if _, err := id.ParseUser(string(u)); err != nil {
+				return merr.InvalidParam("Not a user ID: " + string(u))
+			}
+		}
+	}
+	return nil
+}
+
+func checkRooms(lists ...*[]id.Room) error {
+	for _, rooms := range lists {
+		if rooms == nil {
+			continue
+		}
+		for _, room := range *rooms {
+			if _, err := id.ParseRoom(string(room)); err != nil {
+				return merr.InvalidParam("Not a room ID: " + string(room))
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Client) putFilter(w http.ResponseWriter, r *http.Request) error {
+	user, err := ownUser(r)
+	if err != nil {
+		return err
+	}
+	body, err := httpx.JSONBody(r)
+	if err != nil {
+		return err
+	}
+	var f filter
+	if err := httpx.Unmarshal(body, &f); err != nil {
+		return err
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	var content bytes.Buffer
+	if err := json.Compact(&content, body); err != nil {
+		return merr.NotJSON("The request body is not JSON")
+	}
+	n, err := c.users.AddFilter(r.Context(), user, content.Bytes())
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]string{"filter_id": strconv.FormatInt(n, 10)})
+}
+
+func (c *Client) getFilter(w http.ResponseWriter, r *http.Request) error {
+	user, err := ownUser(r)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(param(r, "filterId"), 10, 64)
+	if err != nil || n < 0 {
+		return merr.InvalidParam("Invalid filter_id")
+	}
+	content, err := c.users.Filter(r.Context(), user, n)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return merr.NotFound("No such filter")
+	}
+	if err != nil {
+		return err
+	}
+	return httpx.Raw(w, http.StatusOK, content)
+}

@@ -1,0 +1,90 @@
+package client
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/presence"
+	logv1 "hanse/proto/log/v1"
+)
+
+func (c *Client) presenceRoutes(rt *routes) {
+	rt.auth.Handle("PUT /presence/{userId}/status", c.putPresence)
+	rt.auth.Handle("GET /presence/{userId}/status", c.getPresence)
+}
+
+// putPresence answers PUT /presence/{userId}/status (client-server API, "Presence").
+func (c *Client) putPresence(w http.ResponseWriter, r *http.Request) error {
+	user, err := ownUser(r)
+	if err != nil {
+		return err
+	}
+	var q struct {
+		Presence *string `json:"presence"`
+		Status   *string `json:"status_msg"`
+	}
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if q.Presence == nil {
+		return merr.MissingParam("presence")
+	}
+	if !presence.Valid(*q.Presence) {
+		return merr.InvalidParam("Not a presence state")
+	}
+	if err := c.limit(r, "presence"); err != nil {
+		return err
+	}
+	p := &logv1.Presence{UserId: string(user), Presence: *q.Presence, Local: true, LastActiveMs: time.Now().UnixMilli()}
+	p.CurrentlyActive = *q.Presence == presence.Online || *q.Presence == presence.Busy
+	if q.Status != nil {
+		if len(*q.Status) > presence.MaxStatus {
+			return merr.InvalidParam("status_msg is too long")
+		}
+		p.StatusMsg = *q.Status
+	}
+	if err := c.presence.Set(r.Context(), p); err != nil {
+		// Presence is worth no error: the client can do nothing about it.
+		c.log.WarnContext(r.Context(), "presence not stored", "err", err)
+	}
+	return httpx.Empty(w)
+}
+
+// getPresence answers GET /presence/{userId}/status: for oneself, and for those whom one shares a room with.
+func (c *Client) getPresence(w http.ResponseWriter, r *http.Request) error {
+	user, err := pathUser(r, "userId")
+	if err != nil {
+		return err
+	}
+	ctx, viewer := r.Context(), me(r).User
+	if user != viewer {
+		shared, err := c.sharedWith(ctx, viewer, []id.User{user})
+		if err != nil {
+			return err
+		}
+		if !shared[user] {
+			return merr.Forbidden("You are not allowed to see their presence.")
+		}
+	}
+	p, err := c.presence.Get(ctx, user)
+	if err != nil {
+		if !errors.Is(err, presence.ErrUnknown) {
+			c.log.WarnContext(ctx, "presence not read", "err", err)
+		}
+		return httpx.OK(w, map[string]any{"presence": presence.Offline})
+	}
+	answer := map[string]any{"presence": p.Presence}
+	if p.LastActiveMs > 0 {
+		ago := max(time.Now().UnixMilli()-p.LastActiveMs, 0)
+		answer["last_active_ago"] = ago
+		answer["currently_active"] = p.CurrentlyActive && ago < presence.ActiveFor.Milliseconds()
+	}
+	if p.StatusMsg != "" {
+		answer["status_msg"] = p.StatusMsg
+	}
+	return httpx.OK(w, answer)
+}

@@ -1,0 +1,136 @@
+package client
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/merr"
+	"hanse/pkg/userdb"
+	"hanse/pkg/userdb/db"
+)
+
+func (c *Client) pusherRoutes(rt *routes) {
+	rt.auth.Handle("GET /pushers", c.listPushers)
+	rt.auth.Handle("POST /pushers/set", c.setPusher)
+}
+
+type pusher struct {
+	PushKey           *string         `json:"pushkey"`
+	Kind              *string         `json:"kind"`
+	AppID             *string         `json:"app_id"`
+	AppDisplayName    *string         `json:"app_display_name"`
+	DeviceDisplayName *string         `json:"device_display_name"`
+	ProfileTag        string          `json:"profile_tag,omitempty"`
+	Lang              *string         `json:"lang"`
+	Data              json.RawMessage `json:"data"`
+	Append            bool            `json:"append,omitempty"`
+}
+
+func (c *Client) listPushers(w http.ResponseWriter, r *http.Request) error {
+	rows, err := c.users.Pushers(r.Context(), me(r).User)
+	if err != nil {
+		return err
+	}
+	list := make([]pusher, len(rows))
+	for i, p := range rows {
+		list[i] = pusher{
+			PushKey: &p.Pushkey, Kind: &p.Kind, AppID: &p.AppID, AppDisplayName: &p.AppDisplayName,
+			DeviceDisplayName: &p.DeviceDisplayName, ProfileTag: p.ProfileTag, Lang: &p.Lang, Data: p.Data,
+		}
+	}
+	return httpx.OK(w, map[string]any{"pushers": list})
+}
+
+// setPusher answers POST /pushers/set (client-server API, "Push Notifications"). A kind of null deletes the pusher.
+func (c *Client) setPusher(w http.ResponseWriter, r *http.Request) error {
+	body, err := httpx.JSONBody(r)
+	if err != nil {
+		return err
+	}
+	var q pusher
+	if err := httpx.Unmarshal(body, &q); err != nil {
+		return err
+	}
+	if err := missingParam(map[string]*string{"pushkey": q.PushKey, "app_id": q.AppID}); err != nil {
+		return err
+	}
+	if len(*q.PushKey) > 512 {
+		return merr.InvalidParam("pushkey is too long (max 512)")
+	}
+	if len(*q.AppID) > 64 {
+		return merr.InvalidParam("app_id is too long (max 64)")
+	}
+	i := me(r)
+	if q.Kind == nil {
+		var given map[string]json.RawMessage
+		if err := httpx.Unmarshal(body, &given); err != nil {
+			return err
+		}
+		if _, ok := given["kind"]; !ok {
+			return merr.MissingParam("kind")
+		}
+		if err := c.users.DeletePusher(r.Context(), i.User, *q.AppID, *q.PushKey); err != nil {
+			return err
+		}
+		return httpx.Empty(w)
+	}
+	if err := q.check(); err != nil {
+		return err
+	}
+	err = c.users.PutPusher(r.Context(), db.PutPusherParams{
+		UserID: string(i.User), AppID: *q.AppID, Pushkey: *q.PushKey, DeviceID: string(i.Device), Kind: *q.Kind,
+		AppDisplayName: *q.AppDisplayName, DeviceDisplayName: *q.DeviceDisplayName, ProfileTag: q.ProfileTag,
+		Lang: *q.Lang, Data: q.Data, CreatedTs: userdb.Millis(time.Now()),
+	}, !q.Append)
+	if err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}
+
+func missingParam(members map[string]*string) error {
+	var missing []string
+	for name, v := range members {
+		if v == nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return merr.MissingParam(strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func (q *pusher) check() error {
+	err := missingParam(map[string]*string{
+		"app_display_name": q.AppDisplayName, "device_display_name": q.DeviceDisplayName, "lang": q.Lang,
+	})
+	if err != nil {
+		return err
+	}
+	var data struct {
+		URL    string `json:"url"`
+		Format string `json:"format"`
+	}
+	if len(q.Data) == 0 || q.Data[0] != '{' {
+		return merr.MissingParam("data")
+	}
+	if err := httpx.Unmarshal(q.Data, &data); err != nil {
+		return err
+	}
+	switch *q.Kind {
+	case "http":
+		u, err := url.Parse(data.URL)
+		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.Path != "/_matrix/push/v1/notify" {
+			return merr.InvalidParam("data.url must be an HTTP URL with the path /_matrix/push/v1/notify")
+		}
+	case "email":
+	default:
+		return merr.InvalidParam("Unknown kind of pusher: " + *q.Kind)
+	}
+	return nil
+}

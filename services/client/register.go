@@ -1,0 +1,381 @@
+package client
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"hanse/pkg/appservice"
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/password"
+	"hanse/pkg/session"
+	"hanse/pkg/userdb"
+)
+
+func (c *Client) registerRoutes(rt *routes) {
+	rt.open.Handle("POST /register", c.register)
+	rt.open.Handle("GET /register/available", c.registerAvailable)
+	rt.openV1.Handle("GET /register/{stage}/validity", c.registrationTokenValidity)
+	rt.root.Handle("GET /_synapse/admin/v1/register", c.sharedSecretNonce)
+	rt.root.Handle("POST /_synapse/admin/v1/register", c.sharedSecretRegister)
+}
+
+type registerRequest struct {
+	rawAuth
+	Type         string  `json:"type"`
+	Username     *string `json:"username"`
+	User         string  `json:"user"` // what old bridges send
+	Password     *string `json:"password"`
+	DeviceID     string  `json:"device_id"`
+	DeviceName   string  `json:"initial_device_display_name"`
+	InhibitLogin bool    `json:"inhibit_login"`
+	RefreshToken bool    `json:"refresh_token"`
+}
+
+// register answers POST /register (client-server API, "Account registration").
+func (c *Client) register(w http.ResponseWriter, r *http.Request) error {
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+		return err
+	}
+	kind := r.URL.Query().Get("kind")
+	var q registerRequest
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if err := checkDevice(q.DeviceID, q.DeviceName); err != nil {
+		return err
+	}
+	switch {
+	case q.Type == loginAppservice:
+		return c.registerByAppservice(w, r, &q)
+	case kind == "guest":
+		return c.registerGuest(w, r, &q)
+	case kind != "" && kind != "user":
+		return merr.InvalidParam("Unknown kind of account: " + kind)
+	case !c.cfg.Registration.Enabled && len(c.cfg.Registration.Tokens) == 0:
+		return merr.Forbidden("Registration has been disabled")
+	}
+	return c.registerUser(w, r, &q)
+}
+
+func (c *Client) registerUser(w http.ResponseWriter, r *http.Request, q *registerRequest) error {
+	ctx, server := r.Context(), c.server(r)
+	// These checks come before authentication ("Homeservers MUST perform the relevant checks").
+	user, err := c.newUserID(ctx, server, q.Username, nil)
+	if err != nil {
+		return err
+	}
+	if q.Password != nil {
+		if err := checkNewPassword(*q.Password); err != nil {
+			return err
+		}
+	}
+	flow := []string{stageDummy}
+	if len(c.cfg.Registration.Tokens) > 0 {
+		flow = []string{stageToken}
+	}
+	s, err := c.interactive(r, q.Auth, "", [][]string{flow})
+	if err != nil {
+		return err
+	}
+	if q.Password == nil {
+		return merr.MissingParam("password")
+	}
+	hash, err := c.hasher.Hash(ctx, *q.Password)
+	if err != nil {
+		return err
+	}
+	if s.Token != "" {
+		ok, err := c.users.UseRegistrationToken(ctx, s.Token, c.cfg.Registration.Tokens[s.Token])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return merr.Forbidden("The registration token was used as often as it may be")
+		}
+	}
+	return c.finishRegistration(w, r, q, userdb.NewAccount{User: user, PasswordHash: hash})
+}
+
+// newUserID checks the wanted name, or makes one up, for a user of an application service or, if that is nil, of
+// nobody's.
+func (c *Client) newUserID(ctx context.Context, server id.Server, name *string, s *appservice.Service) (id.User, error) {
+	if name == nil || *name == "" {
+		if s != nil {
+			return "", merr.InvalidUsername("A username is needed")
+		}
+		return id.NewUser(strings.ToLower(rand.Text()[:12]), server), nil
+	}
+	local := strings.ToLower(*name)
+	if err := id.ParseStrictLocalpart(local); err != nil {
+		return "", merr.InvalidUsername("User ID can only contain characters a-z, 0-9, or '=_-./+'")
+	}
+	if local[0] == '_' && s == nil {
+		return "", merr.InvalidUsername("User ID may not begin with _")
+	}
+	user, err := id.ParseUser(string(id.NewUser(local, server)))
+	if err != nil {
+		return "", merr.InvalidUsername("User ID is too long")
+	}
+	if s != nil {
+		if !s.MayActAs(user) {
+			return "", merr.Exclusive("The user is not in a namespace of the application service")
+		}
+	} else if c.apps.OwnerOfUser(user) != nil {
+		return "", merr.Exclusive("This user ID is reserved by an application service")
+	}
+	taken, err := c.users.AccountExists(ctx, user)
+	if err != nil {
+		return "", err
+	}
+	if taken {
+		return "", merr.UserInUse()
+	}
+	return user, nil
+}
+
+func checkNewPassword(pw string) error {
+	if pw == "" {
+		return merr.InvalidParam("Invalid password")
+	}
+	if len(pw) > password.MaxLen {
+		return merr.InvalidParam("Password is too long")
+	}
+	return nil
+}
+
+// finishRegistration creates the account and, unless the client does not want it, a session.
+func (c *Client) finishRegistration(w http.ResponseWriter, r *http.Request, q *registerRequest, a userdb.NewAccount) error {
+	ctx := r.Context()
+	a.CreatedTS = userdb.Millis(time.Now())
+	if a.Displayname == "" && !a.Guest {
+		a.Displayname = a.User.Localpart()
+	}
+	created, err := c.users.CreateAccount(ctx, a)
+	if err != nil {
+		return err
+	}
+	if !created {
+		return merr.UserInUse()
+	}
+	if q.InhibitLogin {
+		return httpx.OK(w, &sessionAnswer{UserID: a.User, HomeServer: a.User.Server()})
+	}
+	answer, err := c.newSession(ctx, a.User, id.Device(q.DeviceID), q.DeviceName, q.RefreshToken)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, answer)
+}
+
+// registerGuest registers a guest: the server picks the device, and ignores the rest but the device's name.
+func (c *Client) registerGuest(w http.ResponseWriter, r *http.Request, q *registerRequest) error {
+	if !c.cfg.Registration.Guests {
+		return merr.Forbidden("Guest access is disabled")
+	}
+	user, err := c.newUserID(r.Context(), c.server(r), nil, nil)
+	if err != nil {
+		return err
+	}
+	return c.finishRegistration(w, r, &registerRequest{DeviceName: q.DeviceName}, userdb.NewAccount{User: user, Guest: true})
+}
+
+// appserviceOf returns the application service whose token the request carries.
+func (c *Client) appserviceOf(r *http.Request) (*appservice.Service, error) {
+	token, err := session.Token(r)
+	if err != nil {
+		return nil, err
+	}
+	s := c.apps.ByToken(token)
+	if s == nil {
+		return nil, merr.UnknownToken(false)
+	}
+	return s, nil
+}
+
+func (c *Client) registerByAppservice(w http.ResponseWriter, r *http.Request, q *registerRequest) error {
+	s, err := c.appserviceOf(r)
+	if err != nil {
+		return err
+	}
+	name := q.Username
+	if name == nil {
+		name = &q.User
+	}
+	user, err := c.newUserID(r.Context(), c.server(r), name, s)
+	if err != nil {
+		return err
+	}
+	return c.finishRegistration(w, r, q, userdb.NewAccount{User: user, Appservice: s.ID})
+}
+
+func (c *Client) registerAvailable(w http.ResponseWriter, r *http.Request) error {
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	if !q.Has("username") {
+		return merr.MissingParam("username")
+	}
+	name := q.Get("username")
+	if name == "" {
+		return merr.InvalidUsername("User ID is empty")
+	}
+	if _, err := c.newUserID(r.Context(), c.server(r), &name, nil); err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]bool{"available": true})
+}
+
+// registrationTokenValid reports whether a token is configured and has uses left.
+func (c *Client) registrationTokenValid(ctx context.Context, token string) (bool, error) {
+	allowed, ok := c.cfg.Registration.Tokens[token]
+	if !ok || allowed == 0 {
+		return ok, nil
+	}
+	used, err := c.users.RegistrationTokenUses(ctx, token)
+	return used < allowed, err
+}
+
+// registrationTokenValidity answers GET /_matrix/client/v1/register/m.login.registration_token/validity.
+func (c *Client) registrationTokenValidity(w http.ResponseWriter, r *http.Request) error {
+	if param(r, "stage") != stageToken {
+		return merr.Unrecognized(http.StatusNotFound)
+	}
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+		return err
+	}
+	token := r.URL.Query().Get("token")
+	if token == "" {
+		return merr.MissingParam("token")
+	}
+	if len(c.cfg.Registration.Tokens) == 0 && !c.cfg.Registration.Enabled {
+		return merr.Forbidden("Registration has been disabled")
+	}
+	valid, err := c.registrationTokenValid(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]bool{"valid": valid})
+}
+
+// nonceLife is how long a nonce of the shared secret registration is good for.
+const nonceLife = time.Minute
+
+func nonceKey(nonce string) string { return "hanse:register:" + nonce }
+
+// sharedSecretNonce and sharedSecretRegister are registration as Synapse has it for its tools: the request carries an
+// HMAC-SHA1 under the shared secret.
+func (c *Client) sharedSecretNonce(w http.ResponseWriter, r *http.Request) error {
+	if c.cfg.Registration.SharedSecret == "" {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "Shared secret registration is not enabled")
+	}
+	nonce := hex.EncodeToString([]byte(rand.Text()))
+	if err := c.redis.Set(r.Context(), nonceKey(nonce), 1, nonceLife).Err(); err != nil {
+		return merr.Unavailable("Try again in a moment").WithCause(err)
+	}
+	return httpx.OK(w, map[string]string{"nonce": nonce})
+}
+
+type sharedSecretRequest struct {
+	Nonce        *string         `json:"nonce"`
+	Username     *string         `json:"username"`
+	Password     *string         `json:"password"`
+	Displayname  string          `json:"displayname"`
+	Admin        json.RawMessage `json:"admin"`
+	UserType     string          `json:"user_type"`
+	Mac          *string         `json:"mac"`
+	InhibitLogin bool            `json:"inhibit_login"`
+}
+
+func (c *Client) sharedSecretRegister(w http.ResponseWriter, r *http.Request) error {
+	if c.cfg.Registration.SharedSecret == "" {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "Shared secret registration is not enabled")
+	}
+	var q sharedSecretRequest
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	admin, err := q.check()
+	if err != nil {
+		return err
+	}
+	_, err = c.redis.GetDel(r.Context(), nonceKey(*q.Nonce)).Result()
+	if errors.Is(err, redis.Nil) {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "unrecognised nonce")
+	}
+	if err != nil {
+		return merr.Unavailable("Try again in a moment").WithCause(err)
+	}
+	if !q.macValid(c.cfg.Registration.SharedSecret, admin) {
+		return merr.Forbidden("HMAC incorrect")
+	}
+	user, err := c.newUserID(r.Context(), c.server(r), q.Username, nil)
+	if err != nil {
+		return err
+	}
+	hash, err := c.hasher.Hash(r.Context(), *q.Password)
+	if err != nil {
+		return err
+	}
+	return c.finishRegistration(w, r, &registerRequest{InhibitLogin: q.InhibitLogin},
+		userdb.NewAccount{User: user, PasswordHash: hash, Admin: admin, Displayname: q.Displayname})
+}
+
+func (q *sharedSecretRequest) check() (admin bool, err error) {
+	for _, m := range []struct {
+		name  string
+		value *string
+	}{{"nonce", q.Nonce}, {"username", q.Username}, {"password", q.Password}, {"mac", q.Mac}} {
+		if m.value == nil {
+			return false, merr.BadJSON(m.name + " must be specified")
+		}
+		if strings.ContainsRune(*m.value, 0) {
+			return false, merr.BadJSON("Invalid " + m.name)
+		}
+	}
+	if len(*q.Username) > 512 || *q.Username == "" {
+		return false, merr.BadJSON("Invalid username")
+	}
+	if len(*q.Password) > password.MaxLen || *q.Password == "" {
+		return false, merr.BadJSON("Invalid password")
+	}
+	if q.UserType != "" && q.UserType != "bot" && q.UserType != "support" {
+		return false, merr.BadJSON("Invalid user type")
+	}
+	// Synapse takes anything that Python finds true.
+	switch string(q.Admin) {
+	case "", "null", "false", "0", `""`:
+		return false, nil
+	}
+	if ok, err := strconv.ParseBool(string(q.Admin)); err == nil {
+		return ok, nil
+	}
+	return true, nil
+}
+
+func (q *sharedSecretRequest) macValid(secret string, admin bool) bool {
+	m := hmac.New(sha1.New, []byte(secret))
+	parts := []string{*q.Nonce, *q.Username, *q.Password, "notadmin"}
+	if admin {
+		parts[3] = "admin"
+	}
+	if q.UserType != "" {
+		parts = append(parts, q.UserType)
+	}
+	m.Write([]byte(strings.Join(parts, "\x00")))
+	given, err := hex.DecodeString(strings.ToLower(*q.Mac))
+	return err == nil && hmac.Equal(given, m.Sum(nil))
+}

@@ -1,0 +1,114 @@
+package client
+
+import (
+	"net/http"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+)
+
+// versions are the versions of the specification that this server implements (client-server API, "API Versions").
+var versions = []string{
+	"r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1",
+	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13",
+	"v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+}
+
+// unstable are the features that clients ask for by name although the specification has them by now.
+var unstable = map[string]bool{
+	"org.matrix.label_based_filtering":       true,
+	"org.matrix.e2e_cross_signing":           true,
+	"org.matrix.msc2285.stable":              true, // private read receipts
+	"org.matrix.msc2432":                     true, // alias semantics
+	"org.matrix.msc3771":                     true, // receipts of threads
+	"org.matrix.msc3773":                     true, // notifications of threads
+	"org.matrix.msc3827.stable":              true, // filter of room types in the directory
+	"org.matrix.msc3440.stable":              true, // threads
+	"org.matrix.msc3916.stable":              true, // authenticated media
+	"org.matrix.msc4151":                     true, // reporting rooms
+	"org.matrix.msc4222":                     true, // state_after
+	"org.matrix.msc4326":                     true, // device masquerading
+	"uk.tcpip.msc4133":                       true, // profile fields
+	"uk.tcpip.msc4133.stable":                true,
+	"org.matrix.simplified_msc3575":          false,
+	"io.element.e2ee_forced.public":          false,
+	"io.element.e2ee_forced.private":         false,
+	"io.element.e2ee_forced.trusted_private": false,
+	"org.matrix.msc3814":                     false, // dehydrated devices
+	"org.matrix.msc4140":                     false, // delayed events
+}
+
+func (c *Client) wellKnownRoutes(rt *routes) {
+	rt.root.Handle("GET /_matrix/client/versions", c.getVersions)
+	rt.root.Handle("GET /.well-known/matrix/client", c.wellKnownClient)
+	rt.root.Handle("GET /.well-known/matrix/server", c.wellKnownServer)
+	rt.root.Handle("GET /.well-known/matrix/support", c.wellKnownSupport)
+	rt.guest.Handle("GET /capabilities", c.capabilities)
+}
+
+func (c *Client) getVersions(w http.ResponseWriter, _ *http.Request) error {
+	return httpx.OK(w, map[string]any{"versions": versions, "unstable_features": unstable})
+}
+
+func (c *Client) wellKnownClient(w http.ResponseWriter, _ *http.Request) error {
+	if c.cfg.PublicBaseURL == "" {
+		return merr.NotFound("No client discovery information is configured")
+	}
+	return httpx.OK(w, map[string]any{"m.homeserver": map[string]string{"base_url": c.cfg.PublicBaseURL}})
+}
+
+func (c *Client) wellKnownServer(w http.ResponseWriter, _ *http.Request) error {
+	if c.cfg.PublicServer == "" {
+		return merr.NotFound("No server discovery information is configured")
+	}
+	return httpx.OK(w, map[string]string{"m.server": c.cfg.PublicServer})
+}
+
+func (c *Client) wellKnownSupport(w http.ResponseWriter, _ *http.Request) error {
+	s := c.cfg.Support
+	if s.Page == "" && len(s.Contacts) == 0 {
+		return merr.NotFound("No support information is configured")
+	}
+	answer := make(map[string]any)
+	if s.Page != "" {
+		answer["support_page"] = s.Page
+	}
+	if len(s.Contacts) > 0 {
+		contacts := make([]map[string]string, len(s.Contacts))
+		for i, ct := range s.Contacts {
+			m := map[string]string{"role": ct.Role}
+			if ct.MatrixID != "" {
+				m["matrix_id"] = ct.MatrixID
+			}
+			if ct.Email != "" {
+				m["email_address"] = ct.Email
+			}
+			contacts[i] = m
+		}
+		answer["contacts"] = contacts
+	}
+	return httpx.OK(w, answer)
+}
+
+// capabilities answers GET /capabilities (client-server API, "Capabilities negotiation").
+func (c *Client) capabilities(w http.ResponseWriter, _ *http.Request) error {
+	available := make(map[string]string)
+	for _, v := range roomversion.Supported() {
+		available[v] = "stable"
+		if rules, ok := roomversion.Get(v); ok && !rules.Stable {
+			available[v] = "unstable"
+		}
+	}
+	enabled := map[string]bool{"enabled": true}
+	return httpx.OK(w, map[string]any{"capabilities": map[string]any{
+		"m.room_versions":            map[string]any{"default": roomversion.Default, "available": available},
+		"m.change_password":          enabled,
+		"m.set_displayname":          enabled,
+		"m.set_avatar_url":           enabled,
+		"m.profile_fields":           enabled,
+		"m.3pid_changes":             map[string]bool{"enabled": false},
+		"m.get_login_token":          map[string]bool{"enabled": false},
+		"m.forget_forced_upon_leave": map[string]bool{"enabled": false},
+	}})
+}
