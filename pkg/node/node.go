@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/httpx"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
+	"hanse/pkg/servers"
 )
 
 // Node is one process. All fields are set before the first role is built, and none changes afterwards.
@@ -28,6 +29,8 @@ type Node struct {
 	PG    *pg.Shards
 	Bus   *bus.Bus
 	Redis redis.UniversalClient
+	// Servers are the names that the cluster serves, and their signing keys.
+	Servers *servers.Registry
 
 	// Members are the workers; Router calls the owners of partitions, Conns any worker by address.
 	Members *partition.Members

@@ -11,13 +11,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
 
-	"hanse/pkg/bus"
-	"hanse/pkg/grpcx"
 	"hanse/pkg/httpx"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
-	"hanse/pkg/pg"
 )
 
 // process is what Run builds up and takes down.
@@ -27,6 +25,8 @@ type process struct {
 	log     *slog.Logger
 	metrics *prometheus.Registry
 	node    *node.Node
+	tracer  trace.Tracer // nil if nothing is traced
+	version string
 	running []runningRole
 	ready   atomic.Bool
 	failed  chan error // an error of something that should run until the end
@@ -46,8 +46,8 @@ type runningRole struct {
 	done chan struct{}
 }
 
-// Run runs roles, all of them if none is named, until the context ends or something fails.
-func Run(ctx context.Context, cfg *Config, names []string, log *slog.Logger) error {
+// Run runs roles, all of them if none is named, until the context ends or something fails. The version is for traces.
+func Run(ctx context.Context, cfg *Config, names []string, version string, log *slog.Logger) error {
 	specs, err := pick(names)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func Run(ctx context.Context, cfg *Config, names []string, log *slog.Logger) err
 	if err := embeddedFits(cfg, specs); err != nil {
 		return err
 	}
-	p := &process{cfg: cfg, specs: specs, log: log, metrics: prometheus.NewRegistry(), failed: make(chan error, 16)}
+	p := &process{cfg: cfg, specs: specs, version: version, log: log, metrics: prometheus.NewRegistry(), failed: make(chan error, 16)}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	err = p.start(ctx)
 	if err == nil {
@@ -99,10 +99,12 @@ func (p *process) start(ctx context.Context) error {
 		do   func(ctx context.Context) error
 	}{
 		{"monitoring", p.openMonitoring},
+		{"tracing", p.openTracing},
 		{"PostgreSQL", p.openPostgres},
 		{"NATS", p.openBus},
 		{"Redis", p.openRedis},
 		{"workers", p.openWorkers},
+		{"server names", p.openServers},
 		{"roles", p.buildRoles},
 		{"listeners", p.openAPIs},
 	} {
@@ -137,99 +139,24 @@ func (p *process) fail(what string, err error) {
 	}
 }
 
-func (p *process) openPostgres(ctx context.Context) error {
-	p.node = &node.Node{WorkerID: p.cfg.workerID(), Log: p.log, Metrics: p.metrics}
-	if len(p.cfg.PostgreSQL.Shards) == 0 || p.cfg.NATS.URL == "" {
-		lock, err := lockData(p.cfg.DataDir)
-		if err != nil {
-			return err
-		}
-		p.onEnd("data directory", func(context.Context) error { return lock.Close() })
-	}
-	if len(p.cfg.PostgreSQL.Shards) == 0 {
-		srv, err := startPostgres(ctx, p.cfg, p.log)
-		if err != nil {
-			return err
-		}
-		p.onEnd("private PostgreSQL", func(context.Context) error { return srv.Stop() })
-		go func() {
-			<-srv.Exited()
-			p.fail("private PostgreSQL", errors.New("it has ended"))
-		}()
-	}
-	shards, err := pg.Open(ctx, p.cfg.PostgreSQL)
-	if err != nil {
-		return err
-	}
-	p.onEnd("PostgreSQL", func(context.Context) error { shards.Close(); return nil })
-	p.metrics.MustRegister(shards.Collector())
-	p.node.PG, p.node.Rows = shards, partition.NewRows(shards)
-	return partition.Fix(shards.P())
-}
-
-func (p *process) openBus(ctx context.Context) error {
-	b, err := bus.Open(ctx, bus.Config{URL: p.cfg.NATS.URL, StoreDir: p.cfg.natsDir(), Name: p.node.WorkerID,
-		Log: p.log, Registerer: p.metrics})
-	if err != nil {
-		return err
-	}
-	p.onEnd("NATS", func(context.Context) error { b.Close(); return nil })
-	p.node.Bus = b
-	return nil
-}
-
-func (p *process) openRedis(context.Context) error {
-	client, stop, err := openRedis(p.cfg.Redis)
-	if err != nil {
-		return err
-	}
-	p.onEnd("Redis", func(context.Context) error { stop(); return nil })
-	p.node.Redis = client
-	return nil
-}
-
-// openWorkers makes this process known to the others, as one that starts.
-func (p *process) openWorkers(ctx context.Context) error {
-	serverTLS, clientTLS, err := p.cfg.Listen.GRPC.mutualTLS()
-	if err != nil {
-		return err
-	}
-	gc := grpcx.Config{Listen: p.cfg.Listen.GRPC.Address, Advertise: p.cfg.Listen.GRPC.Advertise,
-		ServerTLS: serverTLS, ClientTLS: clientTLS, Tracer: p.node.Tracer, Log: p.log, Registerer: p.metrics}
-	server, err := grpcx.NewServer(gc)
-	if err != nil {
-		return err
-	}
-	p.onEnd("gRPC", func(ctx context.Context) error { server.Stop(ctx); return nil })
-	conns := grpcx.NewConns(gc, server)
-	p.onEnd("gRPC connections", func(context.Context) error { conns.Close(); return nil })
-	members, err := partition.Join(partition.MembersConfig{
-		Bus: p.node.Bus, Log: p.log, Registerer: p.metrics, Replicas: p.cfg.NATS.Replicas,
-		Self: partition.Member{ID: p.node.WorkerID, Addr: server.Addr(), Roles: p.roleNames()},
-	})
-	if err != nil {
-		return err
-	}
-	p.onEnd("membership", members.Leave)
-	router := partition.NewRouter(partition.RouterConfig{Members: members, Rows: p.node.Rows, Conns: conns, Log: p.log, Registerer: p.metrics})
-	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+// background runs something for as long as the process does.
+func (p *process) background(ctx context.Context, name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := router.Run(runCtx); err != nil {
-			p.fail("router", err)
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			p.fail(name, err)
 		}
 	}()
-	p.onEnd("router", func(context.Context) error { cancel(); <-done; return nil })
-	p.node.GRPC, p.node.Conns, p.node.Members, p.node.Router = server, conns, members, router
-	return nil
+	p.onEnd(name, func(context.Context) error { cancel(); <-done; return nil })
 }
 
 // buildRoles builds the roles and lets them run; requests come later.
 func (p *process) buildRoles(ctx context.Context) error {
 	api := func(name string, cors bool) *httpx.Router {
 		return httpx.NewRouter(httpx.RouterConfig{Name: name, CORS: cors, TrustedProxies: p.cfg.Listen.TrustedProxies,
-			Log: p.log, Registerer: p.metrics})
+			Tracer: p.tracer, Log: p.log, Registerer: p.metrics})
 	}
 	p.node.ClientAPI, p.node.FederationAPI = api("client", true), api("federation", false)
 	b := &builder{cfg: p.cfg, node: p.node}

@@ -20,5 +20,5 @@ func (c *runCmd) Run(ctx context.Context, g *globals) error {
 	for _, w := range report.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	return app.Run(ctx, cfg, c.Role, log)
+	return app.Run(ctx, cfg, c.Role, version, log)
 }
