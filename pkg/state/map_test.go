@@ -26,6 +26,14 @@ func genKey() *rapid.Generator[Key] {
 	)
 }
 
+// genKeys draws few keys or enough for several levels of the tree.
+func genKeys() *rapid.Generator[[]Key] {
+	return rapid.Custom(func(t *rapid.T) []Key {
+		n := rapid.SampledFrom([]int{0, 5, 40, 100, 250}).Draw(t, "at least")
+		return rapid.SliceOfN(genKey(), n, n+50).Draw(t, "keys")
+	})
+}
+
 func compareKeys(a, b Key) int {
 	if c := strings.Compare(a.Type, b.Type); c != 0 {
 		return c
@@ -107,7 +115,7 @@ func TestMapAgainstGoMap(t *testing.T) {
 			g map[Key]int64
 		}
 		var old []version
-		for i := range rapid.IntRange(0, 300).Draw(t, "steps") {
+		for i := range rapid.SampledFrom([]int{10, 100, 400}).Draw(t, "steps") {
 			k := genKey().Draw(t, "key")
 			if rapid.IntRange(0, 3).Draw(t, "op") == 0 {
 				_, had := g[k]
@@ -137,6 +145,14 @@ func TestMapAgainstGoMap(t *testing.T) {
 		for _, v := range old {
 			checkEqual(t, v.m, v.g)
 		}
+		// Whole ranges go: branches with one child left must close up.
+		for _, k := range slices.Collect(maps.Keys(g)) {
+			if k.Type != "m.room.member" || len(k.StateKey) < 14 {
+				m = m.Delete(k)
+				delete(g, k)
+			}
+		}
+		checkEqual(t, m, g)
 	})
 }
 
@@ -206,7 +222,7 @@ func TestTypeAndPrefix(t *testing.T) {
 func TestDiffN(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := map[Key]int64{}
-		for _, k := range rapid.SliceOfN(genKey(), 0, 200).Draw(t, "base") {
+		for _, k := range genKeys().Draw(t, "base") {
 			base[k] = 1
 		}
 		root := fromGo(base)
@@ -224,8 +240,13 @@ func TestDiffN(t *testing.T) {
 					delete(gs[i], key)
 				}
 			}
-			if rapid.IntRange(0, 9).Draw(t, "empty") == 0 {
+			switch rapid.IntRange(0, 9).Draw(t, "part") {
+			case 0:
 				gs[i], ms[i] = map[Key]int64{}, Map{}
+			case 1, 2: // ranges that others lack
+				members := rapid.Bool().Draw(t, "members")
+				maps.DeleteFunc(gs[i], func(k Key, _ int64) bool { return (k.Type == "m.room.member") != members })
+				ms[i] = fromGo(gs[i])
 			}
 		}
 		want := map[Key][]int64{}
@@ -269,18 +290,19 @@ func TestDiffN(t *testing.T) {
 func TestApplyIsSetAndDelete(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		base := map[Key]int64{}
-		for _, k := range rapid.SliceOfN(genKey(), 0, 200).Draw(t, "base") {
+		for _, k := range genKeys().Draw(t, "base") {
 			base[k] = 1
 		}
 		m := fromGo(base)
-		keys := rapid.SliceOfN(genKey(), 0, 120).Draw(t, "keys")
+		keys := genKeys().Draw(t, "keys")
+		most := len(keys)
 		if rapid.Bool().Draw(t, "delete most") {
-			keys = append(keys, slices.Collect(maps.Keys(base))...)
+			keys = append(keys, slices.SortedFunc(maps.Keys(base), compareKeys)...)
 		}
 		var changes []Change
 		for i, k := range keys {
 			c := Change{Key: k, New: rapid.Int64Range(0, 3).Draw(t, "nid")}
-			if i > 120 {
+			if i >= most {
 				c.New = 0
 			}
 			changes = append(changes, c)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"hanse/pkg/pg/pgtest"
@@ -298,4 +299,104 @@ func TestOrderOfNumbers(t *testing.T) {
 	if b.Len() != 1 {
 		t.Fatalf("%d rows", b.Len())
 	}
+}
+
+// hookedDB calls before ahead of each query.
+type hookedDB struct {
+	*pgxpool.Pool
+	n      int
+	before func(n int)
+}
+
+func (h *hookedDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	h.n++
+	h.before(h.n)
+	return h.Pool.Query(ctx, sql, args...)
+}
+
+func TestSegmentStoredDuringLoad(t *testing.T) {
+	db := pgtest.New(t).For(part)
+	ctx := context.Background()
+	b := state.NewWriter(nil).Batch()
+	var first, second state.Map
+	for i := range 6000 {
+		first = first.Set(member(i), 1)
+		second = second.Set(member(i+3000), 2)
+	}
+	root, err := b.Root(part, 10, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := b.Child(root, 20, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, db, b, false)
+	if len(b.Later()) != 1 {
+		t.Fatalf("%d segments left for later; want the new base", len(b.Later()))
+	}
+	hooked := &hookedDB{Pool: db, before: func(n int) {
+		if n == 2 { // between the walk and the payloads
+			if err := b.Later()[0].Store(ctx, db); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	for range 2 { // without the segment, then by it
+		m, err := state.NewStore(state.DefaultConfig(), nil).Load(ctx, hooked, part, child.SID())
+		if err != nil || !m.Equal(second) {
+			t.Fatalf("other state: %v", err)
+		}
+	}
+}
+
+// TestReadAmplification: a cold load reads the base and at most as much again.
+func TestReadAmplification(t *testing.T) {
+	db := pgtest.New(t).For(part)
+	rng := rand.New(rand.NewPCG(9, 9))
+	for _, n := range []int{10, 500, 6000} {
+		b := state.NewWriter(nil).Batch()
+		sid := int64(n) * 1_000_000
+		var m state.Map
+		for i := range n {
+			m = m.Set(member(i), sid)
+		}
+		s, err := b.Root(part, sid, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10_000 {
+			sid++
+			if s, err = b.Child(s, sid, s.Map().Set(member(rng.IntN(n)), sid)); err != nil {
+				t.Fatal(err)
+			}
+			if i%1777 != 0 && i != 9_999 {
+				continue
+			}
+			commit(t, db, b, true)
+			b = state.NewWriter(nil).Batch()
+			reg := prometheus.NewRegistry()
+			if _, err := state.NewStore(state.DefaultConfig(), reg).Load(context.Background(), db, part, sid); err != nil {
+				t.Fatal(err)
+			}
+			if read, most := counter(t, reg, "hanse_state_entries_read_total"), float64(n+max(n, 256)); read > most {
+				t.Errorf("N=%d: %v entries read after %d changes; want at most %v", n, read, i, most)
+			}
+		}
+	}
+}
+
+func counter(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }
