@@ -1,0 +1,180 @@
+// Package pushrule is the push rules of users (client-server API, module Push Notifications): the default rules, what
+// users make of them, and which rule an event matches.
+package pushrule
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"hanse/pkg/matrix/id"
+)
+
+// Ruleset is the rules of a user by kind. The kinds take effect in this order, the rules of a kind in theirs.
+type Ruleset struct {
+	Override  []Rule `json:"override"`
+	Content   []Rule `json:"content"`
+	Room      []Rule `json:"room"`
+	Sender    []Rule `json:"sender"`
+	Underride []Rule `json:"underride"`
+}
+
+// Rule is a push rule (PushRule).
+type Rule struct {
+	ID      string `json:"rule_id"`
+	Default bool   `json:"default"`
+	Enabled bool   `json:"enabled"`
+	// Actions are strings and objects, as JSON.
+	Actions []json.RawMessage `json:"actions"`
+	// Conditions are of override and underride rules.
+	Conditions []Condition `json:"conditions,omitempty"`
+	// Pattern is of content rules.
+	Pattern string `json:"pattern,omitempty"`
+}
+
+// Condition is a condition of a rule (PushCondition). Which fields it has depends on its kind.
+type Condition struct {
+	Kind    string          `json:"kind"`
+	Key     string          `json:"key,omitempty"`
+	Pattern *string         `json:"pattern,omitempty"`
+	Is      string          `json:"is,omitempty"`
+	Value   json.RawMessage `json:"value,omitempty"`
+}
+
+// MarshalJSON writes conditions of override and underride rules even if there are none: the rule matches everything.
+func (r Rule) MarshalJSON() ([]byte, error) {
+	type plain Rule
+	b, err := json.Marshal(plain(r))
+	if err != nil || r.Conditions == nil || len(r.Conditions) > 0 {
+		return b, err
+	}
+	return append(b[:len(b)-1], `,"conditions":[]}`...), nil
+}
+
+// Actions that rules have.
+var (
+	Notify    = json.RawMessage(`"notify"`)
+	Highlight = json.RawMessage(`{"set_tweak":"highlight"}`)
+)
+
+// Sound returns the action that plays a sound.
+func Sound(name string) json.RawMessage {
+	return json.RawMessage(`{"set_tweak":"sound","value":"` + name + `"}`)
+}
+
+func match(key, pattern string) Condition {
+	return Condition{Kind: "event_match", Key: key, Pattern: &pattern}
+}
+
+func rule(name string, conditions []Condition, actions ...json.RawMessage) Rule {
+	if actions == nil {
+		actions = []json.RawMessage{}
+	}
+	return Rule{ID: ".m.rule." + name, Default: true, Enabled: true, Conditions: conditions, Actions: actions}
+}
+
+// Defaults returns the rules that the server has for a user (section "Predefined Rules").
+func Defaults(user id.User) Ruleset {
+	me, err := json.Marshal(user)
+	if err != nil {
+		panic(err) // a string always marshals
+	}
+	is := func(kind, key string, value json.RawMessage) Condition {
+		return Condition{Kind: kind, Key: key, Value: value}
+	}
+	two := Condition{Kind: "room_member_count", Is: "2"}
+	master := rule("master", []Condition{})
+	master.Enabled = false
+	return Ruleset{
+		Override: []Rule{
+			master,
+			rule("suppress_notices", []Condition{match("content.msgtype", "m.notice")}),
+			rule("invite_for_me", []Condition{match("type", "m.room.member"), match("content.membership", "invite"), match("state_key", string(user))}, Notify, Sound("default")),
+			rule("member_event", []Condition{match("type", "m.room.member")}),
+			rule("is_user_mention", []Condition{is("event_property_contains", `content.m\.mentions.user_ids`, me)}, Notify, Sound("default"), Highlight),
+			rule("is_room_mention", []Condition{is("event_property_is", `content.m\.mentions.room`, json.RawMessage(`true`)), {Kind: "sender_notification_permission", Key: "room"}}, Notify, Highlight),
+			rule("tombstone", []Condition{match("type", "m.room.tombstone"), match("state_key", "")}, Notify, Highlight),
+			rule("reaction", []Condition{match("type", "m.reaction")}),
+			rule("room.server_acl", []Condition{match("type", "m.room.server_acl"), match("state_key", "")}),
+			rule("suppress_edits", []Condition{is("event_property_is", `content.m\.relates_to.rel_type`, json.RawMessage(`"m.replace"`))}),
+		},
+		Content: []Rule{}, Room: []Rule{}, Sender: []Rule{},
+		Underride: []Rule{
+			rule("call", []Condition{match("type", "m.call.invite")}, Notify, Sound("ring")),
+			rule("encrypted_room_one_to_one", []Condition{two, match("type", "m.room.encrypted")}, Notify, Sound("default")),
+			rule("room_one_to_one", []Condition{two, match("type", "m.room.message")}, Notify, Sound("default")),
+			rule("message", []Condition{match("type", "m.room.message")}, Notify),
+			rule("encrypted", []Condition{match("type", "m.room.encrypted")}, Notify),
+		},
+	}
+}
+
+// Parse reads the content of a user's m.push_rules account data; none is the defaults. Rules of the server that the user
+// has not are added, those that the server has no more are dropped; of the others the user's word on enabled and actions
+// counts.
+func Parse(content []byte, user id.User) (Ruleset, error) {
+	defaults := Defaults(user)
+	if len(content) == 0 {
+		return defaults, nil
+	}
+	var stored struct {
+		Global Ruleset `json:"global"`
+	}
+	if err := json.Unmarshal(content, &stored); err != nil {
+		return Ruleset{}, fmt.Errorf("push rules: %w", err)
+	}
+	merged := stored.Global
+	for kind, rules := range merged.kinds() {
+		*rules = merge(*rules, *defaults.kind(kind))
+	}
+	return merged, nil
+}
+
+// merge puts the master rule first, the user's own rules behind it, and the server's rules last.
+func merge(stored, defaults []Rule) []Rule {
+	out := make([]Rule, 0, len(stored)+len(defaults))
+	var last []Rule
+	for _, d := range defaults {
+		if at := slices.IndexFunc(stored, func(r Rule) bool { return r.ID == d.ID }); at >= 0 {
+			d.Enabled, d.Actions = stored[at].Enabled, stored[at].Actions
+		}
+		if d.ID == ".m.rule.master" {
+			out = append(out, d)
+		} else {
+			last = append(last, d)
+		}
+	}
+	for _, r := range stored {
+		if !strings.HasPrefix(r.ID, ".") {
+			out = append(out, r)
+		}
+	}
+	return append(out, last...)
+}
+
+// ContentJSON returns the content of m.push_rules account data.
+func (r Ruleset) ContentJSON() ([]byte, error) {
+	return json.Marshal(map[string]Ruleset{"global": r})
+}
+
+// kind returns the rules of a kind, nil if there is no such kind.
+func (r *Ruleset) kind(name string) *[]Rule {
+	switch name {
+	case "override":
+		return &r.Override
+	case "content":
+		return &r.Content
+	case "room":
+		return &r.Room
+	case "sender":
+		return &r.Sender
+	case "underride":
+		return &r.Underride
+	}
+	return nil
+}
+
+func (r *Ruleset) kinds() map[string]*[]Rule {
+	return map[string]*[]Rule{"override": &r.Override, "content": &r.Content, "room": &r.Room, "sender": &r.Sender, "underride": &r.Underride}
+}
