@@ -154,3 +154,18 @@ func notFound(err error) error {
 
 // Millis is a time as Matrix writes it: milliseconds since 1970.
 func Millis(t time.Time) int64 { return t.UnixMilli() }
+
+// Seqs returns the positions of several users' streams, with one query for each shard.
+func (d *DB) Seqs(ctx context.Context, users []id.User) (map[id.User]int64, error) {
+	out := make(map[id.User]int64, len(users))
+	for _, g := range d.groups(users) {
+		rows, err := db.New(g.pool).Seqs(ctx, g.parts, g.users)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			out[id.User(r.UserID)] = r.Seq
+		}
+	}
+	return out, nil
+}

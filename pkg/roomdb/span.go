@@ -1,0 +1,192 @@
+package roomdb
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"hanse/pkg/matrix/id"
+	logv1 "hanse/proto/log/v1"
+)
+
+// Span returns the room's current state just behind position after and at position upTo; 0, 0 if no event lies between.
+func (d *DB) Span(ctx context.Context, part uint32, roomNID, after, upTo int64) (before, now int64, err error) {
+	err = d.shards.For(part).QueryRow(ctx, `SELECT
+		coalesce((SELECT l.current_before FROM event e JOIN log l ON l.part = e.part AND l.pos = e.ord
+			WHERE e.part = $1 AND e.room_nid = $2 AND e.ord > $3 AND e.ord <= $4 ORDER BY e.ord LIMIT 1), 0),
+		coalesce((SELECT l.current_after FROM event e JOIN log l ON l.part = e.part AND l.pos = e.ord
+			WHERE e.part = $1 AND e.room_nid = $2 AND e.ord > $3 AND e.ord <= $4 ORDER BY e.ord DESC LIMIT 1), 0)`,
+		int32(part), roomNID, after, upTo).Scan(&before, &now)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read span of a room: %w", err)
+	}
+	return before, now, nil
+}
+
+// Receipt is a stored read receipt.
+type Receipt struct {
+	RoomKey
+	User      id.User
+	Type      string
+	Thread    string
+	Event     id.Event
+	Ord       int64
+	NotifySeq int64
+	// TS is in milliseconds since 1970.
+	TS int64
+}
+
+const receiptColumns = `part, room_nid, user_id, type, thread_id, event_id, ord, notify_seq, ts`
+
+func scanReceipts(rows pgx.Rows, err error) ([]Receipt, error) {
+	if err != nil {
+		return nil, fmt.Errorf("read receipts: %w", err)
+	}
+	receipts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Receipt, error) {
+		var r Receipt
+		err := row.Scan(&r.Part, &r.NID, &r.User, &r.Type, &r.Thread, &r.Event, &r.Ord, &r.NotifySeq, &r.TS)
+		return r, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read receipts: %w", err)
+	}
+	return receipts, nil
+}
+
+// ReceiptsSince returns the receipts of a room that were last moved in (after, upTo].
+func (d *DB) ReceiptsSince(ctx context.Context, part uint32, roomNID, after, upTo int64) ([]Receipt, error) {
+	return scanReceipts(d.shards.For(part).Query(ctx, `SELECT `+receiptColumns+` FROM receipt
+		WHERE part = $1 AND room_nid = $2 AND pos > $3 AND pos <= $4 ORDER BY pos`, int32(part), roomNID, after, upTo))
+}
+
+// Receipts returns the receipts of many rooms: all, or those of one user.
+func (d *DB) Receipts(ctx context.Context, rooms []RoomKey, of id.User) (map[RoomKey][]Receipt, error) {
+	found := make(map[RoomKey][]Receipt, len(rooms))
+	err := d.eachRoomShard(rooms, func(q querier, parts []int32, nids []int64) error {
+		receipts, err := scanReceipts(q.Query(ctx, `SELECT `+receiptColumns+` FROM receipt
+			WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) AND ($3 = '' OR user_id = $3)`, parts, nids, string(of)))
+		for _, r := range receipts {
+			found[r.RoomKey] = append(found[r.RoomKey], r)
+		}
+		return err
+	})
+	return found, err
+}
+
+// eachRoomShard is eachShard for rooms.
+func (d *DB) eachRoomShard(rooms []RoomKey, f func(q querier, parts []int32, nids []int64) error) error {
+	parts := make([]uint32, len(rooms))
+	for i, r := range rooms {
+		parts[i] = r.Part
+	}
+	return d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		nids := make([]int64, len(index))
+		for i, at := range index {
+			nids[i] = rooms[at].NID
+		}
+		return f(q, parts, nids)
+	})
+}
+
+// DeviceChanges returns the members whose devices changed in (after, upTo].
+func (d *DB) DeviceChanges(ctx context.Context, part uint32, roomNID, after, upTo int64) ([]id.User, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT body FROM log
+		WHERE part = $1 AND room_nid = $2 AND kind = 3 AND pos > $3 AND pos <= $4`, int32(part), roomNID, after, upTo)
+	if err != nil {
+		return nil, fmt.Errorf("read device changes: %w", err)
+	}
+	users, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (id.User, error) {
+		var body []byte
+		if err := row.Scan(&body); err != nil {
+			return "", err
+		}
+		c := new(logv1.DeviceChange)
+		err := proto.Unmarshal(body, c)
+		return id.User(c.UserId), err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read device changes: %w", err)
+	}
+	return users, nil
+}
+
+// Unread is what a user has not read of a room.
+type Unread struct{ Mentions, OwnNotifying int64 }
+
+// UnreadSpan asks for what lies behind a user's read position.
+type UnreadSpan struct {
+	RoomKey
+	After, UpTo int64 // ords
+}
+
+// Unread counts, behind read positions, the events that mention a user and the user's own events among those that
+// notify others.
+func (d *DB) Unread(ctx context.Context, user id.User, spans []UnreadSpan) (map[RoomKey]Unread, error) {
+	found := make(map[RoomKey]Unread, len(spans))
+	parts := make([]uint32, len(spans))
+	for i, s := range spans {
+		parts[i] = s.Part
+	}
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		nids, after, upTo := make([]int64, len(index)), make([]int64, len(index)), make([]int64, len(index))
+		for i, at := range index {
+			nids[i], after[i], upTo[i] = spans[at].NID, spans[at].After, spans[at].UpTo
+		}
+		rows, err := q.Query(ctx, `SELECT r.p, r.n,
+			(SELECT count(*) FROM mention m JOIN event e ON e.part = m.part AND e.room_nid = m.room_nid AND e.ord = m.ord
+				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($5, '') AND m.ord > r.a AND m.ord <= r.u AND e.sender <> $5),
+			(SELECT count(*) FROM event e WHERE e.part = r.p AND e.room_nid = r.n AND e.ord > r.a AND e.ord <= r.u AND e.sender = $5
+				AND e.notify_seq > coalesce((SELECT b.notify_seq FROM event b
+					WHERE b.part = e.part AND b.room_nid = e.room_nid AND b.ord < e.ord ORDER BY b.ord DESC LIMIT 1), 0))
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, after, upTo, string(user))
+		if err != nil {
+			return fmt.Errorf("count unread: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var key RoomKey
+			var u Unread
+			if err := rows.Scan(&key.Part, &key.NID, &u.Mentions, &u.OwnNotifying); err != nil {
+				return fmt.Errorf("count unread: %w", err)
+			}
+			found[key] = u
+		}
+		return rows.Err()
+	})
+	return found, err
+}
+
+// NotifySpan is the running number of notifying events at two positions of a room.
+type NotifySpan struct{ AtJoin, Head int64 }
+
+// NotifySeqs returns the running numbers of many rooms at a position of each, and at that of each partition.
+func (d *DB) NotifySeqs(ctx context.Context, rooms []RoomKey, upTo map[uint32]int64, at map[RoomKey]int64) (map[RoomKey]NotifySpan, error) {
+	found := make(map[RoomKey]NotifySpan, len(rooms))
+	err := d.eachRoomShard(rooms, func(q querier, parts []int32, nids []int64) error {
+		from, to := make([]int64, len(nids)), make([]int64, len(nids))
+		for i, nid := range nids {
+			part := uint32(parts[i])
+			from[i], to[i] = at[RoomKey{part, nid}], upTo[part]
+		}
+		rows, err := q.Query(ctx, `SELECT r.p, r.n,
+			coalesce((SELECT notify_seq FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.a ORDER BY ord DESC LIMIT 1), 0),
+			coalesce((SELECT notify_seq FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.u ORDER BY ord DESC LIMIT 1), 0)
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, from, to)
+		if err != nil {
+			return fmt.Errorf("read notification numbers: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var key RoomKey
+			var s NotifySpan
+			if err := rows.Scan(&key.Part, &key.NID, &s.AtJoin, &s.Head); err != nil {
+				return fmt.Errorf("read notification numbers: %w", err)
+			}
+			found[key] = s
+		}
+		return rows.Err()
+	})
+	return found, err
+}

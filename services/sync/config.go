@@ -1,0 +1,34 @@
+package sync
+
+import (
+	"errors"
+	"time"
+)
+
+// Config is what an operator may set.
+type Config struct {
+	// Tail is the budget for the recent log of the rooms of connected users, in bytes.
+	Tail int64 `doc:"Bytes of recent room log that a worker keeps for connected users."`
+	// Idle is for how long a user who does not poll is kept in memory.
+	Idle time.Duration `doc:"How long a user who does not poll stays in a worker's memory."`
+	// Presence can be turned off.
+	Presence bool `doc:"Tell users who is online."`
+	// PresenceTimeout is for how long a user who does not poll counts as online.
+	PresenceTimeout time.Duration `doc:"How long a user who does not poll counts as online."`
+}
+
+// Defaults suit a small server.
+func Defaults() Config {
+	return Config{Tail: 64 << 20, Idle: 2 * time.Minute, Presence: true, PresenceTimeout: 30 * time.Second}
+}
+
+// Validate says what is wrong.
+func (c Config) Validate() error {
+	if c.Tail < 1<<20 {
+		return errors.New("tail: at least 1 MiB")
+	}
+	if c.Idle <= 0 || c.PresenceTimeout <= 0 {
+		return errors.New("idle and presence_timeout must be positive")
+	}
+	return nil
+}

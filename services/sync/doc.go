@@ -1,0 +1,14 @@
+// Package sync is the role that answers /sync (client-server API, section "Syncing").
+//
+// A worker follows the logs of all partitions and keeps the newest entries of the rooms that its connected users are in
+// (tail.go), and the memberships of these users (user.go). A poll is computed from a moment: the user's rooms at a
+// position of the user's stream, and a position of each log; the answer's token names just these. What lies between two
+// moments comes from memory where it reaches back far enough, and from PostgreSQL where not: the answer is the same, so
+// that a client may turn to any worker with any token.
+//
+// A poll that finds nothing waits. It is woken by entries of its user's rooms, by changes of the user's stream, by
+// typing and by presence. What the bus loses is found in PostgreSQL: by the log reader (gaps and heads), and for the
+// user's stream by a question that a poll asks before it begins to wait, together with others.
+//
+// An answer that cannot be computed is an error: a token never moves past what was not told.
+package sync

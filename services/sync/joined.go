@@ -1,0 +1,500 @@
+package sync
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/pkg/token"
+	"hanse/pkg/userdb"
+	"hanse/pkg/view"
+)
+
+// roomView is a room's part of an answer before it is written.
+type roomView struct {
+	r         *userdb.Membership
+	timeline  []*roomdb.Event
+	limited   bool
+	prevBatch int64
+	state     []*roomdb.Event
+	ephemeral [][]byte
+	data      [][]byte
+	summary   []byte
+	unread    *unread
+}
+
+// incremental writes what is new in a room; nil if the filter leaves nothing of it.
+func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, after int64) ([]byte, error) {
+	upTo := m.pos[r.RoomPart]
+	d, err := s.delta(ctx, p, r, after, upTo)
+	if err != nil {
+		return nil, err
+	}
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: d.limited, prevBatch: after}
+	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: d.after}
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, d.events); err != nil {
+		return nil, err
+	}
+	if len(d.events) > 0 {
+		v.prevBatch = d.events[0].Ord - 1
+	}
+	if err := s.addStateDelta(ctx, p, v, d); err != nil {
+		return nil, err
+	}
+	if len(d.members) > 0 {
+		if v.summary, err = s.summary(ctx, p.who.User, r, d.after); err != nil {
+			return nil, err
+		}
+	}
+	s.addEphemeral(p, v, d.receipts)
+	if v.unread, err = s.unread(ctx, p, r, upTo, d); err != nil {
+		return nil, err
+	}
+	if err := s.addDeviceLists(ctx, a, p, m, r, d); err != nil {
+		return nil, err
+	}
+	if len(v.timeline)+len(v.state)+len(v.ephemeral)+len(v.data) == 0 && v.summary == nil && !v.limited && (v.unread == nil || !v.unread.changed) {
+		return nil, nil
+	}
+	return s.write(ctx, p, v)
+}
+
+// addStateDelta adds the state that the timeline does not bring: what changed in a gap, and what the resolution of a
+// fork changed without an event of its own in the timeline.
+func (s *Service) addStateDelta(ctx context.Context, p *poll, v *roomView, d *delta) error {
+	part := v.r.RoomPart
+	var changes []int64
+	told := make(map[int64]bool, len(v.timeline))
+	for _, e := range v.timeline {
+		told[e.NID] = true
+	}
+	if d.before != d.after {
+		before, err := s.rooms.State(ctx, part, d.before)
+		if err != nil {
+			return err
+		}
+		end, err := s.rooms.State(ctx, part, d.after)
+		if err != nil {
+			return err
+		}
+		for c := range state.Diff(before, end) {
+			if c.New != 0 && (p.stateAfter || !told[c.New]) {
+				changes = append(changes, c.New)
+			}
+		}
+		if d.limited && !p.stateAfter && len(v.timeline) > 0 {
+			// What the timeline replaces again must be known as it was when the timeline begins.
+			start, err := s.rooms.State(ctx, part, v.timeline[0].SID)
+			if err != nil {
+				return err
+			}
+			for c := range state.Diff(before, start) {
+				if c.New != 0 && !told[c.New] && !slices.Contains(changes, c.New) {
+					if now, _ := end.Get(c.Key); now != c.New {
+						changes = append([]int64{c.New}, changes...)
+					}
+				}
+			}
+		}
+	}
+	if p.filter.Room.State.LazyLoadMembers && len(v.timeline) > 0 {
+		lazy, err := s.lazyOfTimeline(ctx, p, v, d.after)
+		if err != nil {
+			return err
+		}
+		for _, nid := range lazy {
+			if !slices.Contains(changes, nid) && (p.stateAfter || !told[nid]) {
+				changes = append(changes, nid)
+			}
+		}
+	}
+	events, err := s.rooms.InOrder(ctx, part, changes)
+	if err != nil {
+		return err
+	}
+	v.state = filterState(&p.filter.Room.State, events)
+	return nil
+}
+
+// filterState applies the state filter.
+func filterState(f *roomEventFilter, events []*roomdb.Event) []*roomdb.Event {
+	if f.all() {
+		return events
+	}
+	return slices.DeleteFunc(events, func(e *roomdb.Event) bool { return !f.wants(e.PDU) })
+}
+
+// addFull adds rooms as if for the first time: the newest events, and all of the state.
+func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, rooms []*userdb.Membership) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	load, err := s.loadFull(ctx, p, m, rooms)
+	if err != nil {
+		return err
+	}
+	for _, r := range rooms {
+		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		if load.rooms[key] == nil {
+			continue // the index is ahead of a row that does not exist: nothing to tell
+		}
+		json, err := s.full(ctx, a, p, m, r, load)
+		if err != nil {
+			return err
+		}
+		a.join = append(a.join, roomAnswer{r.Room, json})
+	}
+	return nil
+}
+
+// fullLoad is what the rooms of an initial sync need, read for all of them at once.
+type fullLoad struct {
+	rooms     map[roomdb.RoomKey]*roomdb.Room
+	sids      map[roomdb.RoomKey]int64
+	states    map[state.Ref]state.Map
+	timelines map[roomdb.RoomKey][]*roomdb.Event
+	limited   map[roomdb.RoomKey]bool
+	receipts  map[roomdb.RoomKey][]roomdb.Receipt
+	events    map[uint32]map[int64]*roomdb.Event
+	unread    map[roomdb.RoomKey]*unread
+}
+
+func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership) (*fullLoad, error) {
+	l := &fullLoad{
+		rooms: make(map[roomdb.RoomKey]*roomdb.Room, len(rooms)), sids: make(map[roomdb.RoomKey]int64, len(rooms)),
+		limited: make(map[roomdb.RoomKey]bool),
+	}
+	keys := make([]roomdb.RoomKey, len(rooms))
+	ends := make([]roomdb.TimelineEnd, len(rooms))
+	for i, r := range rooms {
+		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		ends[i] = roomdb.TimelineEnd{RoomKey: keys[i], UpTo: m.pos[r.RoomPart]}
+	}
+	rows, err := s.rooms.RoomsByNID(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	refs := make([]state.Ref, 0, len(rooms))
+	for _, row := range rows {
+		key := roomdb.RoomKey{Part: row.Part, NID: row.NID}
+		l.rooms[key], l.sids[key] = row, row.SID
+		if row.LastPos > m.pos[row.Part] {
+			// The room went on since the moment: its state then is in the log.
+			if _, sid, err := s.rooms.Span(ctx, row.Part, row.NID, 0, m.pos[row.Part]); err != nil {
+				return nil, err
+			} else if sid != 0 {
+				l.sids[key] = sid
+			}
+		}
+		refs = append(refs, state.Ref{Part: row.Part, SID: l.sids[key]})
+	}
+	if err := s.loadTimelines(ctx, p, l, ends); err != nil {
+		return nil, err
+	}
+	for _, events := range l.timelines {
+		if len(events) > 0 && !p.stateAfter {
+			refs = append(refs, state.Ref{Part: events[0].Part, SID: events[0].SID})
+		}
+	}
+	if l.states, err = s.rooms.States(ctx, refs); err != nil {
+		return nil, err
+	}
+	if l.receipts, err = s.rooms.Receipts(ctx, keys, ""); err != nil {
+		return nil, err
+	}
+	if l.unread, err = s.unreadOfAll(ctx, p, m, rooms, l); err != nil {
+		return nil, err
+	}
+	return l, s.loadStateEvents(ctx, p, l)
+}
+
+// loadTimelines reads the newest events, oldest first. After a token they are those behind it at most.
+func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, ends []roomdb.TimelineEnd) error {
+	limit := p.filter.timelineLimit()
+	f := &p.filter.Room.Timeline
+	var err error
+	if f.all() {
+		if l.timelines, err = s.rooms.TimelineEnds(ctx, ends, limit+1); err != nil {
+			return err
+		}
+	} else {
+		l.timelines = make(map[roomdb.RoomKey][]*roomdb.Event, len(ends))
+		for _, e := range ends {
+			l.timelines[e.RoomKey], err = s.rooms.Timeline(ctx, e.Part, e.NID, roomdb.TimelineQuery{
+				After: roomdb.Start, UpTo: e.UpTo, Backwards: true, Limit: limit + 1, Filter: f.query(),
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	for key, events := range l.timelines {
+		if len(events) > limit {
+			events, l.limited[key] = events[:limit], true
+		}
+		slices.Reverse(events)
+		l.timelines[key] = events
+	}
+	return nil
+}
+
+// loadStateEvents reads the events of all states at once: into the cache, from where each room takes its own.
+func (s *Service) loadStateEvents(ctx context.Context, p *poll, l *fullLoad) error {
+	want := make(map[uint32][]int64)
+	for ref, m := range l.states {
+		for key, nid := range m.All() {
+			if key.Type == memberType && p.filter.Room.State.LazyLoadMembers {
+				continue
+			}
+			if p.filter.Room.State.wantsType(key.Type) {
+				want[ref.Part] = append(want[ref.Part], nid)
+			}
+		}
+	}
+	for part := range want {
+		slices.Sort(want[part])
+		want[part] = slices.Compact(want[part])
+	}
+	var err error
+	l.events, err = s.rooms.EventsIn(ctx, want)
+	return err
+}
+
+const memberType = "m.room.member"
+
+func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, l *fullLoad) ([]byte, error) {
+	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+	newly := p.since != nil && r.JoinSeq > p.since.UserSeq
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key], prevBatch: m.pos[r.RoomPart], unread: l.unread[key]}
+	events := l.timelines[key]
+	if p.since != nil && !newly {
+		// full_state: all of the state, but no event twice.
+		after, _ := p.since.At(r.RoomPart)
+		cut := slices.IndexFunc(events, func(e *roomdb.Event) bool { return e.Ord > after })
+		if cut < 0 {
+			cut = len(events)
+		}
+		v.limited = v.limited && cut == 0
+		events = events[cut:]
+	}
+	end := l.states[state.Ref{Part: key.Part, SID: l.sids[key]}]
+	start := end
+	if len(events) > 0 {
+		v.prevBatch = events[0].Ord - 1
+		if !p.stateAfter {
+			start = l.states[state.Ref{Part: key.Part, SID: events[0].SID}]
+		}
+	}
+	var err error
+	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: l.sids[key]}
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, events); err != nil {
+		return nil, err
+	}
+	if err := s.addFullState(ctx, p, v, start, end, l); err != nil {
+		return nil, err
+	}
+	if v.summary, err = s.summary(ctx, p.who.User, r, l.sids[key]); err != nil {
+		return nil, err
+	}
+	if newly {
+		if err := s.addAccountDataOf(ctx, p, v); err != nil {
+			return nil, err
+		}
+		if err := s.membersChanged(ctx, a, p, r.RoomPart, end); err != nil {
+			return nil, err
+		}
+	}
+	receipts := make([]receipt, 0, len(l.receipts[key]))
+	for _, c := range l.receipts[key] {
+		if c.Type == "m.read.private" && c.User != p.who.User {
+			continue
+		}
+		receipts = append(receipts, receipt{string(c.User), c.Type, c.Thread, string(c.Event), c.TS})
+	}
+	s.addEphemeral(p, v, receipts)
+	return s.write(ctx, p, v)
+}
+
+// addAccountDataOf adds the account data of a room that was joined anew: what of it is older than the token was told
+// when the user was not in the room, or never.
+func (s *Service) addAccountDataOf(ctx context.Context, p *poll, v *roomView) error {
+	if v.data != nil {
+		return nil
+	}
+	all, err := s.userdb.AccountDataSince(ctx, p.who.User, 0, p.since.UserSeq)
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		if d.Room == v.r.Room && p.filter.Room.AccountData.wantsType(d.Type) {
+			v.data = append(v.data, basicEvent(d.Type, d.Content))
+		}
+	}
+	return nil
+}
+
+// addFullState adds the state from before the timeline (or at its end, for state_after), and what the timeline does not
+// tell of the way from one to the other.
+func (s *Service) addFullState(ctx context.Context, p *poll, v *roomView, start, end state.Map, l *fullLoad) error {
+	f := &p.filter.Room.State
+	told := make(map[int64]bool, len(v.timeline))
+	for _, e := range v.timeline {
+		told[e.NID] = true
+	}
+	var nids []int64
+	for key, nid := range start.All() {
+		if (key.Type == memberType && f.LazyLoadMembers) || !f.wantsType(key.Type) || (!p.stateAfter && told[nid]) {
+			continue
+		}
+		nids = append(nids, nid)
+	}
+	for c := range state.Diff(start, end) {
+		if c.New != 0 && !told[c.New] && (c.Key.Type != memberType || !f.LazyLoadMembers) && f.wantsType(c.Key.Type) {
+			nids = append(nids, c.New)
+		}
+	}
+	if f.LazyLoadMembers {
+		lazy, err := s.lazyOfFull(p, v, end)
+		if err != nil {
+			return err
+		}
+		for _, nid := range lazy {
+			if p.stateAfter || !told[nid] {
+				nids = append(nids, nid)
+			}
+		}
+	}
+	var missing []int64
+	known := l.events[v.r.RoomPart]
+	for _, nid := range nids {
+		if known[nid] == nil {
+			missing = append(missing, nid)
+		}
+	}
+	more, err := s.rooms.Events(ctx, v.r.RoomPart, missing)
+	if err != nil {
+		return err
+	}
+	v.state = make([]*roomdb.Event, 0, len(nids))
+	for _, nid := range nids {
+		e := known[nid]
+		if e == nil {
+			e = more[nid]
+		}
+		if e != nil {
+			v.state = append(v.state, e)
+		}
+	}
+	v.state = filterState(f, v.state)
+	return nil
+}
+
+// write writes a joined or left room.
+func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, error) {
+	f := view.Format{User: p.who.User, Device: p.device, Now: time.Now()}
+	timeline, err := view.Render(ctx, s.rooms, f, v.timeline)
+	if err != nil {
+		return nil, err
+	}
+	stateEvents, err := view.Render(ctx, s.rooms, f, v.state)
+	if err != nil {
+		return nil, err
+	}
+	size := 300 + len(v.summary)
+	for _, list := range [][][]byte{timeline, stateEvents, v.ephemeral, v.data} {
+		for _, e := range list {
+			size += len(e) + 1
+		}
+	}
+	b := append(make([]byte, 0, size), `{"timeline":{"events":`...)
+	b = appendList(b, timeline)
+	if v.limited {
+		b = append(b, `,"limited":true`...)
+	} else {
+		b = append(b, `,"limited":false`...)
+	}
+	b = append(b, `,"prev_batch":`...)
+	b = canonjson.AppendString(b, token.EncodeTimeline(v.prevBatch))
+	b = append(b, `},`...)
+	name := "state"
+	if p.stateAfter {
+		name = "state_after"
+	}
+	b = appendEventList(b, name, stateEvents)
+	b = appendEvents(b, "account_data", v.data)
+	if v.r.Membership == "join" {
+		b = appendEvents(b, "ephemeral", v.ephemeral)
+		if v.summary != nil {
+			b = append(b, `,"summary":`...)
+			b = append(b, v.summary...)
+		}
+		if v.unread != nil {
+			b = v.unread.append(b)
+		}
+	}
+	return append(b, '}'), nil
+}
+
+// addLeft adds a room that the user left, or was made to leave, with what happened until then.
+func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
+	v := &roomView{r: r, prevBatch: r.Pos}
+	if r.JoinPos > 0 {
+		after := r.JoinPos - 1
+		if p.since != nil {
+			if at, ok := p.since.At(r.RoomPart); ok {
+				after = max(at, after)
+			}
+		} else {
+			after = roomdb.Start
+		}
+		d, err := s.deltaFromDB(ctx, p, r, after, r.Pos)
+		if err != nil {
+			return err
+		}
+		reader := view.Reader{User: p.who.User, JoinedUntil: r.Pos}
+		if v.timeline, err = view.Visible(ctx, s.rooms, reader, d.events); err != nil {
+			return err
+		}
+		v.limited = d.limited
+		if len(d.events) > 0 {
+			v.prevBatch = d.events[0].Ord - 1
+		}
+		if err := s.addStateDelta(ctx, p, v, d); err != nil {
+			return err
+		}
+		if p.since != nil {
+			if err := s.roomLeft(ctx, a, p, r, d.before); err != nil {
+				return err
+			}
+		}
+	} else if err := s.addLeaveEvent(ctx, v); err != nil {
+		return err
+	}
+	json, err := s.write(ctx, p, v)
+	if err != nil {
+		return err
+	}
+	a.leave = append(a.leave, roomAnswer{r.Room, json})
+	return nil
+}
+
+// addLeaveEvent shows the end of an invite or a knock: the event itself, if we have it.
+func (s *Service) addLeaveEvent(ctx context.Context, v *roomView) error {
+	events, err := s.rooms.Events(ctx, v.r.RoomPart, []int64{v.r.EventNID})
+	if err != nil {
+		return err
+	}
+	if e := events[v.r.EventNID]; e != nil && e.Is(memberType, string(v.r.User)) {
+		v.timeline = []*roomdb.Event{e}
+	}
+	return nil
+}
+
+// memberOf returns the number of somebody's member event.
+func memberOf(m state.Map, user id.User) (int64, bool) {
+	return m.Get(state.Key{Type: memberType, StateKey: string(user)})
+}

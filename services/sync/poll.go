@@ -1,0 +1,210 @@
+package sync
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/session"
+	"hanse/pkg/token"
+)
+
+// poll is one request of /sync.
+type poll struct {
+	who        *session.Identity
+	device     id.Device
+	since      *token.Sync // nil: initial
+	filter     *filter
+	fullState  bool
+	stateAfter bool
+	timeout    time.Duration
+	presence   string
+	user       *user
+	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
+	lazyFresh  *lazyMembers         // set once the answer has looked at what the device has been sent
+	woken      chan struct{}        // something that may concern the poll has happened
+}
+
+// maxTimeout bounds how long a poll is held, whatever the client asks for.
+const maxTimeout = 5 * time.Minute
+
+// handleSync is GET /_matrix/client/v3/sync (client-server API, section "Syncing").
+func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	p, err := s.parsePoll(r)
+	if err != nil {
+		return err
+	}
+	if p.user, err = s.users.get(ctx, p.who.User, p); err != nil {
+		return err
+	}
+	defer s.users.done(p.user, p)
+	if err := s.checkToken(ctx, p); err != nil {
+		return err
+	}
+	if err := s.acknowledge(ctx, p); err != nil {
+		return err
+	}
+	s.presence.seen(ctx, p.who.User, p.presence)
+	body, err := s.wait(ctx, p)
+	if err != nil {
+		return err
+	}
+	return httpx.Raw(w, http.StatusOK, body)
+}
+
+func (s *Service) parsePoll(r *http.Request) (*poll, error) {
+	who := session.From(r)
+	q := r.URL.Query()
+	p := &poll{who: who, device: who.Device, woken: make(chan struct{}, 1), presence: q.Get("set_presence")}
+	var err error
+	if p.fullState, err = boolParam(q.Get("full_state"), "full_state"); err != nil {
+		return nil, err
+	}
+	if p.stateAfter, err = boolParam(q.Get("use_state_after"), "use_state_after"); err != nil {
+		return nil, err
+	}
+	switch p.presence {
+	case "", "online", "offline", "unavailable":
+	default:
+		return nil, merr.InvalidParam("set_presence is not one of offline, online, unavailable")
+	}
+	if t := q.Get("timeout"); t != "" {
+		ms, err := strconv.ParseInt(t, 10, 64)
+		if err != nil || ms < 0 {
+			return nil, merr.InvalidParam("timeout is not a number of milliseconds")
+		}
+		p.timeout = min(time.Duration(min(ms, int64(maxTimeout/time.Millisecond)))*time.Millisecond, maxTimeout)
+	}
+	if t := q.Get("since"); t != "" {
+		since, err := token.ParseSync(t, who.User)
+		if err != nil {
+			return nil, merr.InvalidParam("since: " + err.Error())
+		}
+		p.since = &since
+	}
+	if p.filter, err = s.filterOf(r.Context(), who.User, q.Get("filter")); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func boolParam(v, name string) (bool, error) {
+	switch v {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, merr.InvalidParam(name + " is neither true nor false")
+}
+
+// filterOf returns an inline filter, or one that the client has stored.
+func (s *Service) filterOf(ctx context.Context, user id.User, param string) (*filter, error) {
+	if param == "" {
+		return new(filter), nil
+	}
+	if param[0] == '{' {
+		return parseFilter([]byte(param))
+	}
+	n, err := strconv.ParseInt(param, 10, 64)
+	if err != nil {
+		return nil, merr.InvalidParam("filter is neither JSON nor the id of a filter")
+	}
+	return s.filters.get(ctx, user, n)
+}
+
+// wait answers as soon as there is something, or when the time is over. The token of an empty answer is as good as any:
+// nothing between the two concerns the user.
+func (s *Service) wait(ctx context.Context, p *poll) ([]byte, error) {
+	deadline := time.Now().Add(p.timeout)
+	var timer *time.Timer
+	for first := true; ; first = false {
+		if err := s.users.refresh(ctx, p.user); err != nil {
+			return nil, err
+		}
+		a, err := s.answer(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		left := time.Until(deadline)
+		if !a.empty() || p.since == nil || p.fullState || left <= 0 || s.draining() {
+			return a.encode(), nil
+		}
+		if first {
+			// The bus may have lost the word of a change, or be late with it: PostgreSQL knows. From here on, what is
+			// lost is found by the reader of the log and by the next poll.
+			if newer, err := s.seqs.newer(ctx, p.user); err != nil {
+				return nil, err
+			} else if newer {
+				continue
+			}
+			timer = time.NewTimer(left)
+			defer timer.Stop()
+		}
+		s.metrics.open.Inc()
+		select {
+		case <-p.woken:
+		case <-timer.C:
+		case <-s.drain:
+		case <-ctx.Done():
+			s.metrics.open.Dec()
+			return nil, ctx.Err()
+		}
+		s.metrics.open.Dec()
+	}
+}
+
+// checkToken refuses tokens of the future, and waits for what this worker has not seen yet.
+func (s *Service) checkToken(ctx context.Context, p *poll) error {
+	if p.since == nil {
+		return nil
+	}
+	_, seq := p.user.memberships()
+	if p.since.UserSeq > seq {
+		raise(&p.user.latest, p.since.UserSeq)
+		if err := s.users.refresh(ctx, p.user); err != nil {
+			return err
+		}
+		if _, seq = p.user.memberships(); p.since.UserSeq > seq {
+			return errFuture
+		}
+	}
+	var heads map[uint32]int64
+	for _, at := range p.since.Pos {
+		if at.Part >= s.shards.P() {
+			return merr.InvalidParam("since: partition")
+		}
+		if at.Pos <= s.tail.head(at.Part) {
+			continue
+		}
+		if heads == nil {
+			var err error
+			if heads, err = s.rooms.Heads(ctx); err != nil {
+				return err
+			}
+		}
+		if at.Pos > heads[at.Part] {
+			return errFuture
+		}
+		if err := s.reader.WaitFor(ctx, at.Part, at.Pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errFuture = merr.InvalidParam("since: this token lies in the future")
+
+// acknowledge deletes the to-device messages that the token proves to have arrived.
+func (s *Service) acknowledge(ctx context.Context, p *poll) error {
+	if p.since == nil || p.device == "" || !p.user.acknowledge(p.device, p.since.UserSeq) {
+		return nil
+	}
+	_, err := s.userdb.AckToDevice(ctx, p.who.User, p.device, p.since.UserSeq)
+	return err
+}

@@ -1,0 +1,201 @@
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/token"
+	logv1 "hanse/proto/log/v1"
+)
+
+// presence is how users are, as this worker has heard, and what it says of its own: that whoever polls is there. It is
+// never truth: Redis holds the last word for a while, and a worker that starts knows nobody.
+type presence struct {
+	cfg   Config
+	eph   *ephemeral
+	bus   *bus.Bus
+	redis redis.UniversalClient
+	local func(id.Server) bool
+	wake  func(id.User)
+	log   *slog.Logger
+
+	mu    sync.Mutex
+	users map[id.User]*presenceOf
+}
+
+type presenceOf struct {
+	changed  uint64 // counter at the last change
+	state    *logv1.Presence
+	lastPoll time.Time
+	said     string // what a poll set last
+}
+
+// heard is told of each change of presence.
+func (ps *presence) heard(m *logv1.Presence) {
+	if !ps.cfg.Presence {
+		return
+	}
+	user := id.User(m.UserId)
+	ps.mu.Lock()
+	p := ps.of(user)
+	old := p.state
+	p.state = m
+	news := old == nil || old.Presence != m.Presence || old.StatusMsg != m.StatusMsg || old.CurrentlyActive != m.CurrentlyActive
+	if news {
+		p.changed = ps.eph.counter.Add(1)
+	}
+	ps.mu.Unlock()
+	if news {
+		ps.wake(user)
+	}
+}
+
+func (ps *presence) of(user id.User) *presenceOf {
+	p := ps.users[user]
+	if p == nil {
+		p = new(presenceOf)
+		ps.users[user] = p
+	}
+	return p
+}
+
+// seen says that a user polls (client-server API, set_presence of /sync).
+func (ps *presence) seen(ctx context.Context, user id.User, set string) {
+	if !ps.cfg.Presence || set == "offline" {
+		return
+	}
+	if set == "" {
+		set = "online"
+	}
+	now := time.Now()
+	ps.mu.Lock()
+	p := ps.of(user)
+	same := p.state != nil && p.state.Presence == set && now.Sub(p.lastPoll) < ps.cfg.PresenceTimeout && p.said == set
+	status := ""
+	if p.state != nil {
+		status = p.state.StatusMsg
+	}
+	p.lastPoll, p.said = now, set
+	ps.mu.Unlock()
+	if same {
+		return
+	}
+	ps.publish(ctx, &logv1.Presence{UserId: string(user), Presence: set, StatusMsg: status, LastActiveMs: now.UnixMilli(), CurrentlyActive: set == "online", Local: true})
+}
+
+// publish tells everybody, this worker too, and keeps the word in Redis for those who ask for it.
+func (ps *presence) publish(ctx context.Context, m *logv1.Presence) {
+	if err := ps.bus.PublishPresence(m); err != nil {
+		ps.log.DebugContext(ctx, "presence not published", "err", err)
+	}
+	content, err := json.Marshal(presenceContent(m, time.Now()))
+	if err == nil {
+		err = ps.redis.Set(ctx, presenceKey(m.UserId), content, 24*time.Hour).Err()
+	}
+	if err != nil {
+		ps.log.DebugContext(ctx, "presence not kept", "err", err)
+	}
+}
+
+func presenceKey(user string) string { return "hanse:presence:" + user }
+
+// sweep makes those offline who have stopped to poll, and forgets whom nobody has heard of for a day.
+func (ps *presence) sweep(ctx context.Context) {
+	now := time.Now()
+	var gone []*logv1.Presence
+	ps.mu.Lock()
+	for user, p := range ps.users {
+		if p.state == nil {
+			delete(ps.users, user)
+			continue
+		}
+		idle := now.Sub(p.lastPoll)
+		if !p.lastPoll.IsZero() && idle > ps.cfg.PresenceTimeout && p.state.Presence != "offline" && ps.local(user.Server()) {
+			p.lastPoll = time.Time{}
+			gone = append(gone, &logv1.Presence{UserId: string(user), Presence: "offline", StatusMsg: p.state.StatusMsg, LastActiveMs: p.state.LastActiveMs, Local: true})
+		}
+		if p.lastPoll.IsZero() && now.UnixMilli()-p.state.LastActiveMs > (24*time.Hour).Milliseconds() {
+			delete(ps.users, user)
+		}
+	}
+	ps.mu.Unlock()
+	for _, m := range gone {
+		ps.publish(ctx, m)
+	}
+}
+
+type presenceBody struct {
+	Presence        string `json:"presence"`
+	StatusMsg       string `json:"status_msg,omitempty"`
+	LastActiveAgo   int64  `json:"last_active_ago,omitempty"`
+	CurrentlyActive bool   `json:"currently_active,omitempty"`
+}
+
+func presenceContent(m *logv1.Presence, now time.Time) presenceBody {
+	b := presenceBody{Presence: m.Presence, StatusMsg: m.StatusMsg, CurrentlyActive: m.CurrentlyActive}
+	if m.LastActiveMs > 0 {
+		b.LastActiveAgo = max(1, now.UnixMilli()-m.LastActiveMs)
+	}
+	return b
+}
+
+// addPresence adds those who changed and whom the user may see: who shares a room with it (client-server API, module
+// Presence).
+func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment) error {
+	if !s.cfg.Presence || !p.filter.Presence.wantsType("m.presence") {
+		return nil
+	}
+	since := uint64(0)
+	if p.since != nil {
+		since = s.eph.since(p.since.Eph)
+	}
+	for _, st := range s.presence.since(since, m.eph) {
+		user := id.User(st.UserId)
+		if !listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, user) {
+			continue
+		}
+		if user != p.who.User {
+			shares, err := s.shared.with(ctx, p.user, user)
+			if err != nil {
+				return err
+			}
+			if !shares {
+				continue
+			}
+		}
+		content, err := json.Marshal(presenceContent(st, time.Now()))
+		if err != nil {
+			return err
+		}
+		b := append(make([]byte, 0, len(content)+96), `{"content":`...)
+		b = append(b, content...)
+		b = append(b, `,"sender":`...)
+		b = canonjson.AppendString(b, string(user))
+		a.presence = append(a.presence, append(b, `,"type":"m.presence"}`...))
+	}
+	return nil
+}
+
+// since returns who changed behind a counter.
+func (ps *presence) since(after uint64, upTo token.Ephemeral) []*logv1.Presence {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if after >= upTo.Counter {
+		return nil
+	}
+	var changed []*logv1.Presence
+	for _, p := range ps.users {
+		if p.state != nil && p.changed > after && p.changed <= upTo.Counter {
+			changed = append(changed, p.state)
+		}
+	}
+	return changed
+}

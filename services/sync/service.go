@@ -1,0 +1,252 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/cache"
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/session"
+	"hanse/pkg/userdb"
+	logv1 "hanse/proto/log/v1"
+)
+
+// Servers are the names that the cluster serves.
+type Servers interface {
+	IsLocal(id.Server) bool
+}
+
+// Deps is what the role works with.
+type Deps struct {
+	WorkerID   string
+	Shards     *pg.Shards
+	Rooms      *roomdb.DB
+	Users      *userdb.DB
+	Bus        *bus.Bus
+	Redis      redis.UniversalClient
+	Sessions   *session.Checker
+	Servers    Servers
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // may be nil
+}
+
+// Service is the sync role of one worker.
+type Service struct {
+	cfg      Config
+	shards   *pg.Shards
+	rooms    *roomdb.DB
+	userdb   *userdb.DB
+	bus      *bus.Bus
+	sessions *session.Checker
+	servers  Servers
+	log      *slog.Logger
+	metrics  *metrics
+
+	users    *users
+	tail     *tail
+	reader   *bus.LogReader
+	eph      *ephemeral
+	typing   *typing
+	presence *presence
+	shared   *shared
+	filters  *filters
+	seqs     *seqs
+
+	drain     chan struct{}
+	drainOnce sync.Once
+}
+
+// New assembles the role. It reads the heads of all logs; Run begins to follow them.
+func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("sync: %w", err)
+	}
+	s := &Service{
+		cfg: cfg, shards: d.Shards, rooms: d.Rooms, userdb: d.Users, bus: d.Bus, sessions: d.Sessions, servers: d.Servers,
+		log: d.Log, metrics: newMetrics(d.Registerer), eph: newEphemeral(d.WorkerID), drain: make(chan struct{}),
+	}
+	heads, err := d.Rooms.Heads(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sync: heads of the logs: %w", err)
+	}
+	s.tail = newTail(d.Shards.P(), cfg.Tail, heads, s.changedRooms)
+	s.users = newUsers(d.Users, s.tail)
+	s.typing = newTyping(s.eph, s.wakeRoom)
+	s.presence = &presence{
+		cfg: cfg, eph: s.eph, bus: d.Bus, redis: d.Redis, local: d.Servers.IsLocal, wake: s.wakeRoomsOf, log: d.Log,
+		users: make(map[id.User]*presenceOf),
+	}
+	s.shared = newShared(s)
+	s.filters = newFilters(d.Users)
+	s.seqs = newSeqs(d.Users)
+	s.metrics.observe(s)
+	return s, nil
+}
+
+// Routes registers the role's endpoints.
+func (s *Service) Routes(r *httpx.Router) {
+	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0").With(s.sessions.Required)
+	g.Handle("GET /sync", s.handleSync, httpx.LongPoll())
+}
+
+// Run follows the logs until the context ends.
+func (s *Service) Run(ctx context.Context) error {
+	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
+		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,
+	})
+	defer s.reader.Close()
+	var subs []*bus.Subscription
+	defer func() {
+		for _, sub := range subs {
+			if err := sub.Stop(); err != nil {
+				s.log.Debug("unsubscribe", "err", err)
+			}
+		}
+	}()
+	for _, subscribe := range []func() (*bus.Subscription, error){
+		func() (*bus.Subscription, error) { return s.bus.SubscribeUsers(s.userChanges) },
+		func() (*bus.Subscription, error) { return s.bus.SubscribeTyping(s.typing.heard) },
+		func() (*bus.Subscription, error) { return s.bus.SubscribePresence(s.presence.heard) },
+		func() (*bus.Subscription, error) { return s.bus.SubscribeRedacted(s.redacted) },
+	} {
+		sub, err := subscribe()
+		if err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		subs = append(subs, sub)
+	}
+	for part := range s.shards.P() {
+		if err := s.reader.Add(part, s.tail.head(part)); err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+	}
+	defer s.bus.OnReconnect(s.resync)()
+	s.housekeeping(ctx)
+	s.Drain()
+	return nil
+}
+
+// Drain answers all open polls. New ones are answered at once: their clients come back to another worker.
+func (s *Service) Drain() { s.drainOnce.Do(func() { close(s.drain) }) }
+
+func (s *Service) draining() bool {
+	select {
+	case <-s.drain:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Service) housekeeping(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	var before uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.users.forget(s.cfg.Idle)
+			s.presence.sweep(ctx)
+			s.typing.sweep(before)
+			before = s.eph.counter.Load()
+		}
+	}
+}
+
+// resync makes everybody look into PostgreSQL after the bus was away.
+func (s *Service) resync() {
+	s.users.distrust()
+	s.users.wakeAll()
+}
+
+func (s *Service) userChanges(m *logv1.UserChanges) {
+	for _, u := range m.Users {
+		s.users.changed(id.User(u.UserId), u.Seq)
+	}
+}
+
+func (s *Service) redacted(m *logv1.Redacted) { s.rooms.Forget(m.Part, m.Nids...) }
+
+// changedRooms wakes who is concerned by new entries.
+func (s *Service) changedRooms(part uint32, entries []*entry) {
+	s.users.changedRooms(part, entries)
+}
+
+// wakeRoom wakes the connected users of a room.
+func (s *Service) wakeRoom(room id.Room) {
+	part := partition.Of(string(room))
+	nid, ok := s.tail.find(part, room)
+	if !ok {
+		return
+	}
+	for _, u := range s.users.inRoom(roomdb.RoomKey{Part: part, NID: nid}) {
+		u.wake()
+	}
+}
+
+// wakeRoomsOf wakes those who may see a user's presence. Who that is each of them finds out.
+func (s *Service) wakeRoomsOf(id.User) { s.users.wakeAll() }
+
+// deadLetter keeps what cannot be processed: an entry that no version of this code can read.
+func (s *Service) deadLetter(ctx context.Context, d bus.Delivery, cause error) error {
+	for _, e := range d.Entries {
+		_, err := s.shards.For(d.Part).Exec(ctx, `INSERT INTO dead_letter (part, consumer, pos, error, created_ts)
+			VALUES ($1, 'sync', $2, $3, $4) ON CONFLICT DO NOTHING`, int32(d.Part), e.Pos, cause.Error(), time.Now().UnixMilli())
+		if err != nil {
+			return fmt.Errorf("dead letter: %w", err)
+		}
+	}
+	s.metrics.dead.Add(float64(len(d.Entries)))
+	return nil
+}
+
+// filters are the stored filters. They never change.
+type filters struct {
+	db    *userdb.DB
+	cache *cache.Cache[filterKey, *filter]
+}
+
+type filterKey struct {
+	user id.User
+	n    int64
+}
+
+func newFilters(db *userdb.DB) *filters {
+	return &filters{db: db, cache: cache.New(cache.Config[filterKey, *filter]{
+		Name: "filter", Budget: 4 << 20, Weigh: func(k filterKey, _ *filter) int64 { return int64(len(k.user)) + 1000 },
+	})}
+}
+
+func (f *filters) get(ctx context.Context, user id.User, n int64) (*filter, error) {
+	key := filterKey{user, n}
+	if v, ok := f.cache.Get(key); ok {
+		return v, nil
+	}
+	raw, err := f.db.Filter(ctx, user, n)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return nil, merr.InvalidParam("no such filter")
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, err := parseFilter(raw)
+	if err == nil {
+		f.cache.Add(key, v)
+	}
+	return v, err
+}

@@ -1,0 +1,289 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
+)
+
+// users are those who were connected to this worker lately. A user's memberships stay in memory between polls, so that
+// a poll that continues where the last one ended reads nothing.
+type users struct {
+	db   *userdb.DB
+	tail *tail
+
+	mu   sync.Mutex
+	byID map[id.User]*user
+	// in says who of them is joined to a room.
+	in map[roomdb.RoomKey]map[*user]struct{}
+}
+
+// user is what the worker holds of one user.
+type user struct {
+	id id.User
+
+	// latest is the newest position of the user's stream that anybody told us of.
+	latest atomic.Int64
+
+	mu    sync.Mutex
+	stale bool                           // the bus was away: seq may be behind without our knowing
+	seq   int64                          // position up to which rooms is known
+	rooms map[id.Room]*userdb.Membership // never changed, only replaced
+	reads map[roomdb.RoomKey]*readState
+	rules rulesAt
+	polls map[*poll]struct{}
+	used  time.Time
+	// lazy is which members' events each device has been sent; see lazy.go.
+	lazy  map[id.Device]*lazyMembers
+	keys  map[id.Device]deviceKeys
+	acked map[id.Device]int64
+}
+
+func newUsers(db *userdb.DB, t *tail) *users {
+	return &users{db: db, tail: t, byID: make(map[id.User]*user), in: make(map[roomdb.RoomKey]map[*user]struct{})}
+}
+
+// get returns the user with memberships as new as the newest position that is known, and with poll registered: from
+// here on whatever concerns the user wakes it.
+func (us *users) get(ctx context.Context, who id.User, p *poll) (*user, error) {
+	us.mu.Lock()
+	u := us.byID[who]
+	if u == nil {
+		u = &user{
+			id: who, seq: -1, reads: make(map[roomdb.RoomKey]*readState),
+			polls: make(map[*poll]struct{}), lazy: make(map[id.Device]*lazyMembers), keys: make(map[id.Device]deviceKeys),
+		}
+		us.byID[who] = u
+	}
+	u.mu.Lock()
+	u.polls[p] = struct{}{}
+	u.mu.Unlock()
+	us.mu.Unlock()
+	return u, us.refresh(ctx, u)
+}
+
+// done takes the poll back.
+func (us *users) done(u *user, p *poll) {
+	u.mu.Lock()
+	delete(u.polls, p)
+	u.used = time.Now()
+	u.mu.Unlock()
+}
+
+// refresh reads what changed of the user's memberships since they were read.
+func (us *users) refresh(ctx context.Context, u *user) error {
+	u.mu.Lock()
+	seq, stale := u.seq, u.stale
+	u.stale = false
+	u.mu.Unlock()
+	if seq >= 0 && seq >= u.latest.Load() && !stale {
+		return nil
+	}
+	if err := us.read(ctx, u, seq); err != nil {
+		u.mu.Lock()
+		u.stale = true
+		u.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+func (us *users) read(ctx context.Context, u *user, seq int64) error {
+	// The position is read first: what is changed meanwhile is read again next time.
+	now, err := us.db.Seq(ctx, u.id)
+	if err != nil {
+		return fmt.Errorf("user stream of %s: %w", u.id, err)
+	}
+	var rows []userdb.Membership
+	if seq < 0 {
+		rows, err = us.db.Memberships(ctx, u.id)
+	} else if now > seq {
+		rows, err = us.db.MembershipsSince(ctx, u.id, seq)
+	}
+	if err != nil {
+		return fmt.Errorf("memberships of %s: %w", u.id, err)
+	}
+	us.apply(u, rows, now)
+	return nil
+}
+
+func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	rooms := u.rooms
+	if len(rows) > 0 {
+		rooms = make(map[id.Room]*userdb.Membership, len(u.rooms)+len(rows))
+		maps.Copy(rooms, u.rooms)
+	}
+	for i := range rows {
+		m := &rows[i]
+		old, known := rooms[m.Room]
+		if known && old.Seq > m.Seq {
+			continue // a slower refresh
+		}
+		wasIn, isIn := known && old.Membership == "join", m.Membership == "join"
+		rooms[m.Room] = m
+		key := roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}
+		switch {
+		case isIn && !wasIn:
+			us.enter(u, key, m.Room)
+		case wasIn && !isIn:
+			us.exit(u, key)
+		}
+	}
+	u.rooms, u.seq = rooms, max(u.seq, seq)
+	raise(&u.latest, seq)
+}
+
+func (us *users) enter(u *user, key roomdb.RoomKey, room id.Room) {
+	of := us.in[key]
+	if of == nil {
+		of = make(map[*user]struct{}, 1)
+		us.in[key] = of
+	}
+	of[u] = struct{}{}
+	us.tail.watch(key.Part, key.NID, room)
+}
+
+func (us *users) exit(u *user, key roomdb.RoomKey) {
+	delete(us.in[key], u)
+	if len(us.in[key]) == 0 {
+		delete(us.in, key)
+	}
+	delete(u.reads, key)
+	us.tail.unwatch(key.Part, key.NID)
+}
+
+// memberships returns the user's rooms, and the position that they are of. The map is not to be changed.
+func (u *user) memberships() (map[id.Room]*userdb.Membership, int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.rooms, u.seq
+}
+
+// changed is told of each change of a user's stream.
+func (us *users) changed(who id.User, seq int64) {
+	us.mu.Lock()
+	u := us.byID[who]
+	us.mu.Unlock()
+	if u != nil && raise(&u.latest, seq) {
+		u.wake()
+	}
+}
+
+// changedRooms wakes the users of rooms that have new entries.
+func (us *users) changedRooms(part uint32, entries []*entry) {
+	if len(entries) == 0 {
+		return
+	}
+	woken := make(map[*user]struct{})
+	us.mu.Lock()
+	for _, e := range entries {
+		for u := range us.in[roomdb.RoomKey{Part: part, NID: e.roomNID}] {
+			woken[u] = struct{}{}
+		}
+	}
+	us.mu.Unlock()
+	for u := range woken {
+		u.wake()
+	}
+}
+
+// inRoom returns the connected users of a room.
+func (us *users) inRoom(key roomdb.RoomKey) []*user {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	of := make([]*user, 0, len(us.in[key]))
+	for u := range us.in[key] {
+		of = append(of, u)
+	}
+	return of
+}
+
+// distrust makes everybody's memberships be read anew: the bus may have lost word of changes.
+func (us *users) distrust() {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for _, u := range us.byID {
+		u.mu.Lock()
+		u.stale = true
+		u.mu.Unlock()
+	}
+}
+
+// wakeAll makes every poll look again.
+func (us *users) wakeAll() {
+	us.mu.Lock()
+	all := make([]*user, 0, len(us.byID))
+	for _, u := range us.byID {
+		all = append(all, u)
+	}
+	us.mu.Unlock()
+	for _, u := range all {
+		u.wake()
+	}
+}
+
+func (u *user) wake() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for p := range u.polls {
+		select {
+		case p.woken <- struct{}{}:
+		default: // it is on its way already
+		}
+	}
+}
+
+// forget drops users who have not polled for a while.
+func (us *users) forget(idle time.Duration) {
+	before := time.Now().Add(-idle)
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for who, u := range us.byID {
+		u.mu.Lock()
+		if len(u.polls) == 0 && u.used.Before(before) {
+			for _, m := range u.rooms {
+				if m.Membership == "join" {
+					us.exit(u, roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID})
+				}
+			}
+			delete(us.byID, who)
+		}
+		u.mu.Unlock()
+	}
+}
+
+// connected returns the number of users held, and of their open polls.
+func (us *users) connected() (held, polls int) {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for _, u := range us.byID {
+		u.mu.Lock()
+		polls += len(u.polls)
+		u.mu.Unlock()
+	}
+	return len(us.byID), polls
+}
+
+// raise sets v to at least n and says whether that changed it.
+func raise(v *atomic.Int64, n int64) bool {
+	for {
+		old := v.Load()
+		if old >= n {
+			return false
+		}
+		if v.CompareAndSwap(old, n) {
+			return true
+		}
+	}
+}
