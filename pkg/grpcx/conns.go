@@ -33,6 +33,7 @@ type Conns struct {
 
 	mu     sync.RWMutex
 	conns  map[string]*grpc.ClientConn
+	dead   map[string]bool // not alive at the last Keep
 	closed bool
 }
 
@@ -132,19 +133,26 @@ func (c *Conns) Forget(addr string) {
 	}
 }
 
-// Keep forgets all connections but the one to this process and those for which alive is true.
+// Keep forgets the connections to workers that were not alive in this call and in the one before;
+// the one to this process stays. Callers call it now and then.
 func (c *Conns) Keep(alive func(addr string) bool) {
 	c.mu.RLock()
-	var drop []string
+	dead := make(map[string]bool)
 	for addr := range c.conns {
-		if !alive(addr) && (c.self == nil || addr != c.self.addr) {
-			drop = append(drop, addr)
+		if (c.self == nil || addr != c.self.addr) && !alive(addr) {
+			dead[addr] = true
 		}
 	}
+	before := c.dead
 	c.mu.RUnlock()
-	for _, addr := range drop {
-		c.Forget(addr)
+	for addr := range dead {
+		if before[addr] {
+			c.Forget(addr)
+		}
 	}
+	c.mu.Lock()
+	c.dead = dead
+	c.mu.Unlock()
 }
 
 // Close ends all connections.

@@ -18,7 +18,9 @@ import (
 )
 
 // asked answers as its request says: gRPC's health service stands in for a service.
-type asked struct{ healthv1.UnimplementedHealthServer }
+type asked struct {
+	healthv1.UnimplementedHealthServer
+}
 
 func (asked) Check(ctx context.Context, req *healthv1.HealthCheckRequest) (*healthv1.HealthCheckResponse, error) {
 	switch req.Service {
@@ -190,5 +192,32 @@ func BenchmarkCallInMemory(b *testing.B) {
 		if _, err := client.Check(b.Context(), req); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Connections to workers that stay away are closed; those that were away for one look are not.
+func TestKeep(t *testing.T) {
+	_, conns := start(t, Config{})
+	first, err := conns.To("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := conns.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, all := func(string) bool { return false }, func(string) bool { return true }
+	for _, alive := range []func(string) bool{none, all, none} {
+		conns.Keep(alive)
+	}
+	if again, _ := conns.To("127.0.0.1:1"); again != first {
+		t.Fatal("closed after one look")
+	}
+	conns.Keep(none)
+	if again, _ := conns.To("127.0.0.1:1"); again == first {
+		t.Fatal("still open")
+	}
+	if again, _ := conns.Self(); again != self {
+		t.Fatal("the connection to this process was closed")
 	}
 }

@@ -14,9 +14,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Conns gives connections to other workers (grpcx.Conns).
+// Conns are the connections to other workers (grpcx.Conns).
 type Conns interface {
+	// To returns the connection to the worker at addr.
 	To(addr string) (grpc.ClientConnInterface, error)
+	// Keep closes connections to workers that were not alive in this call and the one before.
+	Keep(alive func(addr string) bool)
+	Tethers
 }
 
 // RouterConfig is what a Router needs.
@@ -75,9 +79,14 @@ func NewRouter(cfg RouterConfig) *Router {
 	return r
 }
 
+// keepEvery is how often connections to workers that are gone are closed.
+const keepEvery = 30 * time.Second
+
 // Run follows the membership until ctx ends: calls to a worker that is gone are ended, so that they
 // are repeated elsewhere. Without it calls still work, but wait for their own deadline.
 func (r *Router) Run(ctx context.Context) error {
+	keep := time.NewTicker(keepEvery)
+	defer keep.Stop()
 	for {
 		changed := r.cfg.Members.Changed()
 		r.mu.Lock()
@@ -92,6 +101,8 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-keep.C:
+			r.cfg.Conns.Keep(r.cfg.Members.Alive)
 		}
 	}
 }
@@ -140,6 +151,14 @@ func (r *Router) Call(ctx context.Context, part uint32, fn func(ctx context.Cont
 			return r.exhausted(part, ctx.Err(), last)
 		}
 	}
+}
+
+// Tethers watches the connections that the Router uses, for an Owner in the same process.
+func (r *Router) Tethers() Tethers {
+	if r == nil || r.cfg.Conns == nil {
+		return nil
+	}
+	return r.cfg.Conns
 }
 
 // Owner returns the address at which the owner of a partition is believed to be.

@@ -109,7 +109,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		}
 	}
 	s.owner = partition.NewOwner(partition.OwnerConfig{
-		Members: deps.Members, Rows: partition.NewRows(deps.Shards), Handler: s, Log: s.log, Registerer: deps.Registerer,
+		Members: deps.Members, Rows: partition.NewRows(deps.Shards), Handler: s,
+		Tethers: deps.Router.Tethers(), Log: s.log, Registerer: deps.Registerer,
 	})
 	return s, nil
 }
