@@ -8,6 +8,7 @@ import (
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/merr"
 	"hanse/pkg/userdb"
 )
@@ -59,7 +60,7 @@ func (c *Client) getAccountData(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			return httpx.OK(w, map[string]any{"global": rules})
+			return httpx.OK(w, map[string]pushrule.Ruleset{"global": rules})
 		}
 		return merr.NotFound("Account data not found")
 	}

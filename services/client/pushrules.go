@@ -2,10 +2,190 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
 
+	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/pushrule"
+	"hanse/pkg/merr"
+	"hanse/pkg/userdb"
 )
 
-func (c *Client) pushRuleRoutes(*routes) {}
+const (
+	maxRuleID  = 512
+	maxRuleset = 256 << 10 // bytes
+)
 
-func (c *Client) pushRules(context.Context, id.User) (any, error) { return nil, nil }
+func (c *Client) pushRuleRoutes(rt *routes) {
+	for _, path := range []string{"/pushrules", "/pushrules/"} {
+		rt.auth.Handle("GET "+path, c.getPushRules)
+	}
+	for _, path := range []string{"/pushrules/global", "/pushrules/global/"} {
+		rt.auth.Handle("GET "+path, c.getGlobalPushRules)
+	}
+	rt.auth.Handle("GET /pushrules/global/{kind}/{ruleId}", c.getPushRule)
+	rt.auth.Handle("PUT /pushrules/global/{kind}/{ruleId}", c.putPushRule)
+	rt.auth.Handle("DELETE /pushrules/global/{kind}/{ruleId}", c.deletePushRule)
+	rt.auth.Handle("GET /pushrules/global/{kind}/{ruleId}/enabled", c.getPushRuleEnabled)
+	rt.auth.Handle("PUT /pushrules/global/{kind}/{ruleId}/enabled", c.putPushRuleEnabled)
+	rt.auth.Handle("GET /pushrules/global/{kind}/{ruleId}/actions", c.getPushRuleActions)
+	rt.auth.Handle("PUT /pushrules/global/{kind}/{ruleId}/actions", c.putPushRuleActions)
+}
+
+// pushRules returns the rules of a user.
+func (c *Client) pushRules(ctx context.Context, user id.User) (pushrule.Ruleset, error) {
+	stored, err := c.users.AccountData(ctx, user, "", dataPushRules)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return pushrule.Ruleset{}, err
+	}
+	return pushrule.Parse(stored, user)
+}
+
+// changeRules changes the rules of a user and answers; clients see it as a change of the account data m.push_rules.
+func (c *Client) changeRules(w http.ResponseWriter, r *http.Request, fn func(*pushrule.Ruleset) error) error {
+	user := me(r).User
+	err := c.users.UpdateAccountData(r.Context(), user, "", dataPushRules, func(old []byte) ([]byte, error) {
+		set, err := pushrule.Parse(old, user)
+		if err != nil {
+			return nil, err
+		}
+		if err := fn(&set); err != nil {
+			return nil, err
+		}
+		content, err := set.ContentJSON()
+		if err == nil && len(content) > maxRuleset {
+			return nil, merr.TooLarge("Too many push rules")
+		}
+		return content, err
+	})
+	if err != nil {
+		return ruleError(err)
+	}
+	return httpx.Empty(w)
+}
+
+func ruleError(err error) error {
+	switch {
+	case errors.Is(err, pushrule.ErrNotFound):
+		return merr.NotFound("Push rule not found")
+	case errors.Is(err, pushrule.ErrInvalid):
+		return merr.InvalidParam(err.Error())
+	}
+	return err
+}
+
+func (c *Client) getPushRules(w http.ResponseWriter, r *http.Request) error {
+	set, err := c.pushRules(r.Context(), me(r).User)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]pushrule.Ruleset{"global": set})
+}
+
+func (c *Client) getGlobalPushRules(w http.ResponseWriter, r *http.Request) error {
+	set, err := c.pushRules(r.Context(), me(r).User)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, set)
+}
+
+// findRule returns the rule that a request names.
+func (c *Client) findRule(r *http.Request) (*pushrule.Rule, error) {
+	set, err := c.pushRules(r.Context(), me(r).User)
+	if err != nil {
+		return nil, err
+	}
+	rule, err := set.Find(param(r, "kind"), param(r, "ruleId"))
+	return rule, ruleError(err)
+}
+
+func (c *Client) getPushRule(w http.ResponseWriter, r *http.Request) error {
+	rule, err := c.findRule(r)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, rule)
+}
+
+// putPushRule answers PUT /pushrules/global/{kind}/{ruleId} (client-server API, "Push Rules: API").
+func (c *Client) putPushRule(w http.ResponseWriter, r *http.Request) error {
+	ruleID := param(r, "ruleId")
+	if len(ruleID) > maxRuleID {
+		return merr.InvalidParam("The rule ID is too long")
+	}
+	var body struct {
+		Actions    []json.RawMessage    `json:"actions"`
+		Conditions []pushrule.Condition `json:"conditions"`
+		Pattern    string               `json:"pattern"`
+	}
+	if err := httpx.Decode(r, &body); err != nil {
+		return err
+	}
+	if body.Actions == nil {
+		return merr.MissingParam("actions")
+	}
+	q := r.URL.Query()
+	before, after := q.Get("before"), q.Get("after")
+	return c.changeRules(w, r, func(set *pushrule.Ruleset) error {
+		err := set.Put(param(r, "kind"), pushrule.Rule{ID: ruleID, Actions: body.Actions, Conditions: body.Conditions, Pattern: body.Pattern}, before, after)
+		if errors.Is(err, pushrule.ErrNotFound) {
+			return merr.New(http.StatusBadRequest, merr.CodeUnknown, "before/after rule not found")
+		}
+		return err
+	})
+}
+
+func (c *Client) deletePushRule(w http.ResponseWriter, r *http.Request) error {
+	return c.changeRules(w, r, func(set *pushrule.Ruleset) error {
+		return set.Delete(param(r, "kind"), param(r, "ruleId"))
+	})
+}
+
+func (c *Client) getPushRuleEnabled(w http.ResponseWriter, r *http.Request) error {
+	rule, err := c.findRule(r)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]bool{"enabled": rule.Enabled})
+}
+
+func (c *Client) putPushRuleEnabled(w http.ResponseWriter, r *http.Request) error {
+	var q struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if q.Enabled == nil {
+		return merr.MissingParam("enabled")
+	}
+	return c.changeRules(w, r, func(set *pushrule.Ruleset) error {
+		return set.SetEnabled(param(r, "kind"), param(r, "ruleId"), *q.Enabled)
+	})
+}
+
+func (c *Client) getPushRuleActions(w http.ResponseWriter, r *http.Request) error {
+	rule, err := c.findRule(r)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string][]json.RawMessage{"actions": rule.Actions})
+}
+
+func (c *Client) putPushRuleActions(w http.ResponseWriter, r *http.Request) error {
+	var q struct {
+		Actions []json.RawMessage `json:"actions"`
+	}
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if q.Actions == nil {
+		return merr.MissingParam("actions")
+	}
+	return c.changeRules(w, r, func(set *pushrule.Ruleset) error {
+		return set.SetActions(param(r, "kind"), param(r, "ruleId"), q.Actions)
+	})
+}
