@@ -93,6 +93,9 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.filters = newFilters(d.Users)
 	s.seqs = newSeqs(d.Users)
 	s.metrics.observe(s)
+	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
+		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,
+	})
 	return s, nil
 }
 
@@ -104,9 +107,6 @@ func (s *Service) Routes(r *httpx.Router) {
 
 // Run follows the logs until the context ends.
 func (s *Service) Run(ctx context.Context) error {
-	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
-		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,
-	})
 	defer s.reader.Close()
 	var subs []*bus.Subscription
 	defer func() {
@@ -135,12 +135,14 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer s.bus.OnReconnect(s.resync)()
 	s.housekeeping(ctx)
-	s.Drain()
-	return nil
+	return s.Drain(ctx)
 }
 
 // Drain answers all open polls. New ones are answered at once: their clients come back to another worker.
-func (s *Service) Drain() { s.drainOnce.Do(func() { close(s.drain) }) }
+func (s *Service) Drain(context.Context) error {
+	s.drainOnce.Do(func() { close(s.drain) })
+	return nil
+}
 
 func (s *Service) draining() bool {
 	select {
