@@ -27,8 +27,6 @@ if [ ! -e "$file" ]; then
 	cat >"$file.new" <<YAML
 # Written by 'make run'. 'bin/hanse config --config $file' shows all there is to set.
 server_names: ["$server_name"]
-public_base_url: "$base"
-public_server: "$host:$port"
 data_dir: "$data"
 listen:
   client:
@@ -40,8 +38,11 @@ listen:
   monitoring:
     address: "127.0.0.1:$((client_port + 1000))"
   trusted_proxies: ["127.0.0.0/8", "::1/128"]
-registration:
-  shared_secret: "$(head -c 24 /dev/urandom | base64 | tr -d '\n')"
+client:
+  public_base_url: "$base"
+  public_server: "$host:$port"
+  registration:
+    shared_secret: "$(head -c 24 /dev/urandom | base64 | tr -d '\n')"
 federation:
   # Other servers on this machine may be talked to; take this out for a server in the wide world.
   ca_files: ["$ca/ca.pem"]

@@ -42,7 +42,7 @@ type root struct {
 }
 
 func defaults() *root {
-	r := &root{Timeout: 5 * time.Second}
+	r := &root{Timeout: 5 * time.Second, Limits: map[string]limits{"login": {Rate: 1}, "send": {Rate: 3}}}
 	r.Listen.Client.Address, r.Listen.Federation.Address = ":1", ":2"
 	return r
 }
@@ -73,7 +73,7 @@ listen:
 allow:
   - 10.0.0.0/8
 limits:
-  login: {rate: 0.5, off: true}
+  login: {off: true}
 count: 7
 secret: 12345
 optional: true
@@ -84,7 +84,7 @@ optional: true
 	}
 	if len(r.ServerNames) != 2 || r.Timeout != 3*time.Minute || r.Listen.Client.Address != "127.0.0.1:80" ||
 		r.Listen.Client.TLSCert != "env.pem" || r.Listen.Federation.Address != ":2" || r.Secret != "12345" ||
-		r.Allow[0] != netip.MustParsePrefix("10.0.0.0/8") || !r.Limits["login"].Off || r.Limits["login"].Rate != 0.5 ||
+		r.Allow[0] != netip.MustParsePrefix("10.0.0.0/8") || !r.Limits["login"].Off || r.Limits["login"].Rate != 1 || r.Limits["send"].Rate != 3 ||
 		r.Count != 7 || len(r.Shards) != 2 || r.Optional == nil || !*r.Optional {
 		t.Errorf("loaded %+v", r)
 	}

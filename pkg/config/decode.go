@@ -169,13 +169,19 @@ func (d *decoder) list(key string, n ast.Node, v reflect.Value) bool {
 	return true
 }
 
+// mapping adds to what the map holds, and changes single values of entries that are structs: a file that sets one
+// rate limit leaves the others as they are.
 func (d *decoder) mapping(key string, n ast.Node, v reflect.Value) bool {
 	entries, ok := pairs(n)
 	if !ok {
 		d.fail(n, "%s: want a mapping", key)
 		return false
 	}
-	out := reflect.MakeMapWithSize(v.Type(), len(entries))
+	out := reflect.MakeMapWithSize(v.Type(), v.Len()+len(entries))
+	for it := v.MapRange(); it.Next(); {
+		out.SetMapIndex(it.Key(), it.Value())
+	}
+	seen := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		name := e.Key.GetToken().Value
 		mk := reflect.New(v.Type().Key()).Elem()
@@ -183,11 +189,15 @@ func (d *decoder) mapping(key string, n ast.Node, v reflect.Value) bool {
 			d.fail(e.Key, "%s: %w", join(key, name), err)
 			return false
 		}
-		if out.MapIndex(mk).IsValid() {
+		if seen[name] {
 			d.fail(e.Key, "%s: stands here twice", join(key, name))
 			return false
 		}
+		seen[name] = true
 		mv := reflect.New(v.Type().Elem()).Elem()
+		if old := out.MapIndex(mk); old.IsValid() {
+			mv.Set(old)
+		}
 		if !d.value(join(key, name), e.Value, mv) {
 			return false
 		}

@@ -1,11 +1,87 @@
 package app
 
 import (
+	"context"
+
+	"hanse/pkg/appservice"
 	"hanse/pkg/node"
+	"hanse/pkg/password"
+	"hanse/pkg/ratelimit"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/session"
+	"hanse/pkg/state"
+	"hanse/pkg/userdb"
+	"hanse/services/client"
+	"hanse/services/room"
+	syncrole "hanse/services/sync"
 )
 
-// builder makes what roles are built from; what several roles share is made once.
+// builder has what roles are built from: the process, and what the roles of a process share.
 type builder struct {
 	cfg  *Config
 	node *node.Node
+
+	users     *userdb.DB
+	states    *state.Store
+	rooms     *roomdb.DB
+	apps      *appservice.Registry
+	sessions  *session.Checker
+	limits    *ratelimit.Limiter // nil: no limits
+	passwords *password.Hasher
+}
+
+// newBuilder makes what is shared. It costs little where a role does not use it.
+func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
+	b := &builder{cfg: cfg, node: n, passwords: password.New(cfg.Password)}
+	b.users = userdb.New(n.PG, n.Bus)
+	b.states = state.NewStore(state.Config{Cache: cfg.Memory.States}, n.Metrics)
+	b.rooms = roomdb.Open(n.PG, b.states, roomdb.Config{EventCache: cfg.Memory.Events}, n.Metrics)
+	var err error
+	if b.apps, err = appservice.Load(cfg.AppServices.Files, n.Servers.Default()); err != nil {
+		return nil, err
+	}
+	if b.sessions, err = session.New(cfg.Client.Session, b.users, b.apps, n.Bus, n.Log, n.Metrics); err != nil {
+		return nil, err
+	}
+	if cfg.RateLimits.Enabled {
+		b.limits, err = ratelimit.New(ratelimit.Config{Limits: cfg.RateLimits.Limits, MaxKeys: cfg.RateLimits.Keys, Registerer: n.Metrics})
+	}
+	return b, err
+}
+
+func buildRoom(_ context.Context, b *builder) (Role, error) {
+	s, err := room.New(b.cfg.Room, room.Deps{
+		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Members: b.node.Members, Router: b.node.Router,
+		Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Register(b.node.GRPC)
+	return s, nil
+}
+
+func buildClient(_ context.Context, b *builder) (Role, error) {
+	c, err := client.New(b.cfg.Client, client.Deps{
+		Users: b.users, Rooms: b.rooms, Bus: b.node.Bus, Redis: b.node.Redis, Router: b.node.Router, FedOut: b.node.FedOut(),
+		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
+		Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.Routes(b.node.ClientAPI)
+	return c, nil
+}
+
+func buildSync(ctx context.Context, b *builder) (Role, error) {
+	s, err := syncrole.New(ctx, b.cfg.Sync, syncrole.Deps{
+		WorkerID: b.node.WorkerID, Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Redis: b.node.Redis,
+		Sessions: b.sessions, Servers: b.node.Servers, Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Routes(b.node.ClientAPI)
+	return s, nil
 }

@@ -15,30 +15,44 @@ import (
 
 	"hanse/pkg/password"
 	"hanse/pkg/pg"
+	"hanse/pkg/ratelimit"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/services/client"
+	"hanse/services/room"
+	syncrole "hanse/services/sync"
 )
 
 // Config is all that an operator sets. The sections of packages and roles are theirs; what is here is what more
 // than one of them needs.
 type Config struct {
-	ServerNames   []string      `yaml:"server_names" doc:"Names that this cluster serves: the part of its users' ids behind the first colon. The first one is used where a request names none."`
-	PublicBaseURL string        `yaml:"public_base_url" doc:"Where clients reach the client API, as https://matrix.example.org; answered by /.well-known/matrix/client. Empty: not answered."`
-	PublicServer  string        `yaml:"public_server" doc:"Host and port where other servers reach the federation API; answered by /.well-known/matrix/server. Empty: not answered."`
-	DataDir       string        `yaml:"data_dir" doc:"Directory for what this process keeps itself: the private PostgreSQL, the embedded NATS, its worker id."`
-	WorkerID      string        `yaml:"worker_id" doc:"Name of this process among the workers; the same after a restart. Empty: made from the host's name and the gRPC port."`
-	DrainDelay    time.Duration `yaml:"drain_delay" doc:"How long a process that ends still takes new requests after /readyz has said no; more than the interval of the load balancer's health checks."`
-	DrainTimeout  time.Duration `yaml:"drain_timeout" doc:"How long a process that ends waits for requests under way and for other workers to take its partitions over."`
+	ServerNames  []string      `yaml:"server_names" doc:"Names that this cluster serves: the part of its users' ids behind the first colon. The first one is used where a request names none."`
+	DataDir      string        `yaml:"data_dir" doc:"Directory for what this process keeps itself: the private PostgreSQL, the embedded NATS, its worker id."`
+	WorkerID     string        `yaml:"worker_id" doc:"Name of this process among the workers; the same after a restart. Empty: made from the host's name and the gRPC port."`
+	DrainDelay   time.Duration `yaml:"drain_delay" doc:"How long a process that ends still takes new requests after /readyz has said no; more than the interval of the load balancer's health checks."`
+	DrainTimeout time.Duration `yaml:"drain_timeout" doc:"How long a process that ends waits for requests under way and for other workers to take its partitions over."`
 
-	Listen       Listen          `yaml:"listen"`
-	PostgreSQL   pg.Config       `yaml:"postgresql"`
-	NATS         NATS            `yaml:"nats"`
-	Redis        Redis           `yaml:"redis"`
-	Registration Registration    `yaml:"registration"`
-	Password     password.Config `yaml:"password"`
-	Federation   Federation      `yaml:"federation"`
-	RateLimits   RateLimits      `yaml:"rate_limits"`
-	AppServices  AppServices     `yaml:"appservices"`
-	Log          Log             `yaml:"log"`
-	Tracing      Tracing         `yaml:"tracing"`
+	Listen      Listen          `yaml:"listen"`
+	PostgreSQL  pg.Config       `yaml:"postgresql"`
+	NATS        NATS            `yaml:"nats"`
+	Redis       Redis           `yaml:"redis"`
+	Password    password.Config `yaml:"password"`
+	Federation  Federation      `yaml:"federation"`
+	RateLimits  RateLimits      `yaml:"rate_limits"`
+	AppServices AppServices     `yaml:"appservices"`
+	Log         Log             `yaml:"log"`
+	Tracing     Tracing         `yaml:"tracing"`
+	Memory      Memory          `yaml:"memory"`
+
+	Client client.Config   `yaml:"client"`
+	Sync   syncrole.Config `yaml:"sync"`
+	Room   room.Config     `yaml:"room"`
+}
+
+// Memory is what the roles of a process share.
+type Memory struct {
+	States int64 `yaml:"states" doc:"Bytes for the states of rooms."`
+	Events int64 `yaml:"events" doc:"Bytes for events that clients read."`
 }
 
 // Listen has the address of each API. An API without an address is not served.
@@ -83,13 +97,6 @@ type Redis struct {
 	URL string `yaml:"url" secret:"dsn" doc:"URL of Redis. Empty: a server inside this process, for all roles in one."`
 }
 
-// Registration is who may make an account.
-type Registration struct {
-	Enabled      bool   `yaml:"enabled" doc:"Whether anybody may register."`
-	SharedSecret string `yaml:"shared_secret" secret:"true" doc:"Secret for /_synapse/admin/v1/register, by which tools make accounts. Empty: closed."`
-	Token        string `yaml:"token" secret:"true" doc:"Token that registering demands (m.login.registration_token). Empty: none."`
-}
-
 // Federation is how other servers are reached and trusted.
 type Federation struct {
 	CAFiles           []string       `yaml:"ca_files" doc:"CA certificates, PEM, trusted for other servers in addition to the system's."`
@@ -100,7 +107,9 @@ type Federation struct {
 
 // RateLimits bounds what one user or address may do.
 type RateLimits struct {
-	Enabled bool `yaml:"enabled" doc:"Off: no limits, for load tests and private clusters."`
+	Enabled bool                       `yaml:"enabled" doc:"Off: no limits, for load tests and private clusters."`
+	Keys    int                        `yaml:"keys" doc:"Users and addresses that a worker remembers."`
+	Limits  map[string]ratelimit.Limit `yaml:"limits" doc:"Budgets by kind of action: how many in a second in the long run, and how many at once."`
 }
 
 // AppServices are bridges and bots.
@@ -135,9 +144,28 @@ func Defaults() *Config {
 		PostgreSQL: pg.Defaults(),
 		NATS:       NATS{Replicas: 1},
 		Password:   password.Defaults(),
-		RateLimits: RateLimits{Enabled: true},
+		RateLimits: RateLimits{Enabled: true, Keys: 100_000, Limits: defaultLimits()},
 		Log:        Log{Format: "json"},
 		Tracing:    Tracing{Ratio: 0.01},
+		Memory:     Memory{States: state.DefaultConfig().Cache, Events: roomdb.DefaultConfig().EventCache},
+		Client:     client.Defaults(),
+		Sync:       syncrole.Defaults(),
+		Room:       room.Defaults(),
+	}
+}
+
+// defaultLimits are generous to people and clients, and strict to who guesses passwords.
+func defaultLimits() map[string]ratelimit.Limit {
+	return map[string]ratelimit.Limit{
+		"request":    {PerSecond: 50, Burst: 500}, // of a user, of any kind
+		"login":      {PerSecond: 0.5, Burst: 20}, // of an address
+		"login_user": {PerSecond: 0.2, Burst: 10}, // of an account
+		"register":   {PerSecond: 0.2, Burst: 10},
+		"profile":    {PerSecond: 1, Burst: 20},
+		"presence":   {PerSecond: 2, Burst: 20},
+		"search":     {PerSecond: 2, Burst: 20},
+		"report":     {PerSecond: 0.2, Burst: 10},
+		"to_device":  {PerSecond: 50, Burst: 500},
 	}
 }
 
@@ -154,12 +182,6 @@ func (c *Config) Validate() error {
 	}
 	if c.DataDir == "" {
 		errs = append(errs, errors.New("data_dir: is empty"))
-	}
-	if u, err := url.Parse(c.PublicBaseURL); c.PublicBaseURL != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
-		errs = append(errs, errors.New("public_base_url: want https://host"))
-	}
-	if c.PublicServer != "" && !validServerName(c.PublicServer) {
-		errs = append(errs, errors.New("public_server: want host or host:port"))
 	}
 	if c.DrainDelay < 0 || c.DrainTimeout <= 0 {
 		errs = append(errs, errors.New("drain_timeout: must be positive"))
@@ -187,6 +209,28 @@ func (l *Listen) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Validate reports limits that nobody could keep to.
+func (r *RateLimits) Validate() error {
+	var errs []error
+	if r.Keys < 1 {
+		errs = append(errs, errors.New("keys: must be positive"))
+	}
+	for kind, l := range r.Limits {
+		if l.PerSecond <= 0 || l.Burst < 1 {
+			errs = append(errs, fmt.Errorf("limits: %s: per_second must be positive and burst at least 1", kind))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Validate reports budgets that are too small to work with.
+func (m *Memory) Validate() error {
+	if m.States < 1<<20 || m.Events < 1<<20 {
+		return errors.New("states: at least 1 MiB, and events too")
+	}
+	return nil
 }
 
 // Validate reports files that are not there.

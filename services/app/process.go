@@ -159,9 +159,13 @@ func (p *process) buildRoles(ctx context.Context) error {
 			Tracer: p.tracer, Log: p.log, Registerer: p.metrics})
 	}
 	p.node.ClientAPI, p.node.FederationAPI = api("client", true), api("federation", false)
-	b := &builder{cfg: p.cfg, node: p.node}
+	b, err := newBuilder(p.cfg, p.node)
+	if err != nil {
+		return err
+	}
+	p.background(ctx, "sessions", b.sessions.Run)
 	for _, spec := range p.specs {
-		role, err := spec.build(b)
+		role, err := spec.build(ctx, b)
 		if err != nil {
 			return fmt.Errorf("%s: %w", spec.name, err)
 		}

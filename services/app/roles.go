@@ -30,11 +30,15 @@ const (
 type roleSpec struct {
 	name  string
 	needs need
-	build func(b *builder) (Role, error)
+	build func(ctx context.Context, b *builder) (Role, error)
 }
 
 // roles is the role table, in the order in which roles start; they stop in the reverse order.
-var roles = []roleSpec{}
+var roles = []roleSpec{
+	{"room", 0, buildRoom},
+	{"client", needClientAPI, buildClient},
+	{"sync", needClientAPI, buildSync},
+}
 
 // RoleNames lists all roles.
 func RoleNames() []string {

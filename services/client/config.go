@@ -12,40 +12,40 @@ import (
 // Config is what an operator sets for the client API.
 type Config struct {
 	// PublicBaseURL and PublicServer answer /.well-known; empty: not answered.
-	PublicBaseURL string
-	PublicServer  string
+	PublicBaseURL string `doc:"Where clients reach this API, as https://matrix.example.org; answered by /.well-known/matrix/client. Empty: not answered."`
+	PublicServer  string `doc:"Host and port where other servers reach the federation API; answered by /.well-known/matrix/server. Empty: not answered."`
 	Registration  Registration
 	Session       session.Config
 	Tokens        Tokens
 	Support       Support
 	UserDirectory UserDirectory
 	// UIATimeout is how long a session of user-interactive authentication lives without use.
-	UIATimeout time.Duration
+	UIATimeout time.Duration `doc:"How long user-interactive authentication may pause."`
 	// TaskInterval is how often a worker looks for tasks of workers that died.
-	TaskInterval time.Duration
+	TaskInterval time.Duration `doc:"How often a worker looks for work that a dead one left."`
 }
 
 // Registration is who may make an account.
 type Registration struct {
 	// Enabled opens registration to anybody.
-	Enabled bool
+	Enabled bool `doc:"Whether anybody may register."`
 	// SharedSecret opens /_synapse/admin/v1/register; empty: closed.
-	SharedSecret string
+	SharedSecret string `secret:"true" doc:"Secret of /_synapse/admin/v1/register, by which tools make accounts. Empty: closed."`
 	// Tokens, if there are any, are what registering demands (m.login.registration_token): token to number of uses, 0
 	// for any number.
-	Tokens map[string]int64
+	Tokens map[string]int64 `secret:"true" doc:"Tokens that registering demands, with the number of times that each may be used; 0: any."`
 	// Guests may register without a password.
-	Guests bool
+	Guests bool `doc:"Whether guests may register, without a password."`
 }
 
 // Tokens is how long tokens live.
 type Tokens struct {
 	// Access is the life of access tokens of clients that refresh them; those of others do not expire.
-	Access time.Duration
+	Access time.Duration `doc:"Life of the access tokens of clients that refresh them; those of others do not expire."`
 	// Refresh is the life of refresh tokens; 0: they do not expire.
-	Refresh time.Duration
+	Refresh time.Duration `doc:"Life of refresh tokens; 0: they do not expire."`
 	// OpenID is the life of OpenID tokens.
-	OpenID time.Duration
+	OpenID time.Duration `yaml:"openid" doc:"Life of OpenID tokens."`
 }
 
 // Support is what /.well-known/matrix/support answers.
@@ -65,7 +65,7 @@ type Contact struct {
 type UserDirectory struct {
 	// SearchAll lets everybody find all local users, not only those whom they share a room with or who are in public
 	// rooms.
-	SearchAll bool
+	SearchAll bool `doc:"Whether everybody finds all local users, not only those who share a room or are in a public one."`
 }
 
 // Defaults are what a small server works with.

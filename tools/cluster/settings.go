@@ -19,17 +19,17 @@ func (c *Cluster) LogDir() string { return filepath.Join(c.cfg.Dir, "log") }
 
 func (c *Cluster) writeConfig() error {
 	set := map[string]string{
-		"server_names":               "[" + strconv.Quote(c.ServerName) + "]",
-		"public_base_url":            strconv.Quote(c.BaseURL),
-		"public_server":              strconv.Quote(c.ServerName),
-		"data_dir":                   strconv.Quote(filepath.Join(c.cfg.Dir, "data")),
-		"drain_delay":                "1s",
-		"listen.trusted_proxies":     `[127.0.0.0/8, "::1/128"]`,
-		"registration.enabled":       "true",
-		"registration.shared_secret": strconv.Quote(c.SharedSecret),
-		"federation.ca_files":        "[" + strconv.Quote(c.CA.CertFile) + "]",
-		"federation.allow":           `[127.0.0.0/8, "::1/128"]`,
-		"rate_limits.enabled":        "false",
+		"server_names":                      "[" + strconv.Quote(c.ServerName) + "]",
+		"client.public_base_url":            strconv.Quote(c.BaseURL),
+		"client.public_server":              strconv.Quote(c.ServerName),
+		"data_dir":                          strconv.Quote(filepath.Join(c.cfg.Dir, "data")),
+		"drain_delay":                       "1s",
+		"listen.trusted_proxies":            `[127.0.0.0/8, "::1/128"]`,
+		"client.registration.enabled":       "true",
+		"client.registration.shared_secret": strconv.Quote(c.SharedSecret),
+		"federation.ca_files":               "[" + strconv.Quote(c.CA.CertFile) + "]",
+		"federation.allow":                  `[127.0.0.0/8, "::1/128"]`,
+		"rate_limits.enabled":               "false",
 	}
 	if !c.cfg.AllInOne {
 		set["nats.url"] = strconv.Quote("nats://" + c.natsAddr)

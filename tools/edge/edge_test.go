@@ -21,7 +21,7 @@ func TestRoleOf(t *testing.T) {
 		"/_matrix/client/versions":                  RoleClient,
 		"/_matrix/federation/v1/send/1":             RoleFedin,
 		"/_matrix/key/v2/server":                    RoleFedin,
-		"/.well-known/matrix/server":                RoleFedin,
+		"/.well-known/matrix/server":                RoleClient,
 		"/.well-known/matrix/client":                RoleClient,
 		"/_synapse/admin/v1/register":               RoleClient,
 		"/_matrix/client/v3/rooms/x/send/m.room/1":  RoleClient,

@@ -16,8 +16,7 @@ const (
 // roleOf returns the role that serves a path.
 func roleOf(path string) string {
 	switch {
-	case strings.HasPrefix(path, "/_matrix/federation/"), strings.HasPrefix(path, "/_matrix/key/"),
-		path == "/.well-known/matrix/server":
+	case strings.HasPrefix(path, "/_matrix/federation/"), strings.HasPrefix(path, "/_matrix/key/"):
 		return RoleFedin
 	case isSync(path):
 		return RoleSync
