@@ -19,6 +19,8 @@ type place struct {
 	missing []id.Event
 	// fetched are states after missing prev events, as another server gave them.
 	fetched []state.Map
+	// only says that fetched is the state before the event itself.
+	only bool
 	// history is set for events older than what we have: they get a place before the timeline, and do not change what
 	// the room is now.
 	history bool
@@ -185,6 +187,9 @@ func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state
 	}
 	var snaps []*state.Snapshot
 	for _, p := range at.prev {
+		if at.only {
+			break
+		}
 		snap, err := w.after(ctx, p)
 		if err != nil {
 			return nil, err

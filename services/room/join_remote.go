@@ -2,24 +2,393 @@ package room
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
 
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
+	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
 
-func (s *Service) joinElsewhere(_ context.Context, _ id.Room, _ intent, _ []string) (*roomv1.SendResponse, error) {
-	return nil, merr.NotFound("Unknown room")
+// maxServers is how many servers are asked for one join, leave or knock.
+const maxServers = 8
+
+// joinElsewhere joins through servers that are in the room (server-server API, "Joining Rooms").
+func (s *Service) joinElsewhere(ctx context.Context, roomID id.Room, in intent, via []string) (*roomv1.SendResponse, error) {
+	servers, err := s.helpers(ctx, roomID, in.sender, via, true)
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, server := range servers {
+		joined, err := s.joinVia(ctx, roomID, in, server)
+		if err == nil {
+			return joined, nil
+		}
+		if retry(err) || ctx.Err() != nil {
+			return nil, again(err)
+		}
+		s.log.Info("join through another server", "room", roomID, "server", server, "err", err)
+		failed = worse(failed, err)
+	}
+	return nil, elsewhereError(failed, "Can't join remote room because no servers that are in the room have been provided.")
 }
 
-func (s *Service) inviteElsewhere(_ context.Context, _ id.Room, _ intent, _ id.User) (*roomv1.SendResponse, error) {
-	return nil, merr.NotFound("Unknown server")
+// worse keeps the error that says most: an answer about the request rather than a failure of the server.
+func worse(old, err error) error {
+	var was, is *fedError
+	if errors.As(old, &was) && was.status < 500 && !(errors.As(err, &is) && is.status == http.StatusForbidden) {
+		return old
+	}
+	return err
 }
 
-func (s *Service) leaveElsewhere(_ context.Context, _ id.Room, _ intent) (*roomv1.SendResponse, error) {
-	return nil, merr.NotFound("Unknown room")
+// elsewhereError is what the client hears when nobody could help.
+func elsewhereError(err error, nobody string) error {
+	var answer *fedError
+	switch {
+	case err == nil:
+		return merr.NotFound(nobody)
+	case errors.As(err, &answer) && answer.status < 500:
+		return answer.matrix()
+	}
+	if m, ok := merr.As(err); ok {
+		return m
+	}
+	return merr.BadGateway("No server in the room could be reached").WithCause(err)
 }
 
-func (s *Service) knockElsewhere(_ context.Context, _ id.Room, _ intent, _ []string) (*roomv1.SendResponse, error) {
-	return nil, merr.NotFound("Unknown room")
+// helpers are the servers that may be in the room: those that the client names, that of the inviter, that of the room
+// id, and those that were in the room when we left it, or are, if we are in it without the means to let the user in.
+func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string, all bool) ([]id.Server, error) {
+	var servers []id.Server
+	add := func(server id.Server) {
+		if server != "" && !s.servers.IsLocal(server) && !slices.Contains(servers, server) && len(servers) < maxServers {
+			servers = append(servers, server)
+		}
+	}
+	row, err := s.outsideRow(ctx, roomID, user)
+	if err != nil {
+		return nil, err
+	}
+	if row != nil && row.membership == "invite" {
+		add(row.sender.Server())
+	}
+	for _, v := range via {
+		if server, err := id.ParseServer(v); err == nil {
+			add(server)
+		}
+	}
+	add(roomID.Server())
+	if !all {
+		return servers, nil
+	}
+	known, err := s.db.Room(ctx, roomID)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		return servers, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	were, err := s.db.Servers(ctx, known.Part, known.NID)
+	if err != nil {
+		return nil, err
+	}
+	for _, server := range were {
+		add(server)
+	}
+	return servers, nil
+}
+
+// template is what make_join, make_leave and make_knock answer.
+type template struct {
+	Version string          `json:"room_version"`
+	Event   json.RawMessage `json:"event"`
+}
+
+// prepare asks a server for a template and makes a signed event of it.
+func (s *Service) prepare(ctx context.Context, roomID id.Room, in intent, membership string, server id.Server) (*event.PDU, error) {
+	uri := fedPath("v1", "make_"+membership, string(roomID), string(in.sender))
+	if membership != "leave" {
+		uri += "?" + url.Values{"ver": roomversion.Supported()}.Encode()
+	}
+	origin := in.sender.Server()
+	var t template
+	if err := s.ask(ctx, request{origin: origin, dest: server, method: http.MethodGet, uri: uri}, &t); err != nil {
+		return nil, err
+	}
+	if t.Version == "" {
+		t.Version = "1"
+	}
+	rules, ok := roomversion.Get(t.Version)
+	if !ok {
+		return nil, merr.UnsupportedRoomVersion(t.Version)
+	}
+	d, err := draftOf(t.Event, rules, roomID, in, membership)
+	if err != nil {
+		return nil, fmt.Errorf("template of %s: %w", server, err)
+	}
+	key, err := s.servers.SigningKey(ctx, origin)
+	if err != nil {
+		return nil, err
+	}
+	pdu, err := event.Build(*d, rules, origin, key)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	return pdu, nil
+}
+
+// draftOf takes of a template what only the other server can know: where the event stands, and who vouches for it.
+func draftOf(raw []byte, rules *roomversion.Rules, roomID id.Room, in intent, membership string) (*event.Draft, error) {
+	t := gjson.ParseBytes(raw)
+	if t.Get("type").Str != typeMember || t.Get("content.membership").Str != membership || t.Get("state_key").Str != string(in.sender) {
+		return nil, errors.New("not the event that was asked for")
+	}
+	content, err := canonjson.ParseObject(in.content)
+	if err != nil {
+		return nil, merr.BadJSON(err.Error())
+	}
+	if via := t.Get("content.join_authorised_via_users_server"); membership == "join" && via.Type == gjson.String {
+		content = content.With("join_authorised_via_users_server", canonjson.AppendString(nil, via.Str))
+	}
+	key := string(in.sender)
+	d := &event.Draft{RoomID: roomID, Type: typeMember, StateKey: &key, Sender: in.sender, Content: content.Bytes(),
+		Depth: t.Get("depth").Int(), OriginServerTS: time.Now().UnixMilli()}
+	d.PrevEvents, d.PrevHashes = referencesOf(t.Get("prev_events"), rules)
+	d.AuthEvents, d.AuthHashes = referencesOf(t.Get("auth_events"), rules)
+	if len(d.PrevEvents) == 0 || len(d.PrevEvents) > event.MaxPrevEvents || len(d.AuthEvents) > event.MaxAuthEvents {
+		return nil, errors.New("prev_events or auth_events are missing or too many")
+	}
+	return d, nil
+}
+
+func referencesOf(list gjson.Result, rules *roomversion.Rules) (ids []id.Event, hashes [][32]byte) {
+	for _, v := range list.Array() {
+		if rules.EventFormat == 3 {
+			ids = append(ids, id.Event(v.Str))
+			continue
+		}
+		ids = append(ids, id.Event(v.Get("0").Str))
+		var h [32]byte
+		if b, err := signing.Decode(v.Get("1.sha256").Str); err == nil {
+			copy(h[:], b)
+		}
+		hashes = append(hashes, h)
+	}
+	return ids, hashes
+}
+
+// joinAnswer is what send_join answers.
+type joinAnswer struct {
+	State rawPDUs         `json:"state"`
+	Chain rawPDUs         `json:"auth_chain"`
+	Event json.RawMessage `json:"event"`
+}
+
+func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*roomv1.SendResponse, error) {
+	pdu, err := s.prepare(ctx, roomID, in, "join", server)
+	if err != nil {
+		return nil, err
+	}
+	var answer joinAnswer
+	err = s.ask(ctx, request{origin: in.sender.Server(), dest: server, method: http.MethodPut, timeout: longTimeout, max: largeAnswer,
+		uri: fedPath("v2", "send_join", string(roomID), string(pdu.ID)) + "?omit_members=false", body: pdu.JSON}, &answer)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer.Event) > 0 {
+		signed, err := event.Parse(answer.Event, pdu.Rules)
+		if err != nil || signed.ID != pdu.ID {
+			return nil, fmt.Errorf("%s answered with another join event", server)
+		}
+		pdu = signed
+	}
+	bad, err := s.verify(ctx, []*event.PDU{pdu})
+	if err != nil {
+		return nil, err
+	}
+	if bad[0] != nil {
+		return nil, fmt.Errorf("join through %s: %w", server, bad[0])
+	}
+	return s.settleIn(ctx, pdu, in, server, &answer)
+}
+
+// settleIn stores a room that we have just joined: its state and auth chain as outliers, and the join as its only end.
+func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, server id.Server, answer *joinAnswer) (*roomv1.SendResponse, error) {
+	roomID := join.RoomID
+	states, err := s.parseAll(ctx, answer.State, join.Rules, roomID)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := s.parseAll(ctx, answer.Chain, join.Rules, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkCreate(states, join.Rules); err != nil {
+		return nil, fmt.Errorf("state from %s: %w", server, err)
+	}
+	if err := s.stub(ctx, roomID, join.Rules); err != nil {
+		return nil, err
+	}
+	take := &intake{s: s, roomID: roomID, rules: join.Rules, origin: server, home: in.sender.Server()}
+	if err := take.storeOutliers(ctx, append(chain, states...)); err != nil {
+		return nil, err
+	}
+	st := fetchedState{}
+	for _, p := range states {
+		st.events = append(st.events, p.ID)
+	}
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if r.head.joinedLocal > 0 {
+		r.unlock()
+		return s.alsoJoined(ctx, take, join)
+	}
+	w := s.newWriter(ctx, r)
+	err = w.begin(ctx, join, in, st)
+	if err == nil {
+		err = w.put()
+	}
+	r.unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.c.wait(ctx); err != nil {
+		if pg.IsUnique(err, "event_cause") {
+			return s.repeated(ctx, roomID, []intent{in})
+		}
+		return nil, again(err)
+	}
+	return &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: r.p.part, Pos: w.c.last}, nil
+}
+
+// alsoJoined takes in a join that went through another server although we have got into the room meanwhile.
+func (s *Service) alsoJoined(ctx context.Context, take *intake, join *event.PDU) (*roomv1.SendResponse, error) {
+	leave, err := take.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	v, err := take.take(ctx, join)
+	if err != nil {
+		return nil, again(err)
+	}
+	if v.flags != 0 {
+		return nil, forbidden(v.refusal)
+	}
+	resp := &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: v.part}
+	if v.change != nil {
+		if err := v.change.wait(ctx); err != nil {
+			return nil, again(err)
+		}
+		resp.Pos = v.change.last
+	}
+	return resp, nil
+}
+
+// checkCreate looks for the one create event of the room, which must be of the version that we were told.
+func checkCreate(states []*event.PDU, rules *roomversion.Rules) error {
+	for _, p := range states {
+		if !p.Is(typeCreate, "") {
+			continue
+		}
+		version := gjson.GetBytes(p.Content, "room_version")
+		if version.Str != rules.Version && (version.Exists() || rules.Version != "1") {
+			return fmt.Errorf("room version %q, not %q", version.Str, rules.Version)
+		}
+		return nil
+	}
+	return errors.New("no create event")
+}
+
+// stub makes a row for a room that we know nothing of yet, so that its events have somewhere to belong to.
+func (s *Service) stub(ctx context.Context, roomID id.Room, rules *roomversion.Rules) error {
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	if r.exists {
+		r.unlock()
+		if r.rules.Version != rules.Version {
+			return fmt.Errorf("room %s has version %s, not %s", roomID, r.rules.Version, rules.Version)
+		}
+		return nil
+	}
+	r.rules = rules
+	w := s.newWriter(ctx, r)
+	r.nid = w.nid()
+	w.c.create = true
+	if err = w.put(); err != nil {
+		r.drop()
+	} else {
+		r.exists = true
+	}
+	r.unlock()
+	if err != nil {
+		return err
+	}
+	if err := w.c.wait(ctx); err != nil && !pg.IsUnique(err, "") {
+		return again(err)
+	}
+	return nil
+}
+
+// begin makes a join the only end of a room that we were not in, with the state that came with it. What we may have
+// known of the room before is left as it was.
+func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetchedState) error {
+	found, err := w.stored(ctx, append([]id.Event{join.ID}, join.PrevEvents...))
+	if err != nil {
+		return err
+	}
+	e := &newEvent{pdu: join, cause: in.cause.at(0), why: in.cause}
+	if old := found[join.ID]; old != nil {
+		e.nid, e.place = old.NID, true
+	} else {
+		e.nid = w.nid()
+	}
+	for _, p := range join.PrevEvents {
+		if ev := found[p]; ev != nil && ev.Flags&flagOutlier == 0 {
+			e.prev = append(e.prev, ev.NID)
+		} else {
+			w.c.lacks = append(w.c.lacks, lack{p, e.nid})
+		}
+	}
+	m, err := w.fetchedMap(ctx, st)
+	if err != nil {
+		return err
+	}
+	snap, err := w.store(m)
+	if err != nil {
+		return err
+	}
+	e.sid = snap.SID()
+	refusal, err := w.judge(ctx, e, m, true)
+	if err != nil || refusal != nil {
+		return errors.Join(err, forbidden(refusal))
+	}
+	after, err := w.stateAfter(e, snap, m)
+	if err != nil {
+		return err
+	}
+	w.h.tips = []tip{{e.nid, join}}
+	w.h.depth = max(w.h.depth, join.Depth)
+	w.ready = []*state.Snapshot{after}
+	return w.deliver(ctx, e, after.Map(), false)
 }

@@ -43,13 +43,13 @@ func (in *intake) storeOutliers(ctx context.Context, pdus []*event.PDU) error {
 	if len(pdus) > maxOutliers {
 		return fmt.Errorf("%s sent %d events", in.origin, len(pdus))
 	}
-	ordered := byAuth(pdus)
-	for len(ordered) > 0 {
-		n := min(len(ordered), outlierChunk)
-		if err := in.storeChunk(ctx, ordered[:n]); err != nil {
+	left := byAuth(pdus)
+	for len(left) > 0 {
+		n := min(len(left), outlierChunk)
+		if err := in.storeChunk(ctx, left[:n]); err != nil {
 			return err
 		}
-		ordered = ordered[n:]
+		left = left[n:]
 	}
 	return nil
 }
@@ -128,57 +128,65 @@ func (w *writer) createOf(ctx context.Context, found map[id.Event]*roomdb.Event)
 	return more[name].PDU, nil
 }
 
-// byAuth orders events so that each comes after those of them that it cites. Events in a cycle, which only forged ones
-// can be, come in no order; they lack auth events then.
+// byAuth orders events so that each comes after those of them that it cites; the create event comes first, as from
+// version 12 on nobody cites it.
 func byAuth(pdus []*event.PDU) []*event.PDU {
+	first := make([]*event.PDU, 0, len(pdus))
+	for _, p := range pdus {
+		if p.Type == typeCreate {
+			first = append(first, p)
+		}
+	}
+	for _, p := range pdus {
+		if p.Type != typeCreate {
+			first = append(first, p)
+		}
+	}
+	return ordered(first, func(p *event.PDU) []id.Event { return p.AuthEvents })
+}
+
+// ordered sorts events so that each comes after those of them that it names, and otherwise as they came. Events in a
+// cycle, which only forged ones can be, come in some order.
+func ordered(pdus []*event.PDU, names func(*event.PDU) []id.Event) []*event.PDU {
 	byID := make(map[id.Event]*event.PDU, len(pdus))
 	for _, p := range pdus {
 		byID[p.ID] = p
 	}
-	ordered := make([]*event.PDU, 0, len(pdus))
+	out := make([]*event.PDU, 0, len(pdus))
 	visited := make(map[id.Event]bool, len(pdus))
 	type frame struct {
-		pdu  *event.PDU
-		next int
-	}
-	var create *event.PDU
-	for _, p := range pdus {
-		if p.Type == typeCreate {
-			create = p // first of all: from version 12 on nobody cites it
-		}
-	}
-	if create != nil {
-		visited[create.ID] = true
-		ordered = append(ordered, create)
+		pdu   *event.PDU
+		names []id.Event
 	}
 	for _, p := range pdus {
-		stack := []frame{}
+		var stack []frame
 		if !visited[p.ID] {
 			visited[p.ID] = true
-			stack = append(stack, frame{pdu: p})
+			stack = append(stack, frame{p, names(p)})
 		}
 		for len(stack) > 0 {
 			top := &stack[len(stack)-1]
-			if top.next == len(top.pdu.AuthEvents) {
-				ordered = append(ordered, top.pdu)
+			if len(top.names) == 0 {
+				out = append(out, top.pdu)
 				stack = stack[:len(stack)-1]
 				continue
 			}
-			a := byID[top.pdu.AuthEvents[top.next]]
-			top.next++
-			if a != nil && !visited[a.ID] {
-				visited[a.ID] = true
-				stack = append(stack, frame{pdu: a})
+			named := byID[top.names[0]]
+			top.names = top.names[1:]
+			if named != nil && !visited[named.ID] {
+				visited[named.ID] = true
+				stack = append(stack, frame{named, names(named)})
 			}
 		}
 	}
-	return ordered
+	return out
 }
 
 // fetchedState is the state after an event that we do not have, as another server told it; all its events are stored.
 type fetchedState struct {
 	events []id.Event
-	after  id.Event
+	before id.Event // whose state before it this is
+	after  id.Event // the event itself, if the state after it is meant
 }
 
 // fetchedMap makes a map of it. Rejected events are no part of a state.
@@ -217,7 +225,15 @@ func (in *intake) statesAt(ctx context.Context, missing []id.Event) ([]fetchedSt
 	return states, nil
 }
 
+// stateAfter gets the state after an event that we do not have, and the event itself.
 func (in *intake) stateAfter(ctx context.Context, at id.Event) (fetchedState, error) {
+	st, err := in.stateBefore(ctx, at)
+	st.after = at
+	return st, err
+}
+
+// stateBefore gets the state before an event, with all events that we lack of it.
+func (in *intake) stateBefore(ctx context.Context, at id.Event) (fetchedState, error) {
 	ids, err := in.s.fetchStateIDs(ctx, in.home, in.origin, in.roomID, at)
 	if err != nil {
 		return fetchedState{}, err
@@ -230,10 +246,7 @@ func (in *intake) stateAfter(ctx context.Context, at id.Event) (fetchedState, er
 	if err != nil {
 		return fetchedState{}, err
 	}
-	if err := in.fetchEvents(ctx, at, lacking); err != nil {
-		return fetchedState{}, err
-	}
-	return fetchedState{events: ids.State, after: at}, nil
+	return fetchedState{events: ids.State, before: at}, in.fetchEvents(ctx, at, lacking)
 }
 
 // fewEvents is up to how many events are asked for one by one.

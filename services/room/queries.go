@@ -175,6 +175,16 @@ ORDER BY l.pos LIMIT $3`
 SELECT EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = $3),
 	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3)`
 
+	sqlMembership = `
+SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
+
+	// sqlBackwards finds the newest events that we lack: those that the deepest events name.
+	sqlBackwards = `
+SELECT m.event_id FROM missing_prev m
+JOIN event e ON e.part = m.part AND e.event_nid = m.child
+WHERE m.part = $1 AND m.room_nid = $2
+GROUP BY m.event_id ORDER BY max(e.depth) DESC LIMIT $3`
+
 	sqlReceiptsOf = `
 SELECT user_id, type, thread_id, ord FROM receipt
 WHERE part = $1 AND room_nid = $2 AND user_id = ANY($3)`

@@ -290,11 +290,15 @@ func outcome(flags int32) string {
 
 // receive drafts an event from elsewhere; nil if it is known by now.
 func (w *writer) receive(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool) (*newEvent, error) {
+	return w.receiveAs(ctx, pdu, states, history, relay, cause{})
+}
+
+func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool, why cause) (*newEvent, error) {
 	found, err := w.stored(ctx, append([]id.Event{pdu.ID}, pdu.PrevEvents...))
 	if err != nil {
 		return nil, err
 	}
-	e := &newEvent{pdu: pdu}
+	e := &newEvent{pdu: pdu, cause: why.at(0), why: why}
 	if old := found[pdu.ID]; old == nil {
 		e.nid = w.nid()
 	} else if old.Flags&flagOutlier != 0 {
@@ -311,6 +315,9 @@ func (w *writer) receive(ctx context.Context, pdu *event.PDU, states []fetchedSt
 		}
 	}
 	for _, st := range states {
+		if st.after == "" && st.before == pdu.ID {
+			at.only = true // the state before this very event: the prev events that we hold add nothing
+		}
 		m, err := w.fetchedMap(ctx, st)
 		if err != nil {
 			return nil, err

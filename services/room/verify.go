@@ -63,9 +63,8 @@ func (s *Service) verify(ctx context.Context, pdus []*event.PDU) ([]error, error
 			if s.servers.IsLocal(server) {
 				continue
 			}
-			for _, key := range signing.SignatureKeyIDs(pdu.JSON, server) {
-				k := keyName{server, key}
-				wanted[k] = max(wanted[k], pdu.OriginServerTS)
+			for k, ts := range wantedKeys(pdu, server) {
+				wanted[k] = max(wanted[k], ts)
 			}
 		}
 	}
@@ -78,6 +77,15 @@ func (s *Service) verify(ctx context.Context, pdus []*event.PDU) ([]error, error
 		errs[i] = s.verifyOne(ctx, pdu, keys)
 	}
 	return errs, nil
+}
+
+// wantedKeys names the keys with which a server signed an event, and when they had to be valid.
+func wantedKeys(pdu *event.PDU, server id.Server) map[keyName]int64 {
+	wanted := make(map[keyName]int64, 1)
+	for _, key := range signing.SignatureKeyIDs(pdu.JSON, server) {
+		wanted[keyName{server, key}] = pdu.OriginServerTS
+	}
+	return wanted
 }
 
 func (s *Service) keys(ctx context.Context, wanted map[keyName]int64) (map[keyName]*federationv1.ServerKey, error) {

@@ -57,7 +57,7 @@ func (w *writer) put() error {
 		return err
 	}
 	for _, e := range w.c.events {
-		if e.flags == 0 {
+		if e.flags == 0 && !e.history {
 			w.r.recent.add(e, w.c)
 		}
 	}

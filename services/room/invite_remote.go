@@ -1,0 +1,265 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/pg"
+	"hanse/pkg/state"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// inviteStateTypes is the state that an invited user is shown before the join (client-server API, "Stripped state").
+var inviteStateTypes = []string{typeCreate, typeJoinRules, "m.room.canonical_alias", "m.room.avatar", "m.room.encryption",
+	"m.room.name", "m.room.topic"}
+
+// inviteElsewhere invites a user of another server: that server signs the invite before it becomes part of the room.
+// The room goes on meanwhile; the invite then stands where it was built.
+func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent, target id.User) (*roomv1.SendResponse, error) {
+	pdu, shown, known, err := s.buildInvite(ctx, roomID, in)
+	if err != nil || known != nil {
+		return known, err
+	}
+	var answer struct {
+		Event json.RawMessage `json:"event"`
+	}
+	err = s.ask(ctx, request{origin: in.sender.Server(), dest: target.Server(), method: http.MethodPut, timeout: longTimeout,
+		uri: fedPath("v2", "invite", string(roomID), string(pdu.ID)), body: map[string]any{
+			"room_version": pdu.Rules.Version, "event": json.RawMessage(pdu.JSON), "invite_room_state": shown}}, &answer)
+	if err != nil {
+		return nil, elsewhereError(err, "")
+	}
+	signed, err := event.Parse(answer.Event, pdu.Rules)
+	if err != nil || signed.ID != pdu.ID {
+		return nil, merr.BadGateway("The invited user's server answered with another event")
+	}
+	if err := s.signedBy(ctx, signed, target.Server()); err != nil {
+		return nil, merr.BadGateway("The invited user's server did not sign the invite").WithCause(err)
+	}
+	return s.attachOwn(ctx, signed, in)
+}
+
+// buildInvite builds the invite on the room as it is now. known is the answer if there is nothing to send.
+func (s *Service) buildInvite(ctx context.Context, roomID id.Room, in intent) (pdu *event.PDU, shown []json.RawMessage, known *roomv1.SendResponse, err error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer r.unlock()
+	if d := r.causes.by[in.cause.base]; d != nil && in.cause.base != "" {
+		known, err = d.answer(ctx, r)
+		return nil, nil, known, err
+	}
+	w := s.newWriter(ctx, r)
+	same, err := w.unchanged(ctx, in)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if same != "" {
+		return nil, nil, &roomv1.SendResponse{EventIds: []string{string(same)}, Part: r.p.part, Pos: r.lastPos.Load()}, nil
+	}
+	on, err := w.base(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if pdu, _, err = w.build(ctx, in, on); err != nil {
+		return nil, nil, nil, err
+	}
+	shown, err = w.shownState(ctx)
+	return pdu, shown, nil, err
+}
+
+// shownState is the state that goes with an invite or a knock, as full events.
+func (w *writer) shownState(ctx context.Context) ([]json.RawMessage, error) {
+	var shown []json.RawMessage
+	for _, typ := range inviteStateTypes {
+		nid, ok := w.h.state.Get(state.Key{Type: typ})
+		if !ok {
+			continue
+		}
+		e, err := w.s.event(ctx, w.r.p, nid)
+		if err != nil {
+			return nil, err
+		}
+		shown = append(shown, json.RawMessage(e.JSON))
+	}
+	return shown, nil
+}
+
+func (s *Service) signedBy(ctx context.Context, pdu *event.PDU, server id.Server) error {
+	keys, err := s.keys(ctx, wantedKeys(pdu, server))
+	if err != nil {
+		return err
+	}
+	return s.verifyBy(ctx, pdu, server, keys)
+}
+
+// attachOwn adds an event of ours that was built a while ago.
+func (s *Service) attachOwn(ctx context.Context, pdu *event.PDU, in intent) (*roomv1.SendResponse, error) {
+	r, err := s.joinedRoom(ctx, pdu.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	w := s.newWriter(ctx, r)
+	e, err := w.receiveAs(ctx, pdu, nil, false, true, in.cause)
+	if err == nil && e != nil {
+		if e.flags != 0 {
+			err = forbidden(e.refusal)
+		} else {
+			err = w.put()
+		}
+	}
+	if err == nil && e != nil && in.cause.base != "" {
+		r.causes.add(in.cause.base, &done{change: w.c, ids: []id.Event{pdu.ID}})
+	}
+	r.unlock()
+	if err != nil {
+		return nil, again(err)
+	}
+	resp := &roomv1.SendResponse{EventIds: []string{string(pdu.ID)}, Part: r.p.part, Pos: r.lastPos.Load()}
+	if e == nil {
+		return resp, nil // it came back to us by federation already
+	}
+	if err := w.c.wait(ctx); err != nil {
+		if pg.IsUnique(err, "event_cause") {
+			return s.repeated(ctx, pdu.RoomID, []intent{in})
+		}
+		return nil, again(err)
+	}
+	resp.Pos = w.c.last
+	return resp, nil
+}
+
+// leaveElsewhere rejects an invite, or takes a knock back, in a room that we are not in. If no server of the room helps,
+// the user is rid of it all the same, as with Synapse.
+func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent) (*roomv1.SendResponse, error) {
+	row, err := s.outsideRow(ctx, roomID, in.sender)
+	if err != nil {
+		return nil, err
+	}
+	if row == nil {
+		return nil, merr.NotFound("Not a known room")
+	}
+	if row.membership == "leave" || row.membership == "ban" {
+		return nil, merr.Forbidden("The user is not in the room")
+	}
+	servers, err := s.helpers(ctx, roomID, in.sender, nil, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, server := range servers {
+		pdu, err := s.leaveVia(ctx, roomID, in, server)
+		if err == nil {
+			return s.outsideAnswer(ctx, pdu, in.sender, "leave", nil)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		s.log.Info("leave through another server", "room", roomID, "server", server, "err", err)
+	}
+	pdu, err := s.leaveAlone(ctx, roomID, in, row)
+	if err != nil {
+		return nil, err
+	}
+	return s.outsideAnswer(ctx, pdu, in.sender, "leave", nil)
+}
+
+func (s *Service) leaveVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*event.PDU, error) {
+	pdu, err := s.prepare(ctx, roomID, in, "leave", server)
+	if err != nil {
+		return nil, err
+	}
+	return pdu, s.ask(ctx, request{origin: in.sender.Server(), dest: server, method: http.MethodPut,
+		uri: fedPath("v2", "send_leave", string(roomID), string(pdu.ID)), body: pdu.JSON}, nil)
+}
+
+// leaveAlone makes a leave event that nobody but us will ever see, upon the invite.
+func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row *outsideRow) (*event.PDU, error) {
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	if !r.exists {
+		return nil, merr.NotFound("Not a known room")
+	}
+	last, err := r.eventByID(ctx, row.eventID)
+	if err != nil {
+		return nil, err
+	}
+	if last == nil {
+		return nil, merr.NotFound("Not a known room")
+	}
+	d := event.Draft{RoomID: roomID, Type: typeMember, StateKey: in.stateKey, Sender: in.sender, Content: in.content,
+		Depth: min(last.Depth+1, maxDepth), OriginServerTS: last.OriginServerTS + 1}
+	if err := errors.Join(refer(&d.PrevEvents, &d.PrevHashes, last.PDU), refer(&d.AuthEvents, &d.AuthHashes, last.PDU)); err != nil {
+		return nil, err
+	}
+	key, err := s.servers.SigningKey(ctx, in.sender.Server())
+	if err != nil {
+		return nil, err
+	}
+	pdu, err := event.Build(d, r.rules, in.sender.Server(), key)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	return pdu, nil
+}
+
+// knockElsewhere knocks through servers that are in the room (server-server API, "Knocking upon a room").
+func (s *Service) knockElsewhere(ctx context.Context, roomID id.Room, in intent, via []string) (*roomv1.SendResponse, error) {
+	servers, err := s.helpers(ctx, roomID, in.sender, via, true)
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, server := range servers {
+		pdu, stripped, err := s.knockVia(ctx, roomID, in, server)
+		if err == nil {
+			return s.outsideAnswer(ctx, pdu, in.sender, "knock", stripped)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		s.log.Info("knock through another server", "room", roomID, "server", server, "err", err)
+		failed = worse(failed, err)
+	}
+	return nil, elsewhereError(failed, "No known servers")
+}
+
+func (s *Service) knockVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*event.PDU, []byte, error) {
+	pdu, err := s.prepare(ctx, roomID, in, "knock", server)
+	if err != nil {
+		return nil, nil, err
+	}
+	var answer struct {
+		State rawPDUs `json:"knock_room_state"`
+	}
+	err = s.ask(ctx, request{origin: in.sender.Server(), dest: server, method: http.MethodPut,
+		uri: fedPath("v1", "send_knock", string(roomID), string(pdu.ID)), body: pdu.JSON}, &answer)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw := make([][]byte, len(answer.State))
+	for i, b := range answer.State {
+		raw[i] = b
+	}
+	stripped, err := strippedState(raw, pdu)
+	if err != nil {
+		return nil, nil, fmt.Errorf("knock through %s: %w", server, err)
+	}
+	return pdu, stripped, nil
+}
+
+func (s *Service) outsideAnswer(ctx context.Context, pdu *event.PDU, user id.User, membership string, stripped []byte) (*roomv1.SendResponse, error) {
+	if err := s.outside(ctx, pdu, user, membership, stripped, false); err != nil {
+		return nil, again(err)
+	}
+	return &roomv1.SendResponse{EventIds: []string{string(pdu.ID)}}, nil
+}

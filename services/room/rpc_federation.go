@@ -1,0 +1,270 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/matrix/auth"
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// MakeMembership implements roomv1.RoomServer: a template for a membership event of a user of another server
+// (server-server API, "Joining Rooms", "Leaving Rooms", "Knocking upon a room").
+func (s *Service) MakeMembership(ctx context.Context, req *roomv1.MakeMembershipRequest) (*roomv1.MakeMembershipResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	user, err := id.ParseUser(req.UserId)
+	if err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	if user.Server() != id.Server(req.Origin) {
+		return nil, merr.Forbidden("The user is not of the requesting server")
+	}
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	if r.head.joinedLocal == 0 {
+		return nil, merr.NotFound("We are not in this room")
+	}
+	// Without a list of versions the server is one that knows version 1 only (GET /make_join, "ver").
+	if req.Membership != "leave" && !slices.Contains(req.SupportedVersions, r.rules.Version) && (len(req.SupportedVersions) > 0 || r.rules.Version != "1") {
+		return nil, merr.IncompatibleRoomVersion(r.rules.Version)
+	}
+	if req.Membership == "knock" && !r.rules.Knocking {
+		return nil, merr.Forbidden("The room version does not know knocking")
+	}
+	in, err := memberIntent(user, user, req.Membership, nil, cause{})
+	if err != nil {
+		return nil, err
+	}
+	w := s.newWriter(ctx, r)
+	if req.Membership == "join" {
+		if in, err = w.joinable(ctx, in); err != nil {
+			return nil, s.cannotLetIn(ctx, w, user, err)
+		}
+	}
+	template, err := w.template(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &roomv1.MakeMembershipResponse{RoomVersion: r.rules.Version, Event: template}, nil
+}
+
+// cannotLetIn says why a restricted join is not possible through us.
+func (s *Service) cannotLetIn(ctx context.Context, w *writer, user id.User, err error) error {
+	if !errors.Is(err, errElsewhere) {
+		return err
+	}
+	allowed, complete, lookErr := w.allowedBy(ctx, user)
+	switch {
+	case lookErr != nil:
+		return lookErr
+	case !allowed && !complete:
+		return merr.UnableToAuthorizeJoin("We are not in all of the rooms that the join rules name")
+	}
+	return merr.UnableToGrantJoin("Nobody of ours has the power to invite")
+}
+
+// template builds the event, checks that it would be allowed, and takes away what its sender's server puts in.
+func (w *writer) template(ctx context.Context, in intent) ([]byte, error) {
+	on, err := w.base(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, found, err := w.draft(ctx, in, on)
+	if err != nil {
+		return nil, err
+	}
+	home, err := w.r.homeServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := w.s.servers.SigningKey(ctx, home)
+	if err != nil {
+		return nil, err
+	}
+	pdu, err := event.Build(*d, w.r.rules, home, key)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	if err := auth.Check(pdu, found.lookup, auth.Options{Unsigned: true}); err != nil {
+		return nil, forbidden(err)
+	}
+	o, err := canonjson.ParseObject(pdu.JSON)
+	if err != nil {
+		return nil, err
+	}
+	return o.Without("hashes", "signatures", "event_id", "origin").Bytes(), nil
+}
+
+// SendMembership implements roomv1.RoomServer. The event's signatures were verified by the caller.
+func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembershipRequest) (*roomv1.SendMembershipResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.intake(ctx, roomID, id.Server(req.Origin))
+	if err != nil {
+		return nil, err
+	}
+	pdu, err := event.Parse(req.Event, in.rules)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	if err := checkMembershipEvent(pdu, roomID, req.Membership, id.Server(req.Origin)); err != nil {
+		return nil, err
+	}
+	if pdu, err = s.cosignJoin(ctx, pdu, roomID); err != nil {
+		return nil, err
+	}
+	leave, err := in.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	in.relay = true
+	v, err := in.take(ctx, pdu)
+	if err != nil {
+		return nil, again(err)
+	}
+	if v.flags != 0 {
+		return nil, forbidden(v.refusal)
+	}
+	if v.change != nil {
+		if err := v.change.wait(ctx); err != nil {
+			return nil, again(err)
+		}
+	}
+	return s.membershipAnswer(ctx, roomID, pdu)
+}
+
+func checkMembershipEvent(pdu *event.PDU, roomID id.Room, membership string, origin id.Server) error {
+	switch {
+	case pdu.RoomID != roomID:
+		return merr.InvalidParam("The event is of another room")
+	case pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != membership:
+		return merr.InvalidParam("The event is not a " + membership + " event")
+	case *pdu.StateKey != string(pdu.Sender):
+		return merr.InvalidParam("The state key is not the sender")
+	case pdu.Sender.Server() != origin:
+		return merr.InvalidParam("The sender is not of the requesting server")
+	}
+	return nil
+}
+
+// cosignJoin signs a restricted join that somebody of ours vouches for, after looking at the conditions again.
+func (s *Service) cosignJoin(ctx context.Context, pdu *event.PDU, roomID id.Room) (*event.PDU, error) {
+	via := id.User(gjson.GetBytes(pdu.Content, "join_authorised_via_users_server").Str)
+	if pdu.Membership() != "join" || via == "" || !s.localUser(via) || !pdu.Rules.RestrictedJoin {
+		return pdu, nil
+	}
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	w := s.newWriter(ctx, r)
+	needed, err := w.needsAuthoriser(ctx, pdu.Sender)
+	if err != nil {
+		return nil, err
+	}
+	if needed {
+		allowed, _, err := w.allowedBy(ctx, pdu.Sender)
+		if err != nil {
+			return nil, err
+		}
+		if !allowed {
+			return nil, merr.Forbidden("You do not belong to any of the required rooms/spaces to join this room.")
+		}
+	}
+	return s.cosign(ctx, pdu, pdu.Sender.Server())
+}
+
+// membershipAnswer reads back what was stored: also if the event had been here before.
+func (s *Service) membershipAnswer(ctx context.Context, roomID id.Room, pdu *event.PDU) (*roomv1.SendMembershipResponse, error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	e, err := r.eventByID(ctx, pdu.ID)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil || e.Flags != 0 {
+		return nil, merr.Forbidden("The event was not accepted")
+	}
+	return &roomv1.SendMembershipResponse{Event: e.JSON, EventId: string(e.ID), Part: r.p.part, Sid: e.SID, RoomVersion: r.rules.Version}, nil
+}
+
+// ReceiveInvite implements roomv1.RoomServer: an invite of one of our users (server-server API, "Inviting to a room").
+// In a room that we are in it comes to us as an event, too; in others it is all that we know of the room.
+func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRequest) (*roomv1.ReceiveInviteResponse, error) {
+	roomID, err := parseRoom(req.RoomId)
+	if err != nil {
+		return nil, err
+	}
+	rules, ok := roomversion.Get(req.RoomVersion)
+	if !ok {
+		return nil, merr.IncompatibleRoomVersion(req.RoomVersion)
+	}
+	pdu, err := event.Parse(req.Event, rules)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	if pdu.RoomID != roomID || pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != "invite" {
+		return nil, merr.InvalidParam("The event is not an invite to this room")
+	}
+	target, err := id.ParseUser(*pdu.StateKey)
+	if err != nil || !s.localUser(target) {
+		return nil, merr.InvalidParam("The invited user is not ours")
+	}
+	if pdu.Sender.Server() != id.Server(req.Origin) {
+		return nil, merr.Forbidden("The sender is not of the requesting server")
+	}
+	key, err := s.servers.SigningKey(ctx, target.Server())
+	if err != nil {
+		return nil, err
+	}
+	if pdu, err = event.Sign(pdu, target.Server(), key); err != nil {
+		return nil, err
+	}
+	stripped, err := strippedState(req.InviteRoomState, pdu)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.outside(ctx, pdu, target, "invite", stripped, true); err != nil {
+		return nil, again(err)
+	}
+	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil
+}
+
+// strippedState builds what the client of an invited user is shown: the state that came with the invite, reduced to
+// stripped state events, and the invite itself.
+func strippedState(raw [][]byte, invite *event.PDU) ([]byte, error) {
+	out := []byte{'['}
+	for _, b := range raw {
+		o, err := canonjson.ParseObject(b)
+		if err != nil {
+			return nil, merr.BadJSON("invite_room_state is malformed")
+		}
+		if _, ok := o.Get("state_key"); !ok {
+			continue
+		}
+		out = append(append(out, o.Only("type", "state_key", "content", "sender").Bytes()...), ',')
+	}
+	out = invite.Stripped(out)
+	return append(out, ']'), nil
+}
