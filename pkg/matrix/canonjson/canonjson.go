@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"unicode/utf16"
@@ -37,8 +38,9 @@ var (
 // Canonical returns the canonical form of b; b itself if it is canonical already.
 func Canonical(b []byte) ([]byte, error) { return canonical(b, true) }
 
-// CanonicalLoose is Canonical as room versions below 6 have it: other numbers are kept as they are written, and of
-// duplicate members the last one counts.
+// CanonicalLoose is Canonical as room versions below 6 have it (room version 1, section "Canonical JSON"): integers of any
+// size stay, fractions are written as Synapse writes them, since its bytes are what was signed, and of duplicate
+// members the last one counts.
 func CanonicalLoose(b []byte) ([]byte, error) { return canonical(b, false) }
 
 // Marshal returns the canonical form of what encoding/json makes of v.
@@ -305,11 +307,7 @@ func (w *writer) number() error {
 	}
 	text := w.in[start:w.at]
 	if !integer {
-		if w.strict {
-			return ErrNumber
-		}
-		w.out = append(w.out, text...)
-		return nil
+		return w.fraction(text)
 	}
 	if len(text) < 16 && text[0] != '-' {
 		w.out = append(w.out, text...)
@@ -324,6 +322,28 @@ func (w *writer) number() error {
 		return nil
 	}
 	w.out = strconv.AppendInt(w.out, n, 10) // -0 is 0
+	return nil
+}
+
+// fraction writes a number with a fraction or an exponent, in the shortest form that reads back as the same float64:
+// positional from 1e-4 to below 1e16, and always recognisable as no integer.
+func (w *writer) fraction(text []byte) error {
+	if w.strict {
+		return ErrNumber
+	}
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return ErrNumber // too large for a float64
+	}
+	if a := math.Abs(f); a != 0 && (a < 1e-4 || a >= 1e16) {
+		w.out = strconv.AppendFloat(w.out, f, 'e', -1, 64)
+		return nil
+	}
+	start := len(w.out)
+	w.out = strconv.AppendFloat(w.out, f, 'f', -1, 64)
+	if bytes.IndexByte(w.out[start:], '.') < 0 {
+		w.out = append(w.out, '.', '0')
+	}
 	return nil
 }
 

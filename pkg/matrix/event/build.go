@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,8 +25,9 @@ type Draft struct {
 	StateKey *string
 	Sender   id.User
 	Content  json.RawMessage
-	Redacts  id.Event
-	Depth    int64
+	// Redacts is the event that a redaction names; Build puts it where the room version has it.
+	Redacts id.Event
+	Depth   int64
 	// OriginServerTS is in milliseconds since 1970.
 	OriginServerTS int64
 	PrevEvents     []id.Event
@@ -73,13 +75,20 @@ func (d *Draft) object(rules *roomversion.Rules, origin id.Server) (canonjson.Ob
 	if err != nil {
 		return nil, fmt.Errorf("%w: content: %w", ErrInvalid, err)
 	}
+	if d.Redacts != "" && rules.RedactsInContent {
+		c, err := canonjson.ParseObject(content)
+		if err != nil {
+			return nil, fmt.Errorf("%w: content: %w", ErrInvalid, err)
+		}
+		content = c.With("redacts", canonjson.AppendString(nil, string(d.Redacts))).Bytes()
+	}
 	o := make(canonjson.Object, 0, 16)
 	add := func(key string, raw []byte) { o = append(o, canonjson.Member{Key: key, Raw: raw}) }
 	text := func(key, value string) { add(key, canonjson.AppendString(nil, value)) }
 	// In the order of their names.
 	add("auth_events", appendReferences(nil, d.AuthEvents, d.AuthHashes, rules))
 	add("content", content)
-	add("depth", strconv.AppendInt(nil, min(d.Depth, canonjson.MaxInt), 10))
+	add("depth", strconv.AppendInt(nil, min(d.Depth, maxDepth(rules)), 10))
 	if rules.EventID == 1 {
 		text("event_id", "$"+rand.Text()[:18]+":"+string(origin))
 	}
@@ -100,6 +109,14 @@ func (d *Draft) object(rules *roomversion.Rules, origin id.Server) (canonjson.Ob
 	}
 	text("type", d.Type)
 	return o, nil
+}
+
+// maxDepth is where the depth of a room stays once it is reached (PDU schema, depth).
+func maxDepth(rules *roomversion.Rules) int64 {
+	if rules.StrictCanonicalJSON {
+		return canonjson.MaxInt
+	}
+	return math.MaxInt64
 }
 
 func appendReferences(b []byte, ids []id.Event, hashes [][32]byte, rules *roomversion.Rules) []byte {

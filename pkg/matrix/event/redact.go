@@ -77,15 +77,13 @@ func redactContent(typ string, raw []byte, rules *roomversion.Rules) ([]byte, er
 	}
 	kept := content.Only(keys...)
 	if typ == "m.room.member" && v >= 11 {
-		// Of third_party_invite only what was signed survives.
+		// Of third_party_invite only what was signed survives; the object itself does in any case.
 		if invite, ok := content.Get("third_party_invite"); ok && invite[0] == '{' {
 			o, err := canonjson.ParseObject(invite)
 			if err != nil {
 				return nil, fmt.Errorf("%w: content: %w", ErrInvalid, err)
 			}
-			if signed := o.Only("signed"); len(signed) > 0 {
-				kept = kept.With("third_party_invite", signed.Bytes())
-			}
+			kept = kept.With("third_party_invite", o.Only("signed").Bytes())
 		}
 	}
 	return kept.Bytes(), nil

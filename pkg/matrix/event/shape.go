@@ -41,8 +41,9 @@ func checkShape(o canonjson.Object, rules *roomversion.Rules) error {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
+	// Before room version 6 the depth goes up to 2^63-1, and rooms exist that are there.
 	for _, key := range []string{"depth", "origin_server_ts"} {
-		if n, ok := o.Int(key); !ok || n < 0 && key == "depth" || n > canonjson.MaxInt {
+		if n, ok := o.Int(key); !ok || n < 0 && key == "depth" || n > canonjson.MaxInt && rules.StrictCanonicalJSON {
 			return fmt.Errorf("%w: %s", ErrInvalid, key)
 		}
 	}

@@ -26,7 +26,9 @@ type Error struct {
 	Kind, Text, Reason string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%q is not a valid %s: %s", clip(e.Text), e.Kind, e.Reason) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("%q is not a valid %s: %s", clip(e.Text), e.Kind, e.Reason)
+}
 
 func clip(s string) string {
 	if len(s) > 80 {
@@ -36,7 +38,9 @@ func clip(s string) string {
 }
 
 // NewUser composes a user id.
-func NewUser(localpart string, server Server) User { return User("@" + localpart + ":" + string(server)) }
+func NewUser(localpart string, server Server) User {
+	return User("@" + localpart + ":" + string(server))
+}
 
 // NewAlias composes a room alias.
 func NewAlias(name string, server Server) Alias { return Alias("#" + name + ":" + string(server)) }
@@ -68,26 +72,32 @@ func split(s string) (local, server string) {
 	return local, server
 }
 
-// ParseUser accepts any user id that may exist on the network, those with historical localparts too (section "User
-// Identifiers").
+// ParseUser accepts any user id that may exist on the network (section "Historical User IDs"): the localpart may be empty
+// and may hold anything but a colon and NUL.
 func ParseUser(s string) (User, error) {
 	if err := check("user id", s, '@'); err != nil {
 		return "", err
 	}
-	local, server, ok := strings.Cut(s[1:], ":")
+	_, server, ok := strings.Cut(s[1:], ":")
 	if !ok {
 		return "", &Error{"user id", s, "no server name"}
-	}
-	for _, c := range []byte(local) {
-		// The historical grammar: anything printable but the colon; servers accept more in practice, never controls.
-		if c < 0x21 || c == 0x7f {
-			return "", &Error{"user id", s, "character in the localpart"}
-		}
 	}
 	if err := server8(server); err != "" {
 		return "", &Error{"user id", s, err}
 	}
 	return User(s), nil
+}
+
+// Compliant says whether the localpart holds only U+0021 to U+007E and is not empty. Other user ids live on in events;
+// clients should not see them elsewhere (section "Historical User IDs").
+func (u User) Compliant() bool {
+	local := u.Localpart()
+	for _, c := range []byte(local) {
+		if c < 0x21 || c > 0x7e {
+			return false
+		}
+	}
+	return local != ""
 }
 
 // ParseStrictLocalpart accepts the localparts that a new user may have.
@@ -117,9 +127,6 @@ func ParseRoom(s string) (Room, error) {
 	if local == "" {
 		return "", &Error{"room id", s, "empty"}
 	}
-	if err := opaque(s); err != "" {
-		return "", &Error{"room id", s, err}
-	}
 	if ok {
 		if err := server8(server); err != "" {
 			return "", &Error{"room id", s, err}
@@ -140,9 +147,6 @@ func ParseEvent(s string) (Event, error) {
 	if len(s) == 1 {
 		return "", &Error{"event id", s, "empty"}
 	}
-	if err := opaque(s); err != "" {
-		return "", &Error{"event id", s, err}
-	}
 	if _, server, ok := strings.Cut(s[1:], ":"); ok {
 		if err := server8(server); err != "" {
 			return "", &Error{"event id", s, err}
@@ -159,9 +163,6 @@ func ParseAlias(s string) (Alias, error) {
 	_, server, ok := strings.Cut(s[1:], ":")
 	if !ok {
 		return "", &Error{"room alias", s, "no server name"}
-	}
-	if strings.IndexByte(s, 0) >= 0 {
-		return "", &Error{"room alias", s, "NUL"}
 	}
 	if err := server8(server); err != "" {
 		return "", &Error{"room alias", s, err}
@@ -205,10 +206,10 @@ func server8(s string) string {
 	if s == "" {
 		return "no server name"
 	}
-	if len(s) > 230 {
+	host, port := Server(s).HostPort()
+	if len(host) > MaxLength {
 		return "server name too long"
 	}
-	host, port := Server(s).HostPort()
 	if host != s {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || len(port) > 5 || port[0] == '+' || n == 0 && len(port) != 1 {
@@ -246,17 +247,10 @@ func check(kind, s string, sigil byte) error {
 		return &Error{kind, s, "longer than 255 bytes"}
 	case !utf8.ValidString(s):
 		return &Error{kind, s, "not UTF-8"}
+	case strings.IndexByte(s, 0) >= 0:
+		return &Error{kind, s, "NUL"}
 	}
 	return nil
-}
-
-func opaque(s string) string {
-	for _, c := range []byte(s) {
-		if c < 0x20 || c == 0x7f {
-			return "control character"
-		}
-	}
-	return ""
 }
 
 // hash says whether s is the unpadded URL-safe base64 of 32 bytes.

@@ -16,11 +16,14 @@ type XMatrix struct {
 	KeyID, Sig          string
 }
 
+// maxParameters is how many parameters a header may have, unknown ones included.
+const maxParameters = 16
+
 var errXMatrix = errors.New("not an X-Matrix authorization header")
 
-// ParseXMatrix parses the header. Names of parameters are case-insensitive, values are tokens or quoted strings,
-// unknown parameters are ignored. A header without destination is accepted, as from old servers; the other three are
-// required.
+// ParseXMatrix parses the header. Names of parameters are case-insensitive, values are tokens (with colons, from old
+// servers) or quoted strings, unknown parameters are ignored. A header without destination is accepted, as from old
+// servers; the other three are required.
 func ParseXMatrix(h string) (XMatrix, error) {
 	var x XMatrix
 	scheme, rest, ok := strings.Cut(h, " ")
@@ -28,7 +31,7 @@ func ParseXMatrix(h string) (XMatrix, error) {
 		return x, errXMatrix
 	}
 	seen := make(map[string]bool, 4)
-	for rest = skipBlank(rest); rest != ""; rest = skipBlank(rest) {
+	for rest = skipBlank(rest); rest != ""; {
 		name, value, after, err := parameter(rest)
 		if err != nil {
 			return XMatrix{}, err
@@ -36,8 +39,13 @@ func ParseXMatrix(h string) (XMatrix, error) {
 		if seen[name] {
 			return XMatrix{}, fmt.Errorf("%w: %s twice", errXMatrix, name)
 		}
+		if len(seen) == maxParameters {
+			return XMatrix{}, fmt.Errorf("%w: too many parameters", errXMatrix)
+		}
 		seen[name] = true
-		rest = after
+		if rest, ok = separated(after); !ok {
+			return XMatrix{}, errXMatrix
+		}
 		if err := x.set(name, value); err != nil {
 			return XMatrix{}, err
 		}
@@ -65,7 +73,19 @@ func (x *XMatrix) set(name, value string) (err error) {
 	return nil
 }
 
+// skipBlank skips blanks and empty elements of the list, which RFC 9110, section 5.6.1, has recipients accept.
 func skipBlank(s string) string { return strings.TrimLeft(s, " \t,") }
+
+// separated skips the comma behind a parameter; what follows is another one, or nothing.
+func separated(s string) (rest string, ok bool) {
+	s = strings.TrimLeft(s, " \t")
+	return skipBlank(s), s == "" || s[0] == ','
+}
+
+// tokenChar says whether a value may hold c without quotes: tchar of RFC 9110, section 5.6.2, and the colon.
+func tokenChar(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~:", c) >= 0
+}
 
 // parameter reads name=value, the value a token or a quoted string.
 func parameter(s string) (name, value, rest string, err error) {
@@ -75,17 +95,18 @@ func parameter(s string) (name, value, rest string, err error) {
 		return "", "", "", errXMatrix
 	}
 	for _, c := range []byte(name) {
-		if c < 'a' || c > 'z' {
-			if c != '_' && c != '-' && (c < '0' || c > '9') {
-				return "", "", "", errXMatrix
-			}
+		if c == ':' || !tokenChar(c) {
+			return "", "", "", errXMatrix
 		}
 	}
 	rest = strings.TrimLeft(rest, " \t")
 	if !strings.HasPrefix(rest, `"`) {
-		end := strings.IndexAny(rest, ", \t")
-		if end < 0 {
-			end = len(rest)
+		end := 0
+		for end < len(rest) && tokenChar(rest[end]) {
+			end++
+		}
+		if end == 0 {
+			return "", "", "", errXMatrix
 		}
 		return name, rest[:end], rest[end:], nil
 	}
@@ -97,7 +118,7 @@ func parameter(s string) (name, value, rest string, err error) {
 		case c == '\\' && i+1 < len(rest):
 			i++
 			b.WriteByte(rest[i])
-		case c < 0x20 || c == 0x7f:
+		case c < 0x20 && c != '\t' || c == 0x7f:
 			return "", "", "", errXMatrix
 		default:
 			b.WriteByte(c)
@@ -143,7 +164,9 @@ func SignRequest(method, uri string, origin, destination id.Server, content []by
 	return XMatrix{Origin: origin, Destination: destination, KeyID: key.ID, Sig: Encode(key.Sign(b))}.String(), nil
 }
 
-// VerifyRequest verifies the header of a request against a key of its origin.
+// VerifyRequest verifies the header of a request against a key of its origin. The destination is part of what is signed
+// even where an old server leaves it out of the header: the caller sets x.Destination to its own name then, and refuses
+// a header that names another server.
 func VerifyRequest(x XMatrix, method, uri string, content []byte, public ed25519.PublicKey) error {
 	b, err := requestBytes(method, uri, x.Origin, x.Destination, content)
 	if err != nil {
