@@ -11,61 +11,48 @@ import (
 
 // Config is what an operator sets for the client API.
 type Config struct {
-	// PublicBaseURL and PublicServer answer /.well-known; empty: not answered.
-	PublicBaseURL string `doc:"Where clients reach this API, as https://matrix.example.org; answered by /.well-known/matrix/client. Empty: not answered."`
-	PublicServer  string `doc:"Host and port where other servers reach the federation API; answered by /.well-known/matrix/server. Empty: not answered."`
-	Registration  Registration
-	Session       session.Config
-	Tokens        Tokens
-	Support       Support
-	UserDirectory UserDirectory
-	// UIATimeout is how long a session of user-interactive authentication lives without use.
-	UIATimeout time.Duration `doc:"How long user-interactive authentication may pause."`
-	// TaskInterval is how often a worker looks for tasks of workers that died.
-	TaskInterval time.Duration `doc:"How often a worker looks for work that a dead one left."`
+	PublicBaseURL string         `yaml:"public_base_url" doc:"Where clients reach the client API, as https://matrix.example.org; answered by /.well-known/matrix/client. Empty: not answered."`
+	PublicServer  string         `yaml:"public_server" doc:"Host and port where other servers reach the federation API; answered by /.well-known/matrix/server. Empty: not answered."`
+	Registration  Registration   `yaml:"registration"`
+	Session       session.Config `yaml:"session"`
+	Tokens        Tokens         `yaml:"tokens"`
+	Support       Support        `yaml:"support"`
+	UserDirectory UserDirectory  `yaml:"user_directory"`
+	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
+	TaskInterval  time.Duration  `yaml:"task_interval" doc:"How often a worker looks for work that another one left behind."`
 }
 
 // Registration is who may make an account.
 type Registration struct {
-	// Enabled opens registration to anybody.
-	Enabled bool `doc:"Whether anybody may register."`
-	// SharedSecret opens /_synapse/admin/v1/register; empty: closed.
-	SharedSecret string `secret:"true" doc:"Secret of /_synapse/admin/v1/register, by which tools make accounts. Empty: closed."`
-	// Tokens, if there are any, are what registering demands (m.login.registration_token): token to number of uses, 0
-	// for any number.
-	Tokens map[string]int64 `secret:"true" doc:"Tokens that registering demands, with the number of times that each may be used; 0: any."`
-	// Guests may register without a password.
-	Guests bool `doc:"Whether guests may register, without a password."`
+	Enabled      bool             `yaml:"enabled" doc:"Whether anybody may register."`
+	SharedSecret string           `yaml:"shared_secret" secret:"true" doc:"Secret for /_synapse/admin/v1/register, by which tools make accounts. Empty: closed."`
+	Tokens       map[string]int64 `yaml:"tokens" secret:"true" doc:"Tokens of which registering demands one (m.login.registration_token), with the number of uses each has; 0: any number. None: no token is needed."`
+	Guests       bool             `yaml:"guests" doc:"Whether guests may register, without a password."`
 }
 
 // Tokens is how long tokens live.
 type Tokens struct {
-	// Access is the life of access tokens of clients that refresh them; those of others do not expire.
-	Access time.Duration `doc:"Life of the access tokens of clients that refresh them; those of others do not expire."`
-	// Refresh is the life of refresh tokens; 0: they do not expire.
-	Refresh time.Duration `doc:"Life of refresh tokens; 0: they do not expire."`
-	// OpenID is the life of OpenID tokens.
-	OpenID time.Duration `yaml:"openid" doc:"Life of OpenID tokens."`
+	Access  time.Duration `yaml:"access" doc:"Life of the access tokens of clients that refresh them; those of others do not expire."`
+	Refresh time.Duration `yaml:"refresh" doc:"Life of refresh tokens; 0: they do not expire."`
+	OpenID  time.Duration `yaml:"openid" doc:"Life of OpenID tokens."`
 }
 
 // Support is what /.well-known/matrix/support answers.
 type Support struct {
-	Page     string
-	Contacts []Contact
+	Page     string    `yaml:"page" doc:"URL of a page that helps users; answered by /.well-known/matrix/support."`
+	Contacts []Contact `yaml:"contacts" doc:"Who can be asked for help."`
 }
 
 // Contact is one way to reach the operator.
 type Contact struct {
-	Role     string
-	MatrixID string
-	Email    string
+	Role     string `yaml:"role" doc:"m.role.admin, m.role.security, m.role.dpo or m.role.moderator."`
+	MatrixID string `yaml:"matrix_id" doc:"Matrix user ID."`
+	Email    string `yaml:"email" doc:"Mail address."`
 }
 
 // UserDirectory is who finds whom.
 type UserDirectory struct {
-	// SearchAll lets everybody find all local users, not only those whom they share a room with or who are in public
-	// rooms.
-	SearchAll bool `doc:"Whether everybody finds all local users, not only those who share a room or are in a public one."`
+	SearchAll bool `yaml:"search_all" doc:"Whether everybody finds all local users, not only those with whom a room is shared or who are in a public room."`
 }
 
 // Defaults are what a small server works with.
