@@ -25,8 +25,9 @@ func (l *listen) Validate() error {
 }
 
 type limits struct {
-	Rate float64
-	Off  bool
+	Rate     float64
+	MaxBurst int
+	Off      bool
 }
 
 type root struct {
@@ -121,7 +122,7 @@ optional: true
 }
 
 func TestWhatIsPrintedLoads(t *testing.T) {
-	_, report, err := load(t, "server_names: [a.example]\nlimits: {x: {rate: 2, off: false}}\nallow: [::1/128]\n", nil, nil)
+	_, report, err := load(t, "server_names: [a.example]\nlimits: {x: {rate: 2, max_burst: 9}}\nallow: [::1/128]\n", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func TestWhatIsPrintedLoads(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	if again.ServerNames[0] != "a.example" || again.Limits["x"].Rate != 2 || again.Timeout != 5*time.Second {
+	if again.ServerNames[0] != "a.example" || again.Limits["x"].MaxBurst != 9 || again.Timeout != 5*time.Second {
 		t.Errorf("loaded %+v", again)
 	}
 }

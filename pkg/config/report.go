@@ -1,11 +1,13 @@
 package config
 
 import (
+	"encoding"
 	"fmt"
 	"io"
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,8 @@ import (
 // mask stands for a secret that is set.
 const mask = "********"
 
+var marshalerType = reflect.TypeFor[encoding.TextMarshaler]()
+
 // Source returns where the value of a key came from: "default", "hanse.yaml:12", "environment HANSE_X",
 // "command line".
 func (r *Report) Source(key string) string {
@@ -22,6 +26,17 @@ func (r *Report) Source(key string) string {
 		return s
 	}
 	return "default"
+}
+
+// Undocumented lists the keys that have no sentence.
+func (r *Report) Undocumented() []string {
+	var keys []string
+	for _, f := range r.fields {
+		if f.doc == "" {
+			keys = append(keys, f.key)
+		}
+	}
+	return keys
 }
 
 // Print writes the configuration in force as YAML, each value with its source and each key with its sentence.
@@ -51,37 +66,62 @@ func (r *Report) Print(w io.Writer) error {
 
 // display returns a value in YAML flow style, on one line, without secrets.
 func display(f field) string {
-	if f.secret == "true" {
-		if f.value.IsZero() {
-			return `""`
-		}
+	switch kind := f.value.Kind(); {
+	case kind == reflect.Slice && f.value.Len() == 0:
+		return "[]"
+	case kind == reflect.Map && f.value.Len() == 0:
+		return "{}"
+	case f.secret == "true" && f.value.IsZero():
+		return `""`
+	case f.secret == "true":
 		return mask
 	}
-	v := f.value.Interface()
-	if f.secret == "dsn" {
-		v = masked(f.value)
-	}
-	if f.value.Kind() == reflect.Slice && f.value.Len() == 0 {
-		return "[]"
-	}
-	out, err := yaml.MarshalWithOptions(v, yaml.Flow(true), yaml.CustomMarshaler(func(d time.Duration) ([]byte, error) {
-		return []byte(d.String()), nil
-	}))
+	out, err := yaml.MarshalWithOptions(plain(f.value, f.secret), yaml.Flow(true))
 	if err != nil {
-		return fmt.Sprintf("%q", fmt.Sprint(v))
+		return fmt.Sprintf("%q", fmt.Sprint(f.value))
 	}
 	return strings.TrimSpace(string(out))
 }
 
-func masked(v reflect.Value) any {
-	if v.Kind() == reflect.Slice {
-		out := make([]string, v.Len())
+// plain turns a value into what YAML knows, with our names of keys and without secrets.
+func plain(v reflect.Value, secret string) any {
+	switch {
+	case secret == "true" && !v.IsZero():
+		return mask
+	case v.Type() == durationType:
+		return time.Duration(v.Int()).String()
+	case v.Kind() == reflect.String && secret == "dsn":
+		return MaskDSN(v.String())
+	case v.Type().Implements(marshalerType):
+		return v.Interface()
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			return nil
+		}
+		return plain(v.Elem(), secret)
+	case reflect.Slice:
+		out := make([]any, v.Len())
 		for i := range out {
-			out[i] = MaskDSN(v.Index(i).String())
+			out[i] = plain(v.Index(i), secret)
+		}
+		return out
+	case reflect.Map:
+		var out yaml.MapSlice
+		for it := v.MapRange(); it.Next(); {
+			out = append(out, yaml.MapItem{Key: it.Key().Interface(), Value: plain(it.Value(), secret)})
+		}
+		slices.SortFunc(out, func(a, b yaml.MapItem) int { return strings.Compare(fmt.Sprint(a.Key), fmt.Sprint(b.Key)) })
+		return out
+	case reflect.Struct:
+		var out yaml.MapSlice
+		for _, f := range leaves("", v) {
+			out = append(out, yaml.MapItem{Key: f.key, Value: plain(f.value, f.secret)})
 		}
 		return out
 	}
-	return MaskDSN(v.String())
+	return v.Interface()
 }
 
 var passwordPair = regexp.MustCompile(`(?i)\b(password|sslpassword)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)`)
