@@ -494,7 +494,12 @@ func appendRune(b []byte, r rune) []byte {
 // AppendString appends s as a canonical JSON string. Bytes that are not UTF-8 become U+FFFD.
 func AppendString(b []byte, s string) []byte {
 	b = append(b, '"')
-	for i := 0; i < len(s); {
+	plain := 0
+	for plain < len(s) && s[plain] >= 0x20 && s[plain] < utf8.RuneSelf && s[plain] != '"' && s[plain] != '\\' {
+		plain++
+	}
+	b = append(b, s[:plain]...)
+	for i := plain; i < len(s); {
 		if c := s[i]; c < utf8.RuneSelf {
 			b = appendRune(b, rune(c))
 			i++

@@ -64,6 +64,41 @@ func ParseObject(b []byte) (Object, error) {
 	}
 }
 
+// Elements returns the raw elements of an array that is known to be valid JSON. They are slices of the input.
+func Elements(b []byte) ([][]byte, error) {
+	s := skipper{in: b}
+	s.space()
+	if s.at == len(b) || b[s.at] != '[' {
+		return nil, ErrSyntax
+	}
+	s.at++
+	s.space()
+	if s.at < len(b) && b[s.at] == ']' {
+		return nil, nil
+	}
+	list := make([][]byte, 0, 4)
+	for {
+		s.space()
+		start := s.at
+		if !s.value() {
+			return nil, ErrSyntax
+		}
+		list = append(list, b[start:s.at:s.at])
+		s.space()
+		if s.at == len(b) {
+			return nil, ErrSyntax
+		}
+		s.at++
+		switch b[s.at-1] {
+		case ',':
+		case ']':
+			return list, nil
+		default:
+			return nil, ErrSyntax
+		}
+	}
+}
+
 // Get returns the raw value of a member.
 func (o Object) Get(key string) ([]byte, bool) {
 	for i := range o {

@@ -2,6 +2,7 @@ package event
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -64,7 +65,11 @@ func Build(d Draft, rules *roomversion.Rules, origin id.Server, key *signing.Key
 	if err != nil {
 		return nil, err
 	}
-	return p, p.setID(o)
+	if rules.EventID == 1 {
+		return p, p.namedID(o)
+	}
+	p.setID(sha256.Sum256(message)) // what is signed is what the reference hash is of
+	return p, nil
 }
 
 func (d *Draft) object(rules *roomversion.Rules, origin id.Server) (canonjson.Object, error) {

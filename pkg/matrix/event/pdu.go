@@ -5,7 +5,6 @@
 package event
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -133,7 +132,15 @@ func Parse(raw []byte, rules *roomversion.Rules) (*PDU, error) {
 		return nil, err
 	}
 	p.ContentRedacted = !matches
-	return p, p.setID(o)
+	if rules.EventID == 1 {
+		return p, p.namedID(o)
+	}
+	hash, err := referenceHash(o, rules)
+	if err != nil {
+		return nil, err
+	}
+	p.setID(hash)
+	return p, nil
 }
 
 // ParseTrusted takes an event from our own database: canonical, with a known id.
@@ -156,25 +163,23 @@ func ParseTrusted(raw []byte, eventID id.Event, rules *roomversion.Rules) (*PDU,
 // roomOf returns the room that a create event of version 12 makes.
 func roomOf(create id.Event) id.Room { return id.Room("!" + string(create[min(1, len(create)):])) }
 
-func (p *PDU) setID(o canonjson.Object) error {
-	if p.Rules.EventID == 1 {
-		text, _ := o.String("event_id")
-		eventID, err := id.ParseEvent(text)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		p.ID = eventID
-		return nil
-	}
-	hash, err := referenceHash(o, p.Rules)
+// namedID takes the id that the event gives itself.
+func (p *PDU) namedID(o canonjson.Object) error {
+	text, _ := o.String("event_id")
+	eventID, err := id.ParseEvent(text)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	p.ID = eventID
+	return nil
+}
+
+// setID takes the id, and that of the room of a create event, from the reference hash.
+func (p *PDU) setID(hash [32]byte) {
 	p.ID = eventID(hash, p.Rules)
 	if p.RoomID == "" {
 		p.RoomID = roomOf(p.ID)
 	}
-	return nil
 }
 
 // view reads the fields. It is lenient: what is wrong with an event of ours, or one that passed checkShape, was found.
@@ -223,23 +228,24 @@ func view(raw []byte, o canonjson.Object, rules *roomversion.Rules) (*PDU, error
 
 // references reads prev_events or auth_events: ids, or in versions 1 and 2 pairs of id and hashes.
 func references(raw []byte, rules *roomversion.Rules) ([]id.Event, error) {
-	if rules.EventFormat == 3 {
-		var ids []id.Event
-		err := json.Unmarshal(raw, &ids)
-		return ids, err
-	}
-	var pairs [][]json.RawMessage
-	if err := json.Unmarshal(raw, &pairs); err != nil {
+	list, err := canonjson.Elements(raw)
+	if err != nil {
 		return nil, err
 	}
-	ids := make([]id.Event, len(pairs))
-	for i, pair := range pairs {
-		if len(pair) == 0 {
-			return nil, errors.New("empty reference")
+	ids := make([]id.Event, len(list))
+	for i, e := range list {
+		if rules.EventFormat == 1 {
+			pair, err := canonjson.Elements(e)
+			if err != nil || len(pair) == 0 {
+				return nil, errors.New("a reference is not a pair")
+			}
+			e = pair[0]
 		}
-		if err := json.Unmarshal(pair[0], &ids[i]); err != nil {
-			return nil, err
+		text, ok := canonjson.String(e)
+		if !ok {
+			return nil, errors.New("a reference is not a string")
 		}
+		ids[i] = id.Event(text)
 	}
 	return ids, nil
 }
