@@ -1,0 +1,208 @@
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/matrix/signing"
+	logv1 "hanse/proto/log/v1"
+)
+
+// message returns a log entry with a message.
+func message(t *testing.T, pos, room int64, body, redacts string) *logv1.Entry {
+	t.Helper()
+	key, err := signing.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, _ := roomversion.Get("11")
+	content, err := json.Marshal(map[string]string{"body": body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pdu, err := event.Build(event.Draft{RoomID: "!r:a", Type: "m.room.message", Sender: "@u:a", Content: content}, rules, "a", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &logv1.Entry{Pos: pos, RoomNid: room, RoomId: "!r:a", Body: &logv1.Entry_Event{Event: &logv1.Event{
+		Nid: pos, EventId: string(pdu.ID), RoomVersion: "11", Json: pdu.JSON, Type: pdu.Type, Sender: "@u:a", Redacts: redacts,
+	}}}
+}
+
+func newTestTail(t *testing.T, budget int64, head int64) (*tail, *[]*entry) {
+	t.Helper()
+	var woken []*entry
+	tl := newTail(1, budget, map[uint32]int64{0: head}, func(_ uint32, e []*entry) { woken = append(woken, e...) })
+	return tl, &woken
+}
+
+func deliver(t *testing.T, tl *tail, entries ...*logv1.Entry) {
+	t.Helper()
+	if err := tl.handle(context.Background(), bus.Delivery{Part: 0, Entries: entries}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func positions(entries []*entry) []int64 {
+	out := []int64{}
+	for _, e := range entries {
+		out = append(out, e.pos)
+	}
+	return out
+}
+
+func TestTailHoldsRoomsOfInterestOnly(t *testing.T) {
+	tl, woken := newTestTail(t, 1<<20, 10)
+	tl.watch(0, 1, "!r:a")
+	deliver(t, tl, message(t, 11, 1, "a", ""), message(t, 12, 2, "b", ""), message(t, 13, 1, "c", ""))
+	if got, ok := tl.since(0, 1, 10, 13); !ok || len(got) != 2 || got[0].pos != 11 || got[1].pos != 13 {
+		t.Errorf("since(10) = %v, %v", positions(got), ok)
+	}
+	if got, ok := tl.since(0, 1, 11, 12); !ok || len(got) != 0 {
+		t.Errorf("since(11, 12) = %v, %v; want nothing", positions(got), ok)
+	}
+	if _, ok := tl.since(0, 1, 9, 13); ok {
+		t.Error("the tail claims to reach back before it began")
+	}
+	if _, ok := tl.since(0, 2, 10, 13); ok {
+		t.Error("the tail claims to know a room of nobody's")
+	}
+	if len(*woken) != 2 {
+		t.Errorf("woken for %v", positions(*woken))
+	}
+	if tl.head(0) != 13 {
+		t.Errorf("head %d, want 13", tl.head(0))
+	}
+}
+
+// A room that gets its first user later must not seem complete from before.
+func TestTailBeginsWithTheFirstUser(t *testing.T) {
+	tl, _ := newTestTail(t, 1<<20, 10)
+	deliver(t, tl, message(t, 11, 1, "a", ""))
+	tl.watch(0, 1, "!r:a")
+	if _, known := tl.changed(0, 1, 10); known {
+		t.Error("the tail claims to know what happened before the room was watched")
+	}
+	if changed, known := tl.changed(0, 1, 11); changed || !known {
+		t.Errorf("changed(11) = %v, %v; want no change, known", changed, known)
+	}
+	tl.unwatch(0, 1)
+	if _, known := tl.changed(0, 1, 11); known {
+		t.Error("the tail knows a room after its last user is gone")
+	}
+}
+
+func TestTailForgetsTheOldest(t *testing.T) {
+	tl, _ := newTestTail(t, 5000, 0)
+	tl.watch(0, 1, "!r:a")
+	for pos := int64(1); pos <= 20; pos++ {
+		deliver(t, tl, message(t, pos, 1, "hello", ""))
+	}
+	if tl.bytes() > 5000 {
+		t.Errorf("%d bytes held, budget 5000", tl.bytes())
+	}
+	if _, ok := tl.since(0, 1, 0, 20); ok {
+		t.Error("the tail claims to hold what it has forgotten")
+	}
+	if got, ok := tl.since(0, 1, 19, 20); !ok || len(got) != 1 {
+		t.Errorf("the newest entry is gone: %v, %v", positions(got), ok)
+	}
+}
+
+// Client-server API, section "Redactions": what was redacted is not shown any more.
+func TestTailDropsWhatARedactionMayConcern(t *testing.T) {
+	tl, _ := newTestTail(t, 1<<20, 0)
+	tl.watch(0, 1, "!r:a")
+	deliver(t, tl, message(t, 1, 1, "secret", ""), message(t, 2, 1, "", "$x"))
+	if _, ok := tl.since(0, 1, 0, 2); ok {
+		t.Error("an event that may have been redacted is still served from memory")
+	}
+	if got, ok := tl.since(0, 1, 1, 2); !ok || len(got) != 1 {
+		t.Errorf("the redaction itself: %v, %v", positions(got), ok)
+	}
+}
+
+func TestTailCallsGarbageUnprocessable(t *testing.T) {
+	tl, _ := newTestTail(t, 1<<20, 0)
+	tl.watch(0, 1, "!r:a")
+	bad := message(t, 1, 1, "x", "")
+	bad.GetEvent().Json = []byte("{")
+	if err := tl.handle(context.Background(), bus.Delivery{Entries: []*logv1.Entry{bad}}); err == nil {
+		t.Error("an entry that does not parse is no error")
+	}
+}
+
+// Client-server API, section "Filtering".
+func TestFilterTypes(t *testing.T) {
+	for _, c := range []struct {
+		types, not []string
+		typ        string
+		want       bool
+	}{
+		{nil, nil, "m.room.message", true},
+		{[]string{}, nil, "m.room.message", false},
+		{[]string{"m.room.*"}, nil, "m.room.message", true},
+		{[]string{"m.*.message"}, nil, "m.room.message", true},
+		{[]string{"*"}, []string{"m.room.message"}, "m.room.message", false},
+		{[]string{"m.room.mess"}, nil, "m.room.message", false},
+		{nil, []string{"*.message"}, "m.room.message", false},
+		{nil, []string{"m.*x*"}, "m.room.message", true},
+	} {
+		f := eventFilter{Types: c.types, NotTypes: c.not}
+		if got := f.wantsType(c.typ); got != c.want {
+			t.Errorf("types %q, not %q: wants %s = %v", c.types, c.not, c.typ, got)
+		}
+	}
+}
+
+// Client-server API, module "Typing Notifications".
+func TestTyping(t *testing.T) {
+	eph := newEphemeral("w")
+	woken := make(chan id.Room, 16)
+	ty := newTyping(eph, func(r id.Room) { woken <- r })
+	before := eph.now()
+	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 30_000})
+	<-woken
+	if !ty.changed("!r:a", before) {
+		t.Error("typing is no news")
+	}
+	if got := string(ty.event("!r:a")); got != `{"content":{"user_ids":["@u:a"]},"type":"m.typing"}` {
+		t.Errorf("event %s", got)
+	}
+	now := eph.now()
+	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 30_000})
+	if ty.changed("!r:a", now) {
+		t.Error("saying so again is news")
+	}
+	other := now
+	other.Worker++
+	if !ty.changed("!r:a", other) {
+		t.Error("to another worker's token, somebody who types is no news")
+	}
+	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 1})
+	if room := <-woken; room != "!r:a" || !ty.changed("!r:a", now) {
+		t.Error("the end of the timeout is no news")
+	}
+	if got := string(ty.event("!r:a")); got != `{"content":{"user_ids":[]},"type":"m.typing"}` {
+		t.Errorf("event %s", got)
+	}
+}
+
+func TestRulesThatConcernRooms(t *testing.T) {
+	r := parseRules([]byte(`{"global":{
+		"override":[{"rule_id":"!mute:a","enabled":true,"actions":["dont_notify"],"conditions":[{"kind":"event_match","key":"room_id","pattern":"!mute:a"}]}],
+		"room":[{"rule_id":"!quiet:a","enabled":true,"actions":[]},{"rule_id":"!loud:a","enabled":true,"actions":["notify"]},{"rule_id":"!off:a","enabled":false,"actions":[]}]}}`))
+	for room, want := range map[id.Room]ruleLevel{"!mute:a": notifyNone, "!quiet:a": notifyMentions, "!loud:a": notifyAll, "!off:a": notifyAll, "!other:a": notifyAll} {
+		if r.rooms[room] != want {
+			t.Errorf("%s: %v, want %v", room, r.rooms[room], want)
+		}
+	}
+	if !parseRules([]byte(`{"global":{"override":[{"rule_id":".m.rule.master","enabled":true,"actions":[]}]}}`)).off {
+		t.Error("the master rule turns nothing off")
+	}
+}
