@@ -82,7 +82,12 @@ func newCluster(tb testing.TB, workers int, servers ...id.Server) *cluster {
 	if len(servers) == 0 {
 		servers = []id.Server{"hanse.test"}
 	}
-	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, servers...)}
+	return newClusterWith(tb, workers, nil, servers...)
+}
+
+func newClusterWith(tb testing.TB, workers int, fedout federationv1.FedOutClient, servers ...id.Server) *cluster {
+	tb.Helper()
+	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, servers...), fedout: fedout}
 	c.db = pgtest.Open(tb, c.pg)
 	c.read = roomdb.Open(c.db, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)
 	for range workers {

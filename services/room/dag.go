@@ -55,10 +55,10 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	if err != nil {
 		return err
 	}
+	w.s.remember(w.r, e) // resolutions of what comes after it read it
 	if refusal != nil {
 		w.s.log.Debug("event refused", "event", e.pdu.ID, "flags", e.flags, "err", refusal)
 		e.refusal = refusal
-		w.s.remember(w.r, e)
 		w.drafted[e.pdu.ID] = e.nid
 		w.c.events = append(w.c.events, e)
 		return nil
@@ -322,9 +322,9 @@ func (w *writer) afterOf(pdu *event.PDU, nid int64, flags int32, before *state.S
 // extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
 // the current state anew.
 func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
-	covered := make(map[int64]bool, len(e.prev))
-	for _, p := range e.prev {
-		covered[p] = true
+	covered, err := w.covered(ctx, e.prev)
+	if err != nil {
+		return err
 	}
 	old := w.h.tips
 	tips := make([]tip, 0, len(old)+1)
@@ -352,6 +352,34 @@ func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snaps
 	return w.deliver(ctx, e, next, local)
 }
 
+// maxUnseen bounds how many refused events are looked through.
+const maxUnseen = 1000
+
+// covered returns the events that are no ends of the room any more if an event names these as its prev events: these,
+// and what lies before those of them that were refused, as a refused event never replaced them.
+func (w *writer) covered(ctx context.Context, prev []int64) (map[int64]bool, error) {
+	covered := make(map[int64]bool, len(prev))
+	next := prev
+	for len(next) > 0 && len(covered) < maxUnseen {
+		var deeper []int64
+		for _, nid := range next {
+			if covered[nid] {
+				continue
+			}
+			covered[nid] = true
+			ev, err := w.s.event(ctx, w.r.p, nid)
+			if err != nil {
+				return nil, err
+			}
+			if ev.Flags&(flagRejected|flagSoftFailed) != 0 {
+				deeper = append(deeper, ev.Prev...)
+			}
+		}
+		next = deeper
+	}
+	return covered, nil
+}
+
 func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
 	ev, err := w.s.event(ctx, w.r.p, t.nid)
 	if err != nil {
@@ -371,7 +399,6 @@ func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (sta
 // place adds an event of the room's history: it has a place before all that we had, and changes nothing.
 func (w *writer) place(ctx context.Context, e *newEvent) error {
 	e.history = true
-	w.s.remember(w.r, e)
 	w.drafted[e.pdu.ID] = e.nid
 	w.c.events = append(w.c.events, e)
 	return w.applyRedaction(ctx, e, false)

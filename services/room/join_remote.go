@@ -383,6 +383,7 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	if err != nil || refusal != nil {
 		return errors.Join(err, forbidden(refusal))
 	}
+	w.s.remember(w.r, e)
 	after, err := w.stateAfter(e, snap, m)
 	if err != nil {
 		return err

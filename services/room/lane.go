@@ -206,12 +206,9 @@ func (l *lane) committed(b *batch) {
 }
 
 func (l *lane) publish(pb *partBatch, now int64) {
-	if pb.entries == 0 {
-		return
-	}
 	out := &logv1.Batch{Part: pb.p.part, Epoch: pb.p.epoch, Head: pb.p.head, CommittedUs: now}
 	out.Entries = make([]*logv1.Entry, 0, pb.entries)
-	var redacted []int64
+	var stale []int64
 	for _, c := range pb.changes {
 		for _, e := range c.entries {
 			out.Entries = append(out.Entries, e.bus)
@@ -219,22 +216,36 @@ func (l *lane) publish(pb *partBatch, now int64) {
 		if out.Traceparent == "" {
 			out.Traceparent = c.traceparent
 		}
-		for _, r := range c.redactions {
-			redacted = append(redacted, r.target)
+		stale = append(stale, c.changed()...)
+	}
+	if pb.entries > 0 {
+		pb.p.touched.Store(true)
+		// What is lost here is read from PostgreSQL by whoever misses it.
+		if err := l.s.bus.PublishLog(out); err != nil {
+			l.s.log.Debug("publish log", "err", err, "part", pb.p.part)
 		}
 	}
-	pb.p.touched.Store(true)
-	// What is lost here is read from PostgreSQL by whoever misses it.
-	if err := l.s.bus.PublishLog(out); err != nil {
-		l.s.log.Debug("publish log", "err", err, "part", pb.p.part)
-	}
-	if len(redacted) > 0 {
-		l.s.db.Forget(pb.p.part, redacted...)
-		for _, nid := range redacted {
+	if len(stale) > 0 {
+		l.s.db.Forget(pb.p.part, stale...)
+		for _, nid := range stale {
 			l.s.cache.Remove(eventKey{pb.p.part, pb.p.epoch, nid})
 		}
-		if err := l.s.bus.PublishRedacted(&logv1.Redacted{Part: pb.p.part, Nids: redacted}); err != nil {
+		if err := l.s.bus.PublishRedacted(&logv1.Redacted{Part: pb.p.part, Nids: stale}); err != nil {
 			l.s.log.Debug("publish redactions", "err", err, "part", pb.p.part)
 		}
 	}
+}
+
+// changed are stored events whose rows the change has changed: readers must not keep what they have of them.
+func (c *change) changed() []int64 {
+	var nids []int64
+	for _, r := range c.redactions {
+		nids = append(nids, r.target)
+	}
+	for _, e := range c.events {
+		if e.place {
+			nids = append(nids, e.nid)
+		}
+	}
+	return nids
 }

@@ -279,6 +279,7 @@ func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 	for _, t := range on.tips {
 		e.prev = append(e.prev, t.nid)
 	}
+	w.s.remember(w.r, e)
 	if len(on.tips) < len(w.h.tips) {
 		after, err := w.afterOf(e.pdu, e.nid, 0, on.snap, on.state)
 		if err != nil {
@@ -297,7 +298,6 @@ func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 
 // deliver gives an event its place in the timeline and moves the room's current state to next.
 func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, local bool) error {
-	w.s.remember(w.r, e)
 	w.drafted[e.pdu.ID] = e.nid
 	w.c.events = append(w.c.events, e)
 	before := w.h.sid

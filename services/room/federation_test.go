@@ -1,0 +1,259 @@
+package room
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"testing"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	one   = id.Server("one.test")
+	two   = id.Server("two.test")
+	anna  = "@anna:one.test"
+	bert  = "@bert:two.test"
+	birgt = "@birgit:two.test"
+)
+
+func sameState(t *testing.T, a, b *cluster, roomID string) {
+	t.Helper()
+	x, y := a.state(roomID), b.state(roomID)
+	if !maps.Equal(x, y) {
+		for k, v := range x {
+			if y[k] != v {
+				t.Errorf("%s: %s here, %s there", k, v, y[k])
+			}
+		}
+		for k, v := range y {
+			if x[k] == "" {
+				t.Errorf("%s: nothing here, %s there", k, v)
+			}
+		}
+		t.FailNow()
+	}
+}
+
+// Two clusters in one room: join, talk both ways, cut, fork, heal, backfill, leave; in every version.
+func TestFederatedRoom(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 2)
+	for _, version := range roomversion.Supported() {
+		t.Run("v"+version, func(t *testing.T) {
+			ok := must[*roomv1.SendResponse](t)
+			roomID := a.create(version, anna, "public")
+			for i := range 30 {
+				ok(a.say(roomID, anna, fmt.Sprint("before ", i)))
+			}
+			ok(b.join(roomID, bert, string(one)))
+			if m := b.membership(roomID, bert); m != "join" {
+				t.Fatalf("joined: %q", m)
+			}
+			sameState(t, a, b, roomID)
+			r := b.room(roomID)
+			if r.Joined != 2 || r.JoinedLocal != 1 {
+				t.Fatalf("room %+v", r)
+			}
+			ok(b.join(roomID, birgt))
+			ok(b.say(roomID, bert, "hello from two"))
+			fromB := carry(b, a, two, roomID, 0)
+			atA := ok(a.say(roomID, anna, "hello from one"))
+			fromA := carry(a, b, one, roomID, atA.Pos-1)
+			sameState(t, a, b, roomID)
+
+			// A cut: both sides change the same state.
+			ok(a.setState(roomID, anna, "m.room.topic", "", `{"topic":"one"}`))
+			ok(a.setState(roomID, anna, "m.room.member", birgt, `{"membership":"ban"}`))
+			ok(b.say(roomID, bert, "alone"))
+			ok(b.setState(roomID, birgt, "m.room.member", birgt, `{"membership":"join","displayname":"B"}`))
+			fromB = carry(b, a, two, roomID, fromB)
+			fromA = carry(a, b, one, roomID, fromA)
+			sameState(t, a, b, roomID)
+			if m := b.membership(roomID, birgt); m != "ban" {
+				t.Fatalf("banned on the other side: %q", m)
+			}
+			ok(b.say(roomID, bert, "healed"))
+			carry(b, a, two, roomID, fromB)
+			if x, y := a.room(roomID), b.room(roomID); len(x.Extremities) != 1 || len(y.Extremities) != 1 || x.Joined != 2 || y.Joined != 2 {
+				t.Fatalf("rooms %+v %+v", x, y)
+			}
+
+			backfillAll(t, b, roomID)
+			// What the banned user said meanwhile is soft-failed on the one side and part of the other.
+			if x, y := len(a.timeline(roomID)), len(b.timeline(roomID)); x+1 != y {
+				t.Fatalf("%d events here, %d there", x, y)
+			}
+			var last int64
+			for _, e := range b.timeline(roomID) {
+				if e.Ord < 0 && e.Depth < last {
+					t.Fatalf("history out of order: depth %d after %d", e.Depth, last)
+				}
+				last = e.Depth
+			}
+
+			ok(b.leave(roomID, bert))
+			if r := b.room(roomID); r.JoinedLocal != 0 {
+				t.Fatalf("left: %+v", r)
+			}
+			carry(b, a, two, roomID, fromB)
+			if r := a.room(roomID); r.Joined != 1 {
+				t.Fatalf("left: %+v", r)
+			}
+			// Back again, with what happened meanwhile.
+			ok(a.setState(roomID, anna, "m.room.topic", "", `{"topic":"meanwhile"}`))
+			ok(b.join(roomID, bert, string(one)))
+			sameState(t, a, b, roomID)
+		})
+	}
+}
+
+func backfillAll(t *testing.T, c *cluster, roomID string) {
+	t.Helper()
+	for range 20 {
+		complete := false
+		err := c.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) error {
+			resp, err := r.Backfill(ctx, &roomv1.BackfillRequest{RoomId: roomID, Limit: 10})
+			complete = resp.GetComplete()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if complete {
+			return
+		}
+	}
+	t.Fatal("the backfill does not end")
+}
+
+// Invites across servers: accepted, rejected, rejected while the other side is away.
+func TestRemoteInvite(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	for _, version := range []string{"1", "6", "10", "12"} {
+		t.Run("v"+version, func(t *testing.T) {
+			ok := must[*roomv1.SendResponse](t)
+			roomID := a.create(version, anna, "invite")
+			_, err := b.join(roomID, bert, string(one))
+			wantCode(t, err, merr.CodeForbidden)
+
+			ok(a.invite(roomID, anna, bert))
+			if m := b.membership(roomID, bert); m != "invite" {
+				t.Fatalf("invited: %q", m)
+			}
+			ok(b.leave(roomID, bert))
+			if m := b.membership(roomID, bert); m != "leave" {
+				t.Fatalf("rejected: %q", m)
+			}
+			if r := a.room(roomID); r.Invited != 0 {
+				t.Fatalf("rejected: %+v", r)
+			}
+
+			ok(a.invite(roomID, anna, birgt))
+			n.setCut(one, true)
+			ok(b.leave(roomID, birgt))
+			n.setCut(one, false)
+			if m := b.membership(roomID, birgt); m != "leave" {
+				t.Fatalf("rejected alone: %q", m)
+			}
+
+			ok(a.invite(roomID, anna, bert))
+			ok(b.join(roomID, bert))
+			sameState(t, a, b, roomID)
+			if m := b.membership(roomID, bert); m != "join" {
+				t.Fatalf("accepted: %q", m)
+			}
+		})
+	}
+}
+
+// A restricted room over federation: the other server vouches for the user.
+func TestRemoteRestricted(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	for _, version := range []string{"8", "10", "11", "12"} {
+		space := a.create(version, anna, "public")
+		roomID := a.create(version, anna, "invite")
+		ok(a.setState(roomID, anna, "m.room.join_rules", "", fmt.Sprintf(
+			`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}`, space)))
+		_, err := b.join(roomID, bert, string(one))
+		wantCode(t, err, merr.CodeForbidden)
+		ok(b.join(space, bert, string(one)))
+		ok(b.join(roomID, bert, string(one)))
+		sameState(t, a, b, roomID)
+	}
+}
+
+// A knock, taken back, in a room of another server.
+func TestRemoteKnock(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "knock")
+	cause := newCause(bert)
+	err := b.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) error {
+		_, err := r.Knock(ctx, &roomv1.JoinRequest{RoomId: roomID, UserId: bert, Via: []string{string(one)}, Cause: cause})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := b.membership(roomID, bert); m != "knock" {
+		t.Fatalf("knocked: %q", m)
+	}
+	ok(a.invite(roomID, anna, bert))
+	ok(b.join(roomID, bert))
+	sameState(t, a, b, roomID)
+}
+
+// An event whose ancestors were lost: they are asked for; if they are too many, the state is.
+func TestMissingEvents(t *testing.T) {
+	for _, lost := range []int{3, 60} {
+		t.Run(fmt.Sprint(lost), func(t *testing.T) {
+			n := newNetwork()
+			a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+			ok := must[*roomv1.SendResponse](t)
+			roomID := a.create("11", anna, "public")
+			ok(b.join(roomID, bert, string(one)))
+			for i := range lost {
+				ok(a.say(roomID, anna, fmt.Sprint(i)))
+				if i%10 == 0 {
+					ok(a.setState(roomID, anna, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i)))
+				}
+			}
+			last := ok(a.say(roomID, anna, "last"))
+			carry(a, b, one, roomID, last.Pos-1)
+			sameState(t, a, b, roomID)
+			backfillAll(t, b, roomID)
+			if x, y := len(a.timeline(roomID)), len(b.timeline(roomID)); x != y {
+				t.Fatalf("%d events here, %d there", x, y)
+			}
+		})
+	}
+}
+
+// Many ends of a room are merged without anybody saying anything.
+func TestManyExtremities(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("12", anna, "public")
+	ok(b.join(roomID, bert, string(one)))
+	base := b.timeline(roomID)
+	forks := forge(t, b, roomID, base[len(base)-1], 25)
+	for _, f := range forks {
+		if r := a.receive(roomID, two, f.JSON)[0]; r.Error != "" {
+			t.Fatal(r.Error)
+		}
+	}
+	waitFor(t, func() bool { return len(a.room(roomID).Extremities) <= mergeAbove })
+	ok(a.say(roomID, anna, "still here"))
+	if n := len(a.room(roomID).Extremities); n != 1 {
+		t.Fatalf("%d ends", n)
+	}
+}

@@ -1,0 +1,413 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	federationv1 "hanse/proto/federation/v1"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// network connects test clusters as fedin and fedout would: requests go straight to the other cluster's room role.
+type network struct {
+	mu       sync.Mutex
+	clusters map[id.Server]*cluster
+	cut      map[id.Server]bool
+	asked    map[string]int // requests by endpoint
+}
+
+func newNetwork() *network {
+	return &network{clusters: make(map[id.Server]*cluster), cut: make(map[id.Server]bool), asked: make(map[string]int)}
+}
+
+// newFedCluster is a cluster of one server name in the network.
+func newFedCluster(tb testing.TB, n *network, name id.Server, workers int) *cluster {
+	c := newClusterWith(tb, workers, n, name)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clusters[name] = c
+	return c
+}
+
+func (n *network) at(name id.Server) *cluster {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut[name] {
+		return nil
+	}
+	return n.clusters[name]
+}
+
+func (n *network) setCut(name id.Server, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[name] = cut
+}
+
+// Keys implements federationv1.FedOutClient.
+func (n *network) Keys(_ context.Context, in *federationv1.KeysRequest, _ ...grpc.CallOption) (*federationv1.KeysResponse, error) {
+	resp := new(federationv1.KeysResponse)
+	for _, q := range in.Queries {
+		n.mu.Lock()
+		c := n.clusters[id.Server(q.Server)]
+		n.mu.Unlock()
+		if c == nil {
+			continue
+		}
+		key := c.names[id.Server(q.Server)]
+		if key.ID == q.KeyId {
+			resp.Keys = append(resp.Keys, &federationv1.ServerKey{Server: q.Server, KeyId: q.KeyId, PublicKey: key.Public(), ValidUntilMs: 1 << 50})
+		}
+	}
+	return resp, nil
+}
+
+type answer struct {
+	grpc.ClientStream
+	messages []*federationv1.DoResponse
+}
+
+func (a *answer) Recv() (*federationv1.DoResponse, error) {
+	if len(a.messages) == 0 {
+		return nil, io.EOF
+	}
+	m := a.messages[0]
+	a.messages = a.messages[1:]
+	return m, nil
+}
+
+func (a *answer) Header() (metadata.MD, error) { return nil, nil }
+
+// Do implements federationv1.FedOutClient.
+func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[federationv1.DoResponse], error) {
+	c := n.at(id.Server(in.Destination))
+	if c == nil || n.at(id.Server(in.Origin)) == nil {
+		return nil, errors.New("no route to " + in.Destination)
+	}
+	u, err := url.Parse(in.Uri)
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Split(strings.TrimPrefix(u.EscapedPath(), "/_matrix/federation/"), "/")
+	args := make([]string, 0, 2)
+	for _, p := range parts[2:] {
+		arg, err := url.PathUnescape(p)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, arg)
+	}
+	n.mu.Lock()
+	n.asked[parts[1]]++
+	n.mu.Unlock()
+	out, err := c.serve(ctx, parts[1], args, u.Query(), in)
+	status := int32(200)
+	if err != nil {
+		m := merr.From(err)
+		status, out = int32(m.Status), json.RawMessage(m.AppendJSON(nil))
+	}
+	body, err := json.Marshal(out)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{messages: []*federationv1.DoResponse{{Status: status}, {Chunk: body}}}, nil
+}
+
+// serve is a minimal federation API over the room role.
+func (c *cluster) serve(ctx context.Context, endpoint string, args []string, q url.Values, in *federationv1.DoRequest) (any, error) {
+	switch {
+	case strings.HasPrefix(endpoint, "make_"):
+		var resp *roomv1.MakeMembershipResponse
+		err := c.call(ctx, args[0], func(ctx context.Context, r roomv1.RoomClient) (err error) {
+			resp, err = r.MakeMembership(ctx, &roomv1.MakeMembershipRequest{RoomId: args[0], UserId: args[1],
+				Membership: endpoint[len("make_"):], SupportedVersions: q["ver"], Origin: in.Origin})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{"room_version": resp.RoomVersion, "event": json.RawMessage(resp.Event)}, nil
+	case strings.HasPrefix(endpoint, "send_"):
+		return c.serveSend(ctx, endpoint[len("send_"):], args[0], in)
+	case endpoint == "invite":
+		return c.serveInvite(ctx, args[0], in)
+	case endpoint == "event":
+		return c.serveEvent(ctx, id.Event(args[0]))
+	}
+	return c.serveGraph(ctx, endpoint, args, q, in)
+}
+
+func (c *cluster) serveSend(ctx context.Context, membership, roomID string, in *federationv1.DoRequest) (any, error) {
+	var resp *roomv1.SendMembershipResponse
+	err := c.call(ctx, roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
+		resp, err = r.SendMembership(ctx, &roomv1.SendMembershipRequest{RoomId: roomID, Membership: membership, Event: in.Body, Origin: in.Origin})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if membership != "join" {
+		return map[string]any{"knock_room_state": []any{}}, nil
+	}
+	state, chain, err := c.stateAndChain(ctx, resp.Part, resp.Sid)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"event": json.RawMessage(resp.Event), "state": raws(state), "auth_chain": raws(chain)}, nil
+}
+
+func (c *cluster) serveInvite(ctx context.Context, roomID string, in *federationv1.DoRequest) (any, error) {
+	var body struct {
+		Version string            `json:"room_version"`
+		Event   json.RawMessage   `json:"event"`
+		State   []json.RawMessage `json:"invite_room_state"`
+	}
+	if err := json.Unmarshal(in.Body, &body); err != nil {
+		return nil, err
+	}
+	req := &roomv1.ReceiveInviteRequest{RoomId: roomID, RoomVersion: body.Version, Event: body.Event, Origin: in.Origin}
+	for _, b := range body.State {
+		req.InviteRoomState = append(req.InviteRoomState, b)
+	}
+	var resp *roomv1.ReceiveInviteResponse
+	err := c.call(ctx, roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
+		resp, err = r.ReceiveInvite(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"event": json.RawMessage(resp.Event)}, nil
+}
+
+func (c *cluster) serveEvent(ctx context.Context, eventID id.Event) (any, error) {
+	for part := range c.db.P() {
+		found, err := c.read.EventsByID(ctx, part, []id.Event{eventID})
+		if err != nil {
+			return nil, err
+		}
+		if e := found[eventID]; e != nil {
+			return map[string]any{"pdus": []json.RawMessage{e.JSON}}, nil
+		}
+	}
+	return nil, merr.NotFound("no such event")
+}
+
+func (c *cluster) serveGraph(ctx context.Context, endpoint string, args []string, q url.Values, in *federationv1.DoRequest) (any, error) {
+	room, err := c.read.Room(ctx, id.Room(args[0]))
+	if err != nil {
+		return nil, merr.NotFound("no such room")
+	}
+	get := func(eventID string) (*roomdb.Event, error) {
+		found, err := c.read.EventsByID(ctx, room.Part, []id.Event{id.Event(eventID)})
+		if err == nil && found[id.Event(eventID)] == nil {
+			err = merr.NotFound("no such event")
+		}
+		return found[id.Event(eventID)], err
+	}
+	switch endpoint {
+	case "event_auth":
+		e, err := get(args[1])
+		if err != nil {
+			return nil, err
+		}
+		chain, err := c.chain(ctx, room.Part, e.Auth)
+		return map[string]any{"auth_chain": raws(chain)}, err
+	case "state_ids", "state":
+		e, err := get(q.Get("event_id"))
+		if err != nil {
+			return nil, err
+		}
+		state, chain, err := c.stateAndChain(ctx, room.Part, e.SID)
+		if endpoint == "state" {
+			return map[string]any{"pdus": raws(state), "auth_chain": raws(chain)}, err
+		}
+		return map[string]any{"pdu_ids": ids(state), "auth_chain_ids": ids(chain)}, err
+	case "get_missing_events":
+		var body struct {
+			Earliest []string `json:"earliest_events"`
+			Latest   []string `json:"latest_events"`
+			Limit    int      `json:"limit"`
+		}
+		if err := json.Unmarshal(in.Body, &body); err != nil {
+			return nil, err
+		}
+		events, err := c.ancestors(get, body.Latest, body.Earliest, body.Limit, false)
+		return map[string]any{"events": raws(events)}, err
+	case "backfill":
+		limit, _ := strconv.Atoi(q.Get("limit"))
+		events, err := c.ancestors(get, q["v"], nil, limit, true)
+		return map[string]any{"pdus": raws(events)}, err
+	}
+	return nil, merr.Unrecognized(404)
+}
+
+func (c *cluster) ancestors(get func(string) (*roomdb.Event, error), from, until []string, limit int, itself bool) ([]*roomdb.Event, error) {
+	seen := map[string]bool{}
+	for _, u := range until {
+		seen[u] = true
+	}
+	var out []*roomdb.Event
+	next := from
+	first := map[string]bool{}
+	for _, f := range from {
+		first[f] = !itself
+	}
+	for len(next) > 0 && len(out) < limit {
+		at := next[0]
+		next = next[1:]
+		if seen[at] {
+			continue
+		}
+		seen[at] = true
+		e, err := get(at)
+		if err != nil {
+			continue
+		}
+		if !first[at] {
+			out = append(out, e)
+		}
+		for _, p := range e.PrevEvents {
+			next = append(next, string(p))
+		}
+	}
+	return out, nil
+}
+
+func (c *cluster) stateAndChain(ctx context.Context, part uint32, sid int64) (state, chain []*roomdb.Event, err error) {
+	m, err := c.read.State(ctx, part, sid)
+	if err != nil {
+		return nil, nil, err
+	}
+	if state, err = c.read.StateEvents(ctx, part, m.All()); err != nil {
+		return nil, nil, err
+	}
+	var auth []int64
+	for _, e := range state {
+		auth = append(auth, e.Auth...)
+	}
+	chain, err = c.chain(ctx, part, auth)
+	return state, chain, err
+}
+
+func (c *cluster) chain(ctx context.Context, part uint32, from []int64) ([]*roomdb.Event, error) {
+	seen := map[int64]bool{}
+	var out []*roomdb.Event
+	for len(from) > 0 {
+		var next []int64
+		for _, nid := range from {
+			if !seen[nid] {
+				seen[nid] = true
+				next = append(next, nid)
+			}
+		}
+		events, err := c.read.InOrder(ctx, part, next)
+		if err != nil {
+			return nil, err
+		}
+		from = nil
+		for _, e := range events {
+			out = append(out, e)
+			from = append(from, e.Auth...)
+		}
+	}
+	return out, nil
+}
+
+func raws(events []*roomdb.Event) []json.RawMessage {
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		out[i] = e.JSON
+	}
+	return out
+}
+
+func ids(events []*roomdb.Event) []id.Event {
+	out := make([]id.Event, len(events))
+	for i, e := range events {
+		out[i] = e.ID
+	}
+	return out
+}
+
+// receive hands events to a cluster as a transaction of another server would.
+func (c *cluster) receive(roomID string, origin id.Server, pdus ...[]byte) []*roomv1.PduResult {
+	c.tb.Helper()
+	var resp *roomv1.ReceiveResponse
+	err := c.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
+		resp, err = r.Receive(ctx, &roomv1.ReceiveRequest{RoomId: roomID, Origin: string(origin), Pdus: pdus})
+		return err
+	})
+	if err != nil {
+		c.tb.Fatalf("receive: %v", err)
+	}
+	return resp.Results
+}
+
+// carry sends what a server's users did in a room since a position to another cluster.
+func carry(from, to *cluster, origin id.Server, roomID string, after int64) int64 {
+	from.tb.Helper()
+	last := after
+	var pdus [][]byte
+	for _, e := range from.timeline(roomID) {
+		if e.Ord > after {
+			last = max(last, e.Ord)
+			if e.Sender.Server() == origin {
+				pdus = append(pdus, e.JSON)
+			}
+		}
+	}
+	for len(pdus) > 0 {
+		n := min(len(pdus), 50)
+		for _, r := range to.receive(roomID, origin, pdus[:n]...) {
+			if r.Error != "" {
+				to.tb.Fatalf("event %s: %s", r.EventId, r.Error)
+			}
+		}
+		pdus = pdus[n:]
+	}
+	return last
+}
+
+func (c *cluster) state(roomID string) map[string]id.Event {
+	c.tb.Helper()
+	r := c.room(roomID)
+	m, err := c.read.State(context.Background(), r.Part, r.SID)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	events, err := c.read.StateEvents(context.Background(), r.Part, m.All())
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	out := make(map[string]id.Event)
+	for _, e := range events {
+		out[fmt.Sprintf("%s|%s", e.Type, *e.StateKey)] = e.ID
+	}
+	return out
+}
+
+func parsed(tb testing.TB, raw []byte, version string) *event.PDU {
+	rules, _ := roomversion.Get(version)
+	p, err := event.Parse(raw, rules)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
