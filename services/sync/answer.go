@@ -65,6 +65,7 @@ func (m *moment) token() token.Sync {
 // answer computes what has happened since the poll's token.
 func (s *Service) answer(ctx context.Context, p *poll) (*answer, error) {
 	m := s.moment(p.user)
+	p.roomData = nil
 	a := &answer{user: p.who.User, next: m.token()}
 	since := token.Sync{}
 	if p.since != nil {
@@ -82,6 +83,15 @@ func (s *Service) answer(ctx context.Context, p *poll) (*answer, error) {
 		}
 		if err := s.addAccountData(ctx, a, p, since.UserSeq, m.seq); err != nil {
 			return nil, err
+		}
+		if p.since != nil {
+			noticed, err := s.userdb.DeviceNotices(ctx, p.who.User, since.UserSeq, m.seq)
+			if err != nil {
+				return nil, err
+			}
+			for _, u := range noticed {
+				a.deviceChanged(u)
+			}
 		}
 	}
 	if err := s.addRooms(ctx, a, p, m); err != nil {

@@ -7,11 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
-	"hanse/pkg/bus"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
+	presencestore "hanse/pkg/presence"
 	"hanse/pkg/token"
 	logv1 "hanse/proto/log/v1"
 )
@@ -21,8 +19,7 @@ import (
 type presence struct {
 	cfg   Config
 	eph   *ephemeral
-	bus   *bus.Bus
-	redis redis.UniversalClient
+	store *presencestore.Store
 	local func(id.Server) bool
 	wake  func(id.User)
 	log   *slog.Logger
@@ -91,21 +88,12 @@ func (ps *presence) seen(ctx context.Context, user id.User, set string) {
 	ps.publish(ctx, &logv1.Presence{UserId: string(user), Presence: set, StatusMsg: status, LastActiveMs: now.UnixMilli(), CurrentlyActive: set == "online", Local: true})
 }
 
-// publish tells everybody, this worker too, and keeps the word in Redis for those who ask for it.
+// publish tells everybody, this worker too.
 func (ps *presence) publish(ctx context.Context, m *logv1.Presence) {
-	if err := ps.bus.PublishPresence(m); err != nil {
-		ps.log.DebugContext(ctx, "presence not published", "err", err)
-	}
-	content, err := json.Marshal(presenceContent(m, time.Now()))
-	if err == nil {
-		err = ps.redis.Set(ctx, presenceKey(m.UserId), content, 24*time.Hour).Err()
-	}
-	if err != nil {
-		ps.log.DebugContext(ctx, "presence not kept", "err", err)
+	if err := ps.store.Set(ctx, m); err != nil {
+		ps.log.DebugContext(ctx, "presence not published", "user", m.UserId, "err", err)
 	}
 }
-
-func presenceKey(user string) string { return "hanse:presence:" + user }
 
 // sweep makes those offline who have stopped to poll, and forgets whom nobody has heard of for a day.
 func (ps *presence) sweep(ctx context.Context) {

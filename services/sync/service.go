@@ -18,6 +18,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
+	presencestore "hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
@@ -86,7 +87,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.users = newUsers(d.Users, s.tail)
 	s.typing = newTyping(s.eph, s.wakeRoom)
 	s.presence = &presence{
-		cfg: cfg, eph: s.eph, bus: d.Bus, redis: d.Redis, local: d.Servers.IsLocal, wake: s.wakeRoomsOf, log: d.Log,
+		cfg: cfg, eph: s.eph, store: presencestore.New(d.Redis, d.Bus), local: d.Servers.IsLocal, wake: s.wakeRoomsOf, log: d.Log,
 		users: make(map[id.User]*presenceOf),
 	}
 	s.shared = newShared(s)
