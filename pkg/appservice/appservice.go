@@ -230,3 +230,6 @@ func compile(in []namespace) ([]Namespace, error) {
 	}
 	return out, nil
 }
+
+// Of returns a registry of the given services.
+func Of(services ...*Service) *Registry { return &Registry{services} }

@@ -1,0 +1,224 @@
+package client
+
+import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Client-server API, "Account registration" and "User-Interactive Authentication API".
+func TestRegister(t *testing.T) {
+	c := newCluster(t)
+	q := map[string]any{"username": "Anna", "password": testPassword, "device_id": "DEV", "initial_device_display_name": "Phone"}
+	first := c.do("POST", v3+"/register", "", q)
+	if first.status != 401 || first.get("flows") == nil || first.str("session") == "" || first.get("errcode") != nil {
+		t.Fatalf("first answer: %d %s", first.status, first.raw)
+	}
+	q["auth"] = map[string]string{"type": "m.login.dummy", "session": first.str("session")}
+	a := c.do("POST", v3+"/register", "", q).ok()
+	if a.str("user_id") != "@anna:a.example" || a.str("device_id") != "DEV" || a.str("access_token") == "" {
+		t.Fatalf("answer: %s", a.raw)
+	}
+	who := c.do("GET", v3+"/account/whoami", a.str("access_token"), nil).ok()
+	if who.str("user_id") != "@anna:a.example" || who.str("device_id") != "DEV" || who.get("is_guest") != false {
+		t.Errorf("whoami: %s", who.raw)
+	}
+	c.do("GET", "/_matrix/client/r0/account/whoami", a.str("access_token"), nil).ok()
+
+	dummy := map[string]string{"type": "m.login.dummy"}
+	for name, tc := range map[string]struct {
+		body   any
+		status int
+		code   string
+	}{
+		"taken":           {map[string]any{"username": "anna", "password": testPassword}, 400, "M_USER_IN_USE"},
+		"bad characters":  {map[string]any{"username": "a b", "password": testPassword}, 400, "M_INVALID_USERNAME"},
+		"underscore":      {map[string]any{"username": "_x", "password": testPassword}, 400, "M_INVALID_USERNAME"},
+		"too long":        {map[string]any{"username": strings.Repeat("x", 300), "password": testPassword}, 400, "M_INVALID_USERNAME"},
+		"of a bridge":     {map[string]any{"username": "bridgebot", "password": testPassword}, 400, "M_EXCLUSIVE"},
+		"no password":     {map[string]any{"username": "carl", "auth": dummy}, 400, "M_MISSING_PARAM"},
+		"wrong type":      {map[string]any{"username": 5}, 400, "M_BAD_JSON"},
+		"not JSON":        {`{"username":`, 400, "M_NOT_JSON"},
+		"not an object":   {`[]`, 400, "M_BAD_JSON"},
+		"too deep":        {strings.Repeat(`{"a":`, 200) + "1" + strings.Repeat("}", 200), 400, "M_BAD_JSON"},
+		"too large":       {`{"username":"` + strings.Repeat("x", 2<<20) + `"}`, 413, "M_TOO_LARGE"},
+		"unknown stage":   {map[string]any{"password": "x", "auth": map[string]string{"type": "m.login.magic"}}, 401, "M_UNRECOGNIZED"},
+		"long device id":  {map[string]any{"device_id": strings.Repeat("x", 600)}, 400, "M_INVALID_PARAM"},
+		"no bridge token": {map[string]any{"type": "m.login.application_service", "username": "_bridge_x"}, 401, "M_MISSING_TOKEN"},
+	} {
+		t.Run(name, func(t *testing.T) { c.do("POST", v3+"/register", "", tc.body).fails(tc.status, tc.code) })
+	}
+	c.do("POST", v3+"/register?kind=guest", "", map[string]any{}).fails(403, "M_FORBIDDEN")
+	c.do("POST", v3+"/register?kind=alien", "", map[string]any{}).fails(400, "M_INVALID_PARAM")
+	inhibited := c.do("POST", v3+"/register", "", map[string]any{"username": "dora", "password": testPassword, "inhibit_login": true, "auth": dummy}).ok()
+	if inhibited.get("access_token") != nil || inhibited.get("device_id") != nil {
+		t.Errorf("inhibit_login: %s", inhibited.raw)
+	}
+	c.do("GET", v3+"/register/available?username=free", "", nil).ok()
+	c.do("GET", v3+"/register/available?username=anna", "", nil).fails(400, "M_USER_IN_USE")
+	c.do("GET", v3+"/register/available?username=A%20B", "", nil).fails(400, "M_INVALID_USERNAME")
+	c.do("GET", v3+"/register/available", "", nil).fails(400, "M_MISSING_PARAM")
+}
+
+func TestRegistrationPolicy(t *testing.T) {
+	closed := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.Enabled = false })
+	closed.do("POST", v3+"/register", "", map[string]any{"username": "x", "password": "y"}).fails(403, "M_FORBIDDEN")
+	closed.do("GET", "/_synapse/admin/v1/register", "", nil).fails(400, "M_UNKNOWN")
+
+	c := newCluster(t, func(cfg *Config, _ *Deps) {
+		cfg.Registration.Tokens = map[string]int64{"once": 1}
+		cfg.Registration.Guests = true
+	})
+	token := func(v string) map[string]any {
+		return map[string]any{"password": testPassword, "auth": map[string]string{"type": "m.login.registration_token", "token": v}}
+	}
+	c.do("POST", v3+"/register", "", map[string]any{"password": "x", "auth": map[string]string{"type": "m.login.dummy"}}).fails(401, "M_UNRECOGNIZED")
+	c.do("POST", v3+"/register", "", token("wrong")).fails(401, "M_UNAUTHORIZED")
+	validity := "/_matrix/client/v1/register/m.login.registration_token/validity?token="
+	if c.do("GET", validity+"once", "", nil).ok().get("valid") != true || c.do("GET", validity+"x", "", nil).ok().get("valid") != false {
+		t.Error("validity of the token")
+	}
+	c.do("POST", v3+"/register", "", token("once")).ok()
+	c.do("POST", v3+"/register", "", token("once")).fails(401, "M_UNAUTHORIZED")
+	if c.do("GET", validity+"once", "", nil).ok().get("valid") != false {
+		t.Error("a used token is still valid")
+	}
+	guest := c.do("POST", v3+"/register?kind=guest", "", map[string]any{"device_id": "MINE"}).ok()
+	if guest.str("device_id") == "MINE" {
+		t.Error("a guest chose its device")
+	}
+	c.do("GET", v3+"/account/whoami", guest.str("access_token"), nil).ok()
+	c.do("GET", v3+"/devices", guest.str("access_token"), nil).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+}
+
+// Registration as Synapse's tools do it.
+func TestSharedSecretRegistration(t *testing.T) {
+	c := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.SharedSecret = "s3cret" })
+	path := "/_synapse/admin/v1/register"
+	request := func(name string, admin bool, secret string) map[string]any {
+		nonce := c.do("GET", path, "", nil).ok().str("nonce")
+		word := "notadmin"
+		if admin {
+			word = "admin"
+		}
+		m := hmac.New(sha1.New, []byte(secret))
+		m.Write([]byte(strings.Join([]string{nonce, name, testPassword, word}, "\x00")))
+		return map[string]any{"nonce": nonce, "username": name, "password": testPassword, "admin": admin, "mac": hex.EncodeToString(m.Sum(nil))}
+	}
+	q := request("root", true, "s3cret")
+	if a := c.do("POST", path, "", q).ok(); a.str("user_id") != "@root:a.example" || a.str("access_token") == "" || a.str("home_server") != "a.example" {
+		t.Fatalf("answer: %s", a.raw)
+	}
+	c.do("POST", path, "", q).fails(400, "M_UNKNOWN") // the nonce is used up
+	acc, err := c.users.Account(t.Context(), "@root:a.example")
+	must(t, err)
+	if !acc.Admin {
+		t.Error("not an admin")
+	}
+	c.do("POST", path, "", request("eve", true, "guessed")).fails(403, "M_FORBIDDEN")
+	c.do("POST", path, "", map[string]any{"nonce": "x"}).fails(400, "M_BAD_JSON")
+	c.do("POST", path, "", request("root", false, "s3cret")).fails(400, "M_USER_IN_USE")
+}
+
+// Client-server API, "Login".
+func TestLogin(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	if flows := c.do("GET", v3+"/login", "", nil).ok().get("flows").([]any); len(flows) != 2 {
+		t.Errorf("flows: %v", flows)
+	}
+	ident := func(typ, user string) map[string]any { return map[string]any{"type": typ, "user": user} }
+	good := func(more map[string]any) map[string]any {
+		q := map[string]any{"type": "m.login.password", "identifier": ident("m.id.user", "anna"), "password": testPassword}
+		for k, v := range more {
+			q[k] = v
+		}
+		return q
+	}
+	for _, q := range []map[string]any{
+		good(nil), good(map[string]any{"identifier": ident("m.id.user", "@anna:a.example")}), good(map[string]any{"identifier": ident("m.id.user", "ANNA")}),
+		{"type": "m.login.password", "user": "anna", "password": testPassword},
+	} {
+		if a := c.do("POST", v3+"/login", "", q).ok(); a.str("user_id") != string(anna.id) || a.str("device_id") == "" {
+			t.Errorf("answer: %s", a.raw)
+		}
+	}
+	for name, tc := range map[string]struct {
+		body   any
+		status int
+		code   string
+	}{
+		"wrong password":  {good(map[string]any{"password": "wrong"}), 403, "M_FORBIDDEN"},
+		"unknown user":    {good(map[string]any{"identifier": ident("m.id.user", "nobody")}), 403, "M_FORBIDDEN"},
+		"of elsewhere":    {good(map[string]any{"identifier": ident("m.id.user", "@anna:elsewhere.example")}), 403, "M_FORBIDDEN"},
+		"endless":         {good(map[string]any{"password": strings.Repeat("x", 5000)}), 403, "M_FORBIDDEN"},
+		"no password":     {map[string]any{"type": "m.login.password", "identifier": ident("m.id.user", "anna")}, 400, "M_MISSING_PARAM"},
+		"no identifier":   {map[string]any{"type": "m.login.password", "password": "x"}, 400, "M_MISSING_PARAM"},
+		"third party":     {good(map[string]any{"identifier": map[string]any{"type": "m.id.thirdparty", "medium": "email", "address": "a@b"}}), 403, "M_FORBIDDEN"},
+		"phone":           {good(map[string]any{"identifier": map[string]any{"type": "m.id.phone", "country": "DE", "phone": "1"}}), 403, "M_FORBIDDEN"},
+		"unknown id type": {good(map[string]any{"identifier": ident("m.id.face", "anna")}), 400, "M_UNKNOWN"},
+		"unknown type":    {map[string]any{"type": "m.login.magic"}, 400, "M_UNKNOWN"},
+		"no type":         {map[string]any{}, 400, "M_MISSING_PARAM"},
+		"token":           {map[string]any{"type": "m.login.token", "token": "x"}, 400, "M_UNKNOWN"},
+	} {
+		t.Run(name, func(t *testing.T) { c.do("POST", v3+"/login", "", tc.body).fails(tc.status, tc.code) })
+	}
+	// "The server may invalidate any access token previously associated with that device."
+	again := c.login(anna.id, map[string]any{"device_id": anna.device})
+	anna.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
+	again.do("GET", v3+"/account/whoami", nil).ok()
+}
+
+// Client-server API, "Using access tokens" and "Soft logout".
+func TestAccessTokens(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	other := c.login(anna.id, nil)
+	c.do("GET", v3+"/account/whoami", "", nil).fails(401, "M_MISSING_TOKEN")
+	for _, bad := range []string{"x", anna.token + "x", anna.token[:len(anna.token)-1], "hat_AAAA", "hat_" + strings.Repeat("_", 60), "hrt_" + anna.token[4:]} {
+		a := c.do("GET", v3+"/account/whoami", bad, nil).fails(401, "M_UNKNOWN_TOKEN")
+		if a.get("soft_logout") != false {
+			t.Errorf("token %q: %s", bad, a.raw)
+		}
+	}
+	c.do("GET", v3+"/account/whoami?access_token="+anna.token, "", nil).ok()
+	anna.do("POST", v3+"/logout", nil).ok()
+	anna.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
+	other.do("GET", v3+"/account/whoami", nil).ok()
+	third := c.login(anna.id, nil)
+	third.do("POST", v3+"/logout/all", nil).ok()
+	for _, u := range []*user{third, other} {
+		u.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
+	}
+	c.do("GET", v3+"/nothing", "", nil).fails(404, "M_UNRECOGNIZED")
+	c.do("PATCH", v3+"/login", "", nil).fails(405, "M_UNRECOGNIZED")
+}
+
+// Client-server API, "Refreshing access tokens".
+func TestRefresh(t *testing.T) {
+	c := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Tokens.Access = 300 * time.Millisecond })
+	anna := c.register("anna")
+	s := c.login(anna.id, map[string]any{"refresh_token": true})
+	s.do("GET", v3+"/account/whoami", nil).ok()
+	refresh := func(token string) *answer {
+		return c.do("POST", v3+"/refresh", "", map[string]string{"refresh_token": token})
+	}
+	// A retry whose first answer was lost works: "the old refresh token remains valid until the new one is used".
+	lost := refresh(s.refreshToken).ok()
+	second := refresh(s.refreshToken).ok()
+	refresh(lost.str("refresh_token")).fails(401, "M_UNKNOWN_TOKEN")
+	c.do("GET", v3+"/account/whoami", second.str("access_token"), nil).ok()
+	refresh(s.refreshToken).fails(401, "M_UNKNOWN_TOKEN")
+	s.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
+	eventually(t, "expiry", func() bool {
+		a := c.do("GET", v3+"/account/whoami", second.str("access_token"), nil)
+		return a.status == 401 && a.get("soft_logout") == true
+	})
+	third := refresh(second.str("refresh_token")).ok()
+	c.do("GET", v3+"/account/whoami", third.str("access_token"), nil).ok()
+	refresh("").fails(400, "M_MISSING_PARAM")
+	refresh("garbage").fails(401, "M_UNKNOWN_TOKEN")
+}
