@@ -181,6 +181,69 @@ func (x *DoResponse) GetChunk() []byte {
 	return nil
 }
 
+// Unreachable is the detail of a gRPC status (UNAVAILABLE): the destination gave no answer, or was not asked because
+// it is backing off.
+type Unreachable struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Destination string                 `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	BackingOff  bool                   `protobuf:"varint,2,opt,name=backing_off,json=backingOff,proto3" json:"backing_off,omitempty"`
+	// When it will be tried again, in milliseconds from now; 0 if unknown.
+	RetryAfterMs  int64 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unreachable) Reset() {
+	*x = Unreachable{}
+	mi := &file_federation_v1_fedout_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unreachable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unreachable) ProtoMessage() {}
+
+func (x *Unreachable) ProtoReflect() protoreflect.Message {
+	mi := &file_federation_v1_fedout_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unreachable.ProtoReflect.Descriptor instead.
+func (*Unreachable) Descriptor() ([]byte, []int) {
+	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Unreachable) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Unreachable) GetBackingOff() bool {
+	if x != nil {
+		return x.BackingOff
+	}
+	return false
+}
+
+func (x *Unreachable) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
+}
+
 type KeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Queries       []*KeyQuery            `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
@@ -190,7 +253,7 @@ type KeysRequest struct {
 
 func (x *KeysRequest) Reset() {
 	*x = KeysRequest{}
-	mi := &file_federation_v1_fedout_proto_msgTypes[2]
+	mi := &file_federation_v1_fedout_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +265,7 @@ func (x *KeysRequest) String() string {
 func (*KeysRequest) ProtoMessage() {}
 
 func (x *KeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_fedout_proto_msgTypes[2]
+	mi := &file_federation_v1_fedout_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +278,7 @@ func (x *KeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysRequest.ProtoReflect.Descriptor instead.
 func (*KeysRequest) Descriptor() ([]byte, []int) {
-	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{2}
+	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *KeysRequest) GetQueries() []*KeyQuery {
@@ -237,7 +300,7 @@ type KeyQuery struct {
 
 func (x *KeyQuery) Reset() {
 	*x = KeyQuery{}
-	mi := &file_federation_v1_fedout_proto_msgTypes[3]
+	mi := &file_federation_v1_fedout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +312,7 @@ func (x *KeyQuery) String() string {
 func (*KeyQuery) ProtoMessage() {}
 
 func (x *KeyQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_fedout_proto_msgTypes[3]
+	mi := &file_federation_v1_fedout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +325,7 @@ func (x *KeyQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyQuery.ProtoReflect.Descriptor instead.
 func (*KeyQuery) Descriptor() ([]byte, []int) {
-	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{3}
+	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KeyQuery) GetServer() string {
@@ -295,7 +358,7 @@ type KeysResponse struct {
 
 func (x *KeysResponse) Reset() {
 	*x = KeysResponse{}
-	mi := &file_federation_v1_fedout_proto_msgTypes[4]
+	mi := &file_federation_v1_fedout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +370,7 @@ func (x *KeysResponse) String() string {
 func (*KeysResponse) ProtoMessage() {}
 
 func (x *KeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_fedout_proto_msgTypes[4]
+	mi := &file_federation_v1_fedout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +383,7 @@ func (x *KeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysResponse.ProtoReflect.Descriptor instead.
 func (*KeysResponse) Descriptor() ([]byte, []int) {
-	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{4}
+	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeysResponse) GetKeys() []*ServerKey {
@@ -344,7 +407,7 @@ type ServerKey struct {
 
 func (x *ServerKey) Reset() {
 	*x = ServerKey{}
-	mi := &file_federation_v1_fedout_proto_msgTypes[5]
+	mi := &file_federation_v1_fedout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +419,7 @@ func (x *ServerKey) String() string {
 func (*ServerKey) ProtoMessage() {}
 
 func (x *ServerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_fedout_proto_msgTypes[5]
+	mi := &file_federation_v1_fedout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +432,7 @@ func (x *ServerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerKey.ProtoReflect.Descriptor instead.
 func (*ServerKey) Descriptor() ([]byte, []int) {
-	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{5}
+	return file_federation_v1_fedout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ServerKey) GetServer() string {
@@ -425,7 +488,12 @@ const file_federation_v1_fedout_proto_rawDesc = "" +
 	"\n" +
 	"DoResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12\x14\n" +
-	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"F\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"v\n" +
+	"\vUnreachable\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x1f\n" +
+	"\vbacking_off\x18\x02 \x01(\bR\n" +
+	"backingOff\x12$\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\x03R\fretryAfterMs\"F\n" +
 	"\vKeysRequest\x127\n" +
 	"\aqueries\x18\x01 \x03(\v2\x1d.hanse.federation.v1.KeyQueryR\aqueries\"n\n" +
 	"\bKeyQuery\x12\x16\n" +
@@ -458,22 +526,23 @@ func file_federation_v1_fedout_proto_rawDescGZIP() []byte {
 	return file_federation_v1_fedout_proto_rawDescData
 }
 
-var file_federation_v1_fedout_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_federation_v1_fedout_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_federation_v1_fedout_proto_goTypes = []any{
 	(*DoRequest)(nil),    // 0: hanse.federation.v1.DoRequest
 	(*DoResponse)(nil),   // 1: hanse.federation.v1.DoResponse
-	(*KeysRequest)(nil),  // 2: hanse.federation.v1.KeysRequest
-	(*KeyQuery)(nil),     // 3: hanse.federation.v1.KeyQuery
-	(*KeysResponse)(nil), // 4: hanse.federation.v1.KeysResponse
-	(*ServerKey)(nil),    // 5: hanse.federation.v1.ServerKey
+	(*Unreachable)(nil),  // 2: hanse.federation.v1.Unreachable
+	(*KeysRequest)(nil),  // 3: hanse.federation.v1.KeysRequest
+	(*KeyQuery)(nil),     // 4: hanse.federation.v1.KeyQuery
+	(*KeysResponse)(nil), // 5: hanse.federation.v1.KeysResponse
+	(*ServerKey)(nil),    // 6: hanse.federation.v1.ServerKey
 }
 var file_federation_v1_fedout_proto_depIdxs = []int32{
-	3, // 0: hanse.federation.v1.KeysRequest.queries:type_name -> hanse.federation.v1.KeyQuery
-	5, // 1: hanse.federation.v1.KeysResponse.keys:type_name -> hanse.federation.v1.ServerKey
+	4, // 0: hanse.federation.v1.KeysRequest.queries:type_name -> hanse.federation.v1.KeyQuery
+	6, // 1: hanse.federation.v1.KeysResponse.keys:type_name -> hanse.federation.v1.ServerKey
 	0, // 2: hanse.federation.v1.FedOut.Do:input_type -> hanse.federation.v1.DoRequest
-	2, // 3: hanse.federation.v1.FedOut.Keys:input_type -> hanse.federation.v1.KeysRequest
+	3, // 3: hanse.federation.v1.FedOut.Keys:input_type -> hanse.federation.v1.KeysRequest
 	1, // 4: hanse.federation.v1.FedOut.Do:output_type -> hanse.federation.v1.DoResponse
-	4, // 5: hanse.federation.v1.FedOut.Keys:output_type -> hanse.federation.v1.KeysResponse
+	5, // 5: hanse.federation.v1.FedOut.Keys:output_type -> hanse.federation.v1.KeysResponse
 	4, // [4:6] is the sub-list for method output_type
 	2, // [2:4] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
@@ -492,7 +561,7 @@ func file_federation_v1_fedout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_v1_fedout_proto_rawDesc), len(file_federation_v1_fedout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
