@@ -83,6 +83,9 @@ func (s *Service) appendAll(ctx context.Context, pool *pgxpool.Pool, b *batch) e
 	b.queueEdges(&q)
 	b.queueReceipts(&q)
 	later := s.queueStates(&q, b)
+	if s.faults.before != nil {
+		s.faults.before()
+	}
 	err := pool.SendBatch(ctx, &q).Close()
 	if s.faults.commit != nil {
 		err = s.faults.commit(err)

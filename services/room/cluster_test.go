@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/servers"
 	"hanse/pkg/state"
 	federationv1 "hanse/proto/federation/v1"
 	roomv1 "hanse/proto/room/v1"
@@ -37,9 +38,16 @@ func (n names) SigningKey(_ context.Context, s id.Server) (*signing.Key, error) 
 	return n[s], nil
 }
 
-func newNames(tb testing.TB, servers ...id.Server) names {
+func (n names) VerifyKeys(s id.Server) ([]servers.VerifyKey, error) {
+	if n[s] == nil {
+		return nil, fmt.Errorf("%s is not ours", s)
+	}
+	return []servers.VerifyKey{{KeyID: n[s].ID, Public: n[s].Public()}}, nil
+}
+
+func newNames(tb testing.TB, of ...id.Server) names {
 	n := names{}
-	for _, s := range servers {
+	for _, s := range of {
 		key, err := signing.NewKey()
 		if err != nil {
 			tb.Fatal(err)
@@ -56,6 +64,9 @@ type cluster struct {
 	nats    *bustest.Server
 	names   names
 	fedout  federationv1.FedOutClient
+	faults  faults
+	router  *partition.Router // of a caller that is no room worker
+	mu      sync.Mutex
 	workers []*worker
 	next    int
 	// read is a connection of the test's own.
@@ -88,13 +99,49 @@ func newCluster(tb testing.TB, workers int, servers ...id.Server) *cluster {
 func newClusterWith(tb testing.TB, workers int, fedout federationv1.FedOutClient, servers ...id.Server) *cluster {
 	tb.Helper()
 	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, servers...), fedout: fedout}
+	return c.open(workers)
+}
+
+func newClusterFaulty(tb testing.TB, workers int, f faults) *cluster {
+	tb.Helper()
+	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, "hanse.test"), faults: f}
+	return c.open(workers)
+}
+
+func (c *cluster) open(workers int) *cluster {
+	tb := c.tb
+	tb.Helper()
 	c.db = pgtest.Open(tb, c.pg)
 	c.read = roomdb.Open(c.db, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)
+	c.caller()
 	for range workers {
 		c.start()
 	}
 	c.settle()
 	return c
+}
+
+// caller makes the process from which the test calls.
+func (c *cluster) caller() {
+	conns := grpcx.NewConns(grpcx.Config{}, nil)
+	members, err := partition.Join(partition.MembersConfig{Bus: c.nats.Open("caller"), Self: partition.Member{ID: "caller", Addr: "nowhere"},
+		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: time.Second}})
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	c.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(c.db), Conns: conns})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.router.Run(ctx)
+	}()
+	c.tb.Cleanup(func() {
+		cancel()
+		<-done
+		_ = members.Leave(context.Background())
+		conns.Close()
+	})
 }
 
 // start adds a worker.
@@ -126,6 +173,7 @@ func (c *cluster) start() *worker {
 	if err != nil {
 		c.tb.Fatal(err)
 	}
+	w.Service.faults = c.faults
 	w.Register(w.grpc)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
@@ -134,7 +182,9 @@ func (c *cluster) start() *worker {
 	run(w.Service.Run)
 	run(w.router.Run)
 	w.members.SetState(partition.Ready)
+	c.mu.Lock()
 	c.workers = append(c.workers, w)
+	c.mu.Unlock()
 	c.tb.Cleanup(w.stop)
 	return w
 }
@@ -189,7 +239,7 @@ func (c *cluster) settle() {
 
 // call runs f with a client of the owner of a room's partition.
 func (c *cluster) call(ctx context.Context, roomID string, f func(context.Context, roomv1.RoomClient) error) error {
-	return c.workers[0].router.Call(ctx, partition.Of(roomID), func(ctx context.Context, conn grpc.ClientConnInterface) error {
+	return c.router.Call(ctx, partition.Of(roomID), func(ctx context.Context, conn grpc.ClientConnInterface) error {
 		return f(ctx, roomv1.NewRoomClient(conn))
 	})
 }

@@ -97,7 +97,7 @@ func (s *Service) signedBy(ctx context.Context, pdu *event.PDU, server id.Server
 	if err != nil {
 		return err
 	}
-	return s.verifyBy(ctx, pdu, server, keys)
+	return s.verifyBy(pdu, server, keys)
 }
 
 // attachOwn adds an event of ours that was built a while ago.

@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/servers"
 	"hanse/pkg/state"
 	federationv1 "hanse/proto/federation/v1"
 	roomv1 "hanse/proto/room/v1"
@@ -29,8 +30,9 @@ import (
 type Servers interface {
 	// IsLocal says whether the name is one of ours.
 	IsLocal(server id.Server) bool
-	// SigningKey is the key with which a name of ours signs.
+	// SigningKey is the key with which a name of ours signs, VerifyKeys all that it has ever signed with.
 	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
+	VerifyKeys(server id.Server) ([]servers.VerifyKey, error)
 }
 
 // Deps is what the role works with.
@@ -79,7 +81,8 @@ type Service struct {
 
 // faults are what tests make go wrong.
 type faults struct {
-	// commit sees the outcome of every append and says what the lane gets to hear.
+	// before runs before every append; commit sees the outcome of every append and says what the lane gets to hear.
+	before func()
 	commit func(error) error
 }
 

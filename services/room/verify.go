@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanse/pkg/matrix/event"
@@ -74,7 +75,7 @@ func (s *Service) verify(ctx context.Context, pdus []*event.PDU) ([]error, error
 	}
 	errs := make([]error, len(pdus))
 	for i, pdu := range pdus {
-		errs[i] = s.verifyOne(ctx, pdu, keys)
+		errs[i] = s.verifyOne(pdu, keys)
 	}
 	return errs, nil
 }
@@ -110,27 +111,19 @@ func (s *Service) keys(ctx context.Context, wanted map[keyName]int64) (map[keyNa
 	return keys, nil
 }
 
-func (s *Service) verifyOne(ctx context.Context, pdu *event.PDU, keys map[keyName]*federationv1.ServerKey) error {
+func (s *Service) verifyOne(pdu *event.PDU, keys map[keyName]*federationv1.ServerKey) error {
 	for _, server := range pdu.SigningServers() {
-		if err := s.verifyBy(ctx, pdu, server, keys); err != nil {
+		if err := s.verifyBy(pdu, server, keys); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Service) verifyBy(ctx context.Context, pdu *event.PDU, server id.Server, keys map[keyName]*federationv1.ServerKey) error {
+func (s *Service) verifyBy(pdu *event.PDU, server id.Server, keys map[keyName]*federationv1.ServerKey) error {
 	names := signing.SignatureKeyIDs(pdu.JSON, server)
 	if s.servers.IsLocal(server) {
-		own, err := s.servers.SigningKey(ctx, server)
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			if name == own.ID {
-				return pdu.Verify(server, name, own.Public())
-			}
-		}
+		return s.verifyOwn(pdu, server, names)
 	}
 	err := fmt.Errorf("no signature of %s with a known key", server)
 	for _, name := range names {
@@ -144,6 +137,24 @@ func (s *Service) verifyBy(ctx context.Context, pdu *event.PDU, server id.Server
 			continue
 		}
 		if err = pdu.Verify(server, name, k.PublicKey); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// verifyOwn verifies what one of our names signed, with a present key or a former one.
+func (s *Service) verifyOwn(pdu *event.PDU, server id.Server, names []string) error {
+	own, err := s.servers.VerifyKeys(server)
+	if err != nil {
+		return err
+	}
+	err = fmt.Errorf("no signature of %s with a key of ours", server)
+	for _, key := range own {
+		if !slices.Contains(names, key.KeyID) {
+			continue
+		}
+		if err = pdu.Verify(server, key.KeyID, key.Public); err == nil {
 			return nil
 		}
 	}
