@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/password"
 	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdir"
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
@@ -77,6 +78,7 @@ type Client struct {
 	hasher   *password.Hasher
 	limits   Limiter
 	presence *presence.Store
+	dir      *roomdir.DB
 	log      *slog.Logger
 
 	tasks    sync.WaitGroup
@@ -96,7 +98,7 @@ func New(cfg Config, d Deps) (*Client, error) {
 	c := &Client{
 		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
-		presence: presence.New(d.Redis, d.Bus), taskSem: make(chan struct{}, taskParallel),
+		presence: presence.New(d.Redis, d.Bus), dir: roomdir.New(d.Users.Shards(), d.Rooms, d.Registerer), taskSem: make(chan struct{}, taskParallel),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
