@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"hanse/tools/edge"
 )
 
 func (c *Cluster) worker(role string, i int) (*worker, error) {
@@ -189,6 +191,10 @@ func (c *Cluster) WipeNATS() error {
 	}
 	return os.RemoveAll(c.natsDir())
 }
+
+// CutFederation lets no other server reach this cluster, as a broken network would, until it is called with false. To
+// cut two clusters apart, call it for both.
+func (c *Cluster) CutFederation(cut bool) { c.edge.Cut(edge.RoleFedin, cut) }
 
 // FlushRedis deletes everything in Redis.
 func (c *Cluster) FlushRedis(ctx context.Context) error {

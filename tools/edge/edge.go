@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,6 +44,7 @@ type Edge struct {
 	proxy   http.Handler
 	plain   *http.Transport
 	sockets []net.Listener
+	cut     sync.Map // roles that get nothing: see Cut
 }
 
 // New opens the listeners; Run serves them.
@@ -95,7 +97,7 @@ func (e *Edge) Addr(i int) string { return e.sockets[i].Addr().String() }
 // Run serves until the context ends, then finishes what is under way.
 func (e *Edge) Run(ctx context.Context) error {
 	srv := &http.Server{
-		Handler:           e.proxy,
+		Handler:           http.HandlerFunc(e.serve),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(e.cfg.Log.Handler(), slog.LevelDebug),
 	}
@@ -127,6 +129,22 @@ func (e *Edge) Run(ctx context.Context) error {
 	err := g.Wait()
 	e.plain.CloseIdleConnections()
 	return err
+}
+
+// Cut drops the connections of all requests to a role, as a broken network would, until it is called with false.
+func (e *Edge) Cut(role string, cut bool) {
+	if cut {
+		e.cut.Store(role, true)
+	} else {
+		e.cut.Delete(role)
+	}
+}
+
+func (e *Edge) serve(w http.ResponseWriter, r *http.Request) {
+	if _, cut := e.cut.Load(roleOf(r.URL.Path)); cut {
+		panic(http.ErrAbortHandler) // net/http closes the connection without an answer
+	}
+	e.proxy.ServeHTTP(w, r)
 }
 
 func (e *Edge) close() {

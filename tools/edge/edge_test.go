@@ -64,6 +64,11 @@ func newReplica(t *testing.T, name string) *replica {
 
 func start(t *testing.T, replicas ...*replica) string {
 	t.Helper()
+	return "http://" + startEdge(t, replicas...).Addr(0)
+}
+
+func startEdge(t *testing.T, replicas ...*replica) *Edge {
+	t.Helper()
 	var list []Backend
 	for _, r := range replicas {
 		list = append(list, Backend{URL: r.URL, Health: r.URL + "/readyz"})
@@ -86,7 +91,7 @@ func start(t *testing.T, replicas ...*replica) string {
 			t.Error(err)
 		}
 	})
-	return "http://" + e.Addr(0)
+	return e
 }
 
 func do(t *testing.T, method, url, token, body string) (int, string) {
@@ -182,5 +187,22 @@ func TestForwardedAddressIsTheClients(t *testing.T) {
 	base := start(t, newReplica(t, "a"))
 	if _, body := do(t, "GET", base+"/x", "", ""); !strings.HasSuffix(body, " 127.0.0.1") {
 		t.Errorf("body %q", body)
+	}
+}
+
+func TestCut(t *testing.T) {
+	e := startEdge(t, newReplica(t, "a"))
+	base := "http://" + e.Addr(0)
+	e.Cut(RoleClient, true)
+	if resp, err := http.Get(base + "/x"); err == nil {
+		resp.Body.Close()
+		t.Errorf("a cut role answers %s", resp.Status)
+	}
+	if status, _ := do(t, "GET", base+"/_matrix/client/v3/sync", "t", ""); status != 200 {
+		t.Errorf("another role: status %d", status)
+	}
+	e.Cut(RoleClient, false)
+	if status, _ := do(t, "GET", base+"/x", "", ""); status != 200 {
+		t.Errorf("afterwards: status %d", status)
 	}
 }
