@@ -42,7 +42,7 @@ unit: ## all tests, end-to-end tests too
 	@set -e; for m in $(MODULES); do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
 
 vet:
-	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done
+	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done; cd tools && $(GO) vet -tags interop ./interop/...
 
 lint: bin/golangci-lint ## golangci-lint, with the import law
 	@set -e; for m in $(MODULES); do echo "== lint $$m"; (cd $$m && ../bin/golangci-lint run --config ../.golangci.yml ./...); done
@@ -59,8 +59,7 @@ generated: generate ## check that the generated code is what its sources say
 		{ echo "The generated code is out of date: commit what 'make generate' made." >&2; exit 1; }
 
 interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
-	@deploy/dev/install.sh test
-	@$(MAKE) --no-print-directory build
+	@deploy/dev/install.sh interop
 	@cd tools && $(GO) test -timeout 20m -count=1 -tags interop -v ./interop/...
 
 # Tools of other modules, built once for each version.
