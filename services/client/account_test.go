@@ -176,7 +176,7 @@ func TestApplicationServices(t *testing.T) {
 	as.do("POST", v3+"/register", reg("stranger")).fails(400, "M_EXCLUSIVE")
 	c.do("POST", v3+"/register", "wrong", reg("_bridge_b")).fails(401, "M_UNKNOWN_TOKEN")
 	c.register("anna")
-	who := func(q string) *answer { return as.do("GET", v3+"/account/whoami"+q, nil) }
+	who := func(q string) *reply { return as.do("GET", v3+"/account/whoami"+q, nil) }
 	if a := who("").ok(); a.str("user_id") != "@bridgebot:a.example" || a.get("device_id") != nil {
 		t.Errorf("sender: %s", a.raw)
 	}

@@ -204,15 +204,16 @@ func parseSessions(r *http.Request, s backupScope) ([]userdb.BackupSession, erro
 		}
 		rooms[s.room] = room
 	default:
-		all := struct {
+		var all struct {
 			Rooms map[id.Room]*backupRoom `json:"rooms"`
-		}{rooms}
+		}
 		if err := httpx.Unmarshal(body, &all); err != nil {
 			return nil, err
 		}
 		if all.Rooms == nil {
 			return nil, merr.BadJSON("rooms is missing")
 		}
+		rooms = all.Rooms
 	}
 	return flatten(rooms)
 }

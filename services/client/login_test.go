@@ -203,7 +203,7 @@ func TestRefresh(t *testing.T) {
 	anna := c.register("anna")
 	s := c.login(anna.id, map[string]any{"refresh_token": true})
 	s.do("GET", v3+"/account/whoami", nil).ok()
-	refresh := func(token string) *answer {
+	refresh := func(token string) *reply {
 		return c.do("POST", v3+"/refresh", "", map[string]string{"refresh_token": token})
 	}
 	// A retry whose first answer was lost works: "the old refresh token remains valid until the new one is used".
