@@ -1,0 +1,183 @@
+package roomdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/matrix/id"
+)
+
+// ErrTooMany is returned where an answer would exceed the caller's bound.
+var ErrTooMany = errors.New("too many events")
+
+// InRoom says whether a server has joined members in a room.
+func (d *DB) InRoom(ctx context.Context, part uint32, roomNID int64, server id.Server) (bool, error) {
+	var in bool
+	err := d.shards.For(part).QueryRow(ctx, `SELECT EXISTS (SELECT FROM room_server WHERE part = $1 AND room_nid = $2 AND server = $3 AND joined > 0)`,
+		int32(part), roomNID, string(server)).Scan(&in)
+	if err != nil {
+		return false, fmt.Errorf("read servers of a room: %w", err)
+	}
+	return in, nil
+}
+
+// SharedRooms returns the rooms that both a server and we are in, at most limit of each shard, with one query for each.
+func (d *DB) SharedRooms(ctx context.Context, server id.Server, limit int) ([]*Room, error) {
+	found := make(map[id.Room]*Room)
+	err := d.eachShard(d.allParts(), func(q querier, parts []int32, _ []int) error {
+		return d.scanRooms(ctx, q, found, `SELECT `+roomColumns+` FROM room r
+			WHERE joined_local > 0 AND part = ANY($1) AND EXISTS (SELECT FROM room_server s
+				WHERE s.part = r.part AND s.room_nid = r.room_nid AND s.server = $2 AND s.joined > 0) LIMIT $3`, parts, string(server), limit)
+	})
+	if err != nil {
+		return nil, err
+	}
+	rooms := make([]*Room, 0, len(found))
+	for _, r := range found {
+		rooms = append(rooms, r)
+	}
+	return rooms, nil
+}
+
+func (d *DB) allParts() []uint32 {
+	parts := make([]uint32, d.shards.P())
+	for i := range parts {
+		parts[i] = uint32(i)
+	}
+	return parts
+}
+
+// FindEvent returns an event of whose room the caller knows nothing, or ErrNotFound. It asks each shard once.
+func (d *DB) FindEvent(ctx context.Context, eventID id.Event) (*Event, error) {
+	var found []*Event
+	err := d.eachShard(d.allParts(), func(q querier, parts []int32, _ []int) error {
+		if len(found) > 0 {
+			return nil
+		}
+		events, err := d.queryEventsAt(ctx, q, `SELECT `+eventColumns+` FROM event
+			WHERE (part, event_id) IN (SELECT p, $2 FROM unnest($1::int[]) AS p)`, parts, string(eventID))
+		found = append(found, events...)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("event %s: %w", eventID, ErrNotFound)
+	}
+	return found[0], nil
+}
+
+// EventIDs returns the ids of those of the events that exist.
+func (d *DB) EventIDs(ctx context.Context, part uint32, nids []int64) (map[int64]id.Event, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, event_id FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), nids)
+	if err != nil {
+		return nil, fmt.Errorf("read event ids: %w", err)
+	}
+	defer rows.Close()
+	ids := make(map[int64]id.Event, len(nids))
+	for rows.Next() {
+		var nid int64
+		var eventID id.Event
+		if err := rows.Scan(&nid, &eventID); err != nil {
+			return nil, fmt.Errorf("read event ids: %w", err)
+		}
+		ids[nid] = eventID
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read event ids: %w", err)
+	}
+	return ids, nil
+}
+
+// AuthChain returns the auth events of events, their auth events, and so on (server-server API, "Definitions"), the
+// nearest first. More than limit of them are ErrTooMany. It takes one query for each step away from the events.
+func (d *DB) AuthChain(ctx context.Context, part uint32, of []int64, limit int) ([]int64, error) {
+	seen := make(map[int64]bool)
+	var chain []int64
+	for next := of; len(next) > 0; {
+		auth, err := d.authOf(ctx, part, next)
+		if err != nil {
+			return nil, err
+		}
+		next = nil
+		for _, nid := range auth {
+			if seen[nid] {
+				continue
+			}
+			seen[nid] = true
+			next = append(next, nid)
+		}
+		if chain = append(chain, next...); len(chain) > limit {
+			return nil, fmt.Errorf("auth chain: %w", ErrTooMany)
+		}
+	}
+	return chain, nil
+}
+
+// authOf returns the auth events of events, each once.
+func (d *DB) authOf(ctx context.Context, part uint32, nids []int64) ([]int64, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT DISTINCT unnest(auth) FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), nids)
+	if err != nil {
+		return nil, fmt.Errorf("read auth events: %w", err)
+	}
+	auth, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("read auth events: %w", err)
+	}
+	return auth, nil
+}
+
+// nearby is how many neighbours in the timeline ClosestTo compares.
+const nearby = 50
+
+// ClosestTo returns the visible event whose timestamp is nearest to ts, at or behind it in the direction of looking;
+// nil if there is none. It takes timestamps to grow with the timeline, give or take some neighbours, so that it can
+// search by halves: senders choose timestamps as they like, and an index of them would cost every event.
+func (d *DB) ClosestTo(ctx context.Context, room *Room, ts int64, backwards bool) (*Event, error) {
+	low, high := room.FirstOrd-1, room.LastPos+1 // what is at or before low is too old, what is at or behind high is not
+	for low+1 < high {
+		mid := low + (high-low)/2
+		events, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: mid - 1, UpTo: high - 1, Limit: 1})
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case len(events) == 0:
+			high = mid
+		case events[0].OriginServerTS < ts:
+			low = events[0].Ord
+		default:
+			high = mid
+		}
+	}
+	around, err := d.around(ctx, room, high)
+	if err != nil {
+		return nil, err
+	}
+	var best *Event
+	for _, e := range around {
+		off := e.OriginServerTS - ts
+		if backwards {
+			off = -off
+		}
+		if off >= 0 && (best == nil || off < abs(best.OriginServerTS-ts)) {
+			best = e
+		}
+	}
+	return best, nil
+}
+
+func (d *DB) around(ctx context.Context, room *Room, ord int64) ([]*Event, error) {
+	before, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: Start, UpTo: ord - 1, Backwards: true, Limit: nearby})
+	if err != nil {
+		return nil, err
+	}
+	behind, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: ord - 1, UpTo: End, Limit: nearby})
+	return append(before, behind...), err
+}
+
+func abs(n int64) int64 { return max(n, -n) }
