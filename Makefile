@@ -39,7 +39,8 @@ test: ## everything that must hold: generated code, lint, vet, tests with the ra
 	@$(MAKE) --no-print-directory generated lint vet unit fuzz
 
 unit: ## all tests, end-to-end tests too
-	@set -e; for m in $(MODULES); do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
+	@set -e; for m in proto pkg services; do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
+	@echo "== test tools"; cd tools && $(GO) test $(TESTFLAGS) -p 1 ./... # whole clusters: one package after the other
 
 vet:
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done; cd tools && $(GO) vet -tags interop ./interop/...
