@@ -42,7 +42,7 @@ var cli struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal does not wait
 	k := kong.Parse(&cli, kong.Name("hanse"), kong.Description("A Matrix homeserver whose every role scales on its own."),
 		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&cli.globals))
 	if err := k.Run(); err != nil {
