@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,11 +37,26 @@ func (s *Service) Create(ctx context.Context, req *roomv1.CreateRequest) (*roomv
 	if err != nil {
 		return nil, err
 	}
-	create, err := s.createEvent(ctx, creator, rules, req)
-	if err != nil {
-		return nil, err
+	// From version 12 on two rooms of one creator would be the same if they began in the same millisecond: the later one
+	// began a moment earlier, then.
+	at := time.Now().UnixMilli()
+	for range maxRebuilds {
+		create, err := s.createEvent(ctx, creator, rules, req, at)
+		if err != nil {
+			return nil, err
+		}
+		at = time.Now().UnixMilli() - rand.Int64N(2000)
+		resp, err := s.createAt(ctx, create, req)
+		if !merr.HasCode(err, merr.CodeRoomInUse) || !rules.RoomIDIsCreateHash {
+			return resp, err
+		}
 	}
-	found := &roomv1.FoundRequest{RoomId: string(create.RoomID), RoomVersion: rules.Version, CreateEvent: create.JSON,
+	return nil, merr.RoomInUse()
+}
+
+// createAt has the owner of the new room's partition do the rest.
+func (s *Service) createAt(ctx context.Context, create *event.PDU, req *roomv1.CreateRequest) (*roomv1.CreateResponse, error) {
+	found := &roomv1.FoundRequest{RoomId: string(create.RoomID), RoomVersion: create.Rules.Version, CreateEvent: create.JSON,
 		Events: req.Events, Published: req.Published, Cause: req.Cause}
 	part := partition.Of(string(create.RoomID))
 	if p := s.tenures[part].Load(); p != nil && !p.lost.Load() {
@@ -50,7 +66,7 @@ func (s *Service) Create(ctx context.Context, req *roomv1.CreateRequest) (*roomv
 		}
 	}
 	var resp *roomv1.CreateResponse
-	err = s.router.Call(ctx, part, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+	err := s.router.Call(ctx, part, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
 		resp, err = roomv1.NewRoomClient(conn).Found(ctx, found)
 		return err
 	})
@@ -59,7 +75,7 @@ func (s *Service) Create(ctx context.Context, req *roomv1.CreateRequest) (*roomv
 
 // createEvent builds the signed create event. Of a request that comes again with the same key the same event comes
 // out, up to its time; rooms before version 12 then have the same id.
-func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomversion.Rules, req *roomv1.CreateRequest) (*event.PDU, error) {
+func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomversion.Rules, req *roomv1.CreateRequest, now int64) (*event.PDU, error) {
 	content, err := contentWith(req.CreateContent, rules)
 	if err != nil {
 		return nil, err
@@ -74,7 +90,7 @@ func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomv
 	}
 	empty := ""
 	d := event.Draft{Type: typeCreate, StateKey: &empty, Sender: creator, Content: content.Bytes(), Depth: 1,
-		OriginServerTS: time.Now().UnixMilli()}
+		OriginServerTS: now}
 	if !rules.RoomIDIsCreateHash {
 		if d.RoomID, err = newRoomID(creator, req.Cause); err != nil {
 			return nil, err
