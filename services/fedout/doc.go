@@ -1,0 +1,30 @@
+// Package fedout is the only role with a way out to other servers. It makes requests for the other roles, fetches
+// verify keys, and sends our events and EDUs to the servers in the room.
+//
+// # Model
+//
+// A destination has a cursor, not a queue of copies (DESIGN, "Fan-out without fan-out"). Every fedout worker tails
+// the room log; each partition of destinations belongs, by rendezvous hashing, to one worker, which hands the local
+// entries to those of its destinations that are in the room. A destination that keeps up has a short queue of
+// references in memory; one that fails, or is too slow for that queue, is marked behind-since(position) once for each
+// log partition (destination_behind) and costs nothing more until its backoff ends. Then it reads from the log what
+// it missed of the rooms that it shares.
+//
+// fed_cursor says how far the log was handed to the destinations of a partition that keep up. It is stored every
+// second and never passes an entry that is neither delivered nor covered by a destination_behind row: what a killed
+// worker had in memory is read again by the next one.
+//
+// EDUs that must arrive (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them.
+// Typing and presence come over the bus, go to destinations that keep up, and may be lost.
+//
+// # Invariants
+//
+// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. Events of a room are
+// sent in the order of the log. Everything arrives at least once; receivers know a repeated event by its id. A server
+// gets only events of rooms that it was in when they were sent, or that concern its own users.
+//
+// # Failures
+//
+// PostgreSQL away: cursors stay where they are, what is in memory is delivered, nothing is marked. NATS away: the
+// log reader falls back on PostgreSQL. Two workers that both think a partition theirs send twice, which is harmless.
+package fedout

@@ -1,0 +1,120 @@
+package fedout
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/destination"
+	"hanse/pkg/fedclient"
+	"hanse/pkg/keyring"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/signing"
+	"hanse/pkg/partition"
+	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/servers"
+	"hanse/pkg/userdb"
+	fedv1 "hanse/proto/federation/v1"
+)
+
+// Servers are the names that this cluster serves (servers.Registry).
+type Servers interface {
+	IsLocal(server id.Server) bool
+	Default() id.Server
+	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
+	VerifyKeys(server id.Server) ([]servers.VerifyKey, error)
+}
+
+// Deps is what the role works with.
+type Deps struct {
+	Shards  *pg.Shards
+	DB      *roomdb.DB
+	Users   *userdb.DB
+	Bus     *bus.Bus
+	Members *partition.Members
+	Servers Servers
+	// Destinations is the shared backoff; nil: one of its own.
+	Destinations *destination.Store
+	Log          *slog.Logger
+	Registerer   prometheus.Registerer // may be nil
+}
+
+// Service is the fedout role of one worker.
+type Service struct {
+	fedv1.UnimplementedFedOutServer
+
+	cfg     Config
+	shards  *pg.Shards
+	db      *roomdb.DB
+	users   *userdb.DB
+	bus     *bus.Bus
+	members *partition.Members
+	servers Servers
+	dests   *destination.Store
+	client  *fedclient.Client
+	keys    *keyring.Store
+	ring    *keyring.Ring
+	fetcher *keyFetcher
+	log     *slog.Logger
+	metrics *metrics
+
+	requests chan struct{} // slots of requests for other roles
+	keySlots chan struct{} // slots of key look-ups
+}
+
+// New assembles the role; it does nothing before Run, but for the RPCs.
+func New(cfg Config, d Deps) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	cc, err := cfg.client()
+	if err != nil {
+		return nil, err
+	}
+	cc.Log, cc.Registerer = d.Log, d.Registerer
+	s := &Service{
+		cfg: cfg, shards: d.Shards, db: d.DB, users: d.Users, bus: d.Bus, members: d.Members, servers: d.Servers,
+		dests: d.Destinations, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), log: d.Log,
+		metrics: newMetrics(d.Registerer), requests: make(chan struct{}, cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
+	}
+	if s.dests == nil {
+		s.dests = destination.New(d.Shards, d.Bus)
+	}
+	s.fetcher = newKeyFetcher(s)
+	s.ring = keyring.New(keyring.Deps{Store: s.keys, Servers: d.Servers, Fetcher: local{s}, Log: d.Log, Registerer: d.Registerer})
+	return s, nil
+}
+
+// local lets this worker's own key ring fetch without gRPC.
+type local struct{ s *Service }
+
+// Keys implements keyring.Fetcher. It takes no slot: who asks holds one.
+func (l local) Keys(ctx context.Context, in *fedv1.KeysRequest, _ ...grpc.CallOption) (*fedv1.KeysResponse, error) {
+	resp := new(fedv1.KeysResponse)
+	for _, q := range in.Queries {
+		keys, err := l.s.keysOf(ctx, id.Server(q.Server), map[string]int64{q.KeyId: q.MinimumValidUntilMs})
+		if err != nil {
+			return nil, fmt.Errorf("keys of %s: %w", q.Server, err)
+		}
+		resp.Keys = append(resp.Keys, keys...)
+	}
+	return resp, nil
+}
+
+// Register puts the role's RPCs on a gRPC server.
+func (s *Service) Register(r grpc.ServiceRegistrar) { fedv1.RegisterFedOutServer(r, s) }
+
+// Run sends until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.client.CloseIdle()
+	return nil
+}
