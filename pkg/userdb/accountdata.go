@@ -2,6 +2,7 @@ package userdb
 
 import (
 	"context"
+	"errors"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
@@ -57,7 +58,7 @@ func (d *DB) AccountDataSince(ctx context.Context, user id.User, after, upTo int
 func (d *DB) UpdateAccountData(ctx context.Context, user id.User, room id.Room, typ string, fn func(old []byte) ([]byte, error)) error {
 	_, err := d.Change(ctx, user, func(tx *Tx) error {
 		old, err := tx.AccountData(ctx, db.AccountDataParams{Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ})
-		if err = notFound(err); err != nil && err != ErrNotFound {
+		if err = notFound(err); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
 		content, err := fn(old)

@@ -3,6 +3,7 @@ package userdb
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -220,10 +221,10 @@ func (d *DB) UpdateRemoteList(ctx context.Context, user id.User, fn func(old Rem
 	return d.Within(ctx, user, func(tx *Tx) error {
 		var old RemoteList
 		row, err := tx.RemoteDeviceList(ctx, tx.Part, string(user))
-		switch err = notFound(err); err {
-		case nil:
+		switch err = notFound(err); {
+		case err == nil:
 			old = RemoteList{StreamID: row.StreamID, Stale: row.Stale, Content: row.Content}
-		case ErrNotFound:
+		case errors.Is(err, ErrNotFound):
 		default:
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"hanse/pkg/matrix/id"
@@ -21,22 +22,26 @@ const (
 type DeviceChange struct {
 	StreamID int64 `json:"stream_id"`
 	// Device is empty for a change of cross-signing keys only.
-	Device  id.Device `json:"device_id"`
-	Deleted bool      `json:"deleted,omitempty"`
+	Device id.Device `json:"device_id"`
+	// Prev is the StreamID of the user's device change before this one, 0 if this is the first.
+	Prev int64 `json:"prev_id"`
 }
 
 // DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: it raises the
 // position of the user's device list, tells the user's other devices by a notice, and stores the task of telling the
 // rooms. The transaction must be one of Change.
 func (tx *Tx) DevicesChanged(ctx context.Context, device id.Device) (Task, error) {
-	stream, err := tx.RaiseDeviceList(ctx, tx.Part, string(tx.User))
+	list, err := tx.RaiseDeviceList(ctx, tx.Part, string(tx.User))
+	if err == nil && device != "" {
+		err = tx.DeviceListUpdated(ctx, tx.Part, string(tx.User))
+	}
 	if err != nil {
 		return Task{}, fmt.Errorf("raise device list: %w", err)
 	}
 	if err := tx.notice(ctx, tx.User); err != nil {
 		return Task{}, err
 	}
-	payload, err := json.Marshal(DeviceChange{StreamID: stream, Device: device})
+	payload, err := json.Marshal(DeviceChange{StreamID: list.StreamID, Device: device, Prev: list.Updated})
 	if err != nil {
 		return Task{}, err
 	}
@@ -124,7 +129,7 @@ func (tx *Tx) putIdentity(ctx context.Context, up KeyUpload) (*Task, error) {
 		return nil, nil
 	}
 	old, err := tx.DeviceKey(ctx, tx.Part, string(up.User), string(up.Device))
-	if err = notFound(err); err != nil && err != ErrNotFound {
+	if err = notFound(err); err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
 	if bytes.Equal(old, up.Identity) {
@@ -200,7 +205,7 @@ func (d *DB) ClaimKeys(ctx context.Context, user id.User, algorithms map[id.Devi
 		clear(claimed)
 		for device, algorithm := range algorithms {
 			k, err := tx.claim(ctx, device, algorithm)
-			if err == ErrNotFound {
+			if errors.Is(err, ErrNotFound) {
 				continue
 			}
 			if err != nil {
@@ -221,7 +226,7 @@ func (tx *Tx) claim(ctx context.Context, device id.Device, algorithm string) (On
 	if err == nil {
 		return OneTimeKey{algorithm, k.KeyID, k.Key}, nil
 	}
-	if err = notFound(err); err != ErrNotFound {
+	if err = notFound(err); !errors.Is(err, ErrNotFound) {
 		return OneTimeKey{}, err
 	}
 	f, err := tx.UseFallbackKey(ctx, db.UseFallbackKeyParams{Part: tx.Part, UserID: string(tx.User), DeviceID: string(device), Algorithm: algorithm})

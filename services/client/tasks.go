@@ -129,35 +129,6 @@ func (c *Client) room(ctx context.Context, part uint32, fn func(context.Context,
 	})
 }
 
-// tellDevices notes in the logs of the user's rooms that a device changed: one call for each partition.
-func (c *Client) tellDevices(ctx context.Context, t userdb.Task) error {
-	var change userdb.DeviceChange
-	if err := json.Unmarshal(t.Payload, &change); err != nil {
-		return fmt.Errorf("payload: %w", err)
-	}
-	rooms, err := c.users.JoinedRooms(ctx, t.User)
-	if err != nil {
-		return err
-	}
-	byPart := make(map[uint32][]string)
-	for _, r := range rooms {
-		byPart[r.Part] = append(byPart[r.Part], string(r.Room))
-	}
-	var g errgroup.Group
-	g.SetLimit(roomsAtOnce)
-	for part, ids := range byPart {
-		g.Go(func() error {
-			return c.room(ctx, part, func(ctx context.Context, rc roomv1.RoomClient) error {
-				_, err := rc.DeviceChanges(ctx, &roomv1.DeviceChangesRequest{
-					Part: part, RoomIds: ids, UserId: string(t.User), StreamId: change.StreamID, DeviceId: string(change.Device), Local: true,
-				})
-				return err
-			})
-		})
-	}
-	return g.Wait()
-}
-
 // tellProfile puts the present profile into the member events of the user's rooms. A room that refuses it (somebody
 // was banned meanwhile) is passed over, as Synapse does.
 func (c *Client) tellProfile(ctx context.Context, t userdb.Task) error {
