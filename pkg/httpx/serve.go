@@ -2,6 +2,7 @@ package httpx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -37,7 +38,7 @@ func (rt *Router) ServeHTTP(hw http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: hw, head: r.Method == http.MethodHead}
 	l, values, notFound := rt.match(r)
 	if notFound != nil {
-		merr.WriteHTTP(w, notFound)
+		_ = merr.WriteHTTP(w, notFound)
 		rt.metrics.unmatched.observe(w.status, start, false)
 		return
 	}
@@ -51,7 +52,7 @@ func (rt *Router) ServeHTTP(hw http.ResponseWriter, r *http.Request) {
 		defer func() { <-slots }()
 	default:
 		rt.metrics.refused.Inc()
-		merr.WriteHTTP(w, merr.LimitExceeded(1000))
+		_ = merr.WriteHTTP(w, merr.LimitExceeded(1000))
 		route.metric.observe(w.status, start, route.long)
 		return
 	}
@@ -65,7 +66,7 @@ func (rt *Router) ServeHTTP(hw http.ResponseWriter, r *http.Request) {
 	route.metric.inFlight.Inc()
 	defer func() {
 		if v := recover(); v != nil {
-			if v == http.ErrAbortHandler {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				route.metric.inFlight.Dec()
 				panic(v)
 			}
@@ -103,7 +104,7 @@ func (rt *Router) fail(w *response, r *http.Request, err error) {
 		w.status = statusClientGone
 		return
 	}
-	merr.WriteHTTP(w, e)
+	_ = merr.WriteHTTP(w, e)
 }
 
 // statusClientGone is what metrics show for a client that did not wait for the answer.
@@ -114,7 +115,7 @@ func (rt *Router) panicked(w *response, r *http.Request, v any) {
 	rt.cfg.Log.ErrorContext(r.Context(), "panic in handler", "method", r.Method,
 		"route", stateOf(r).route.pattern, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 	if w.status == 0 {
-		merr.WriteHTTP(w, merr.Unknown("Internal server error"))
+		_ = merr.WriteHTTP(w, merr.Unknown("Internal server error"))
 	}
 }
 

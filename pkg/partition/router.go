@@ -274,7 +274,7 @@ func (r *Router) exhausted(part uint32, err, last error) error {
 	if last == nil {
 		return fmt.Errorf("call partition %d: %w", part, err)
 	}
-	return fmt.Errorf("call partition %d: %w (last: %v)", part, err, last)
+	return fmt.Errorf("call partition %d: %w (last: %s)", part, err, last.Error())
 }
 
 // backoff is 5 ms, doubling up to 160 ms, with jitter.

@@ -2,6 +2,7 @@ package roomdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -55,7 +56,7 @@ func (d *DB) Room(ctx context.Context, room id.Room) (*Room, error) {
 	part := partition.Of(string(room))
 	row := d.shards.For(part).QueryRow(ctx, `SELECT `+roomColumns+` FROM room WHERE part = $1 AND room_id = $2`, int32(part), string(room))
 	r, err := scanRoom(row)
-	if err == pgx.ErrNoRows {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("room %s: %w", room, ErrNotFound)
 	}
 	if err != nil {

@@ -68,7 +68,7 @@ func (x *XMatrix) set(name, value string) (err error) {
 		x.Sig = value
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s", errXMatrix, err)
+		return fmt.Errorf("%w: %w", errXMatrix, err)
 	}
 	return nil
 }

@@ -34,10 +34,13 @@ func (g *graph) read(e id.Event) (*event.PDU, error) {
 		return nil, ErrTooLarge
 	}
 	ev, err := g.src.Event(e)
-	if err != nil && !errors.Is(err, ErrMissing) {
+	switch {
+	case errors.Is(err, ErrMissing):
+		ev = nil
+	case err != nil:
 		return nil, fmt.Errorf("read event %s: %w", e, err)
 	}
-	if err != nil || ev == nil {
+	if ev == nil {
 		g.missing.add(e)
 		return nil, nil
 	}
