@@ -12,6 +12,7 @@ import (
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	"hanse/services/client"
+	"hanse/services/fedout"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -83,5 +84,19 @@ func buildSync(ctx context.Context, b *builder) (Role, error) {
 		return nil, err
 	}
 	s.Routes(b.node.ClientAPI)
+	return s, nil
+}
+
+func buildFedout(_ context.Context, b *builder) (Role, error) {
+	f := &b.cfg.Federation
+	s, err := fedout.New(b.cfg.Fedout, fedout.Deps{
+		Shards: b.node.PG, DB: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
+		Network: fedout.Network{CAFiles: f.CAFiles, Allow: f.Allow, Deny: f.Deny, TrustedKeyServers: f.TrustedKeyServers},
+		Log:     b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Register(b.node.GRPC)
 	return s, nil
 }

@@ -19,6 +19,7 @@ import (
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	"hanse/services/client"
+	"hanse/services/fedout"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -47,6 +48,7 @@ type Config struct {
 	Client client.Config   `yaml:"client"`
 	Sync   syncrole.Config `yaml:"sync"`
 	Room   room.Config     `yaml:"room"`
+	Fedout fedout.Config   `yaml:"fedout"`
 }
 
 // Memory is what the roles of a process share.
@@ -151,6 +153,7 @@ func Defaults() *Config {
 		Client:     client.Defaults(),
 		Sync:       syncrole.Defaults(),
 		Room:       room.Defaults(),
+		Fedout:     fedout.Defaults(),
 	}
 }
 

@@ -36,6 +36,7 @@ type roleSpec struct {
 // roles is the role table, in the order in which roles start; they stop in the reverse order.
 var roles = []roleSpec{
 	{"room", 0, buildRoom},
+	{"fedout", 0, buildFedout},
 	{"client", needClientAPI, buildClient},
 	{"sync", needClientAPI, buildSync},
 }

@@ -1,9 +1,11 @@
 package fedout
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -12,20 +14,26 @@ import (
 	"hanse/pkg/netguard"
 )
 
-// Config is what an operator may set of the role. What the whole cluster shares (CAs, networks, key servers) comes
-// from the section federation.
+// Config is what an operator may set of the role.
 type Config struct {
-	Transactions int   `yaml:"transactions" doc:"Transactions on their way to other servers at once; one at most goes to each."`
-	Requests     int   `yaml:"requests" doc:"Requests of other roles to other servers at once; beyond it they are refused."`
-	KeyFetches   int   `yaml:"key_fetches" doc:"Servers that are asked for their keys at once."`
-	QueueEvents  int   `yaml:"queue_events" doc:"Entries that wait in memory for one server; one that is slower is served from the database."`
-	QueueBytes   int64 `yaml:"queue_bytes" doc:"Memory for all that waits for other servers, in bytes."`
+	Transactions int    `yaml:"transactions" doc:"Transactions on their way to other servers at once; one at most goes to each."`
+	Requests     int    `yaml:"requests" doc:"Requests of other roles to other servers at once; beyond it they are refused."`
+	KeyFetches   int    `yaml:"key_fetches" doc:"Servers that are asked for their keys at once."`
+	QueueEvents  int    `yaml:"queue_events" doc:"Entries that wait in memory for one server; one that is slower is served from the database."`
+	QueueBytes   int64  `yaml:"queue_bytes" doc:"Memory for all that waits for other servers, in bytes."`
+	Resolver     string `yaml:"resolver" doc:"Host and port of the DNS server that is asked for other servers. Empty: the system's."`
+}
 
-	CAFiles           []string       `yaml:"-"`
-	Allow, Deny       []netip.Prefix `yaml:"-"`
-	TrustedKeyServers []string       `yaml:"-"`
-	// Client is for tests: it replaces parts of the HTTP client's configuration.
-	Client fedclient.Config `yaml:"-"`
+// Network is how other servers are reached and trusted: what the operator sets for the whole cluster.
+type Network struct {
+	// CAFiles have CA certificates that are trusted beside the system's.
+	CAFiles []string
+	// Allow and Deny are as in netguard.Guard.
+	Allow, Deny []netip.Prefix
+	// TrustedKeyServers are asked for keys of servers that do not answer.
+	TrustedKeyServers []string
+	// Client is the rest of the HTTP client's configuration; zero outside of tests.
+	Client fedclient.Config
 }
 
 // Defaults suit a small server and a large one alike.
@@ -47,19 +55,29 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %d is less than %d", f.name, f.have, f.from))
 		}
 	}
-	for _, s := range c.TrustedKeyServers {
-		if _, err := id.ParseServer(s); err != nil {
-			errs = append(errs, fmt.Errorf("trusted_key_servers: %w", err))
+	if c.Resolver != "" {
+		if _, _, err := net.SplitHostPort(c.Resolver); err != nil {
+			errs = append(errs, fmt.Errorf("resolver: want host:port, not %q", c.Resolver))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // client builds the configuration of the HTTP client.
-func (c *Config) client() (fedclient.Config, error) {
-	cc := c.Client
-	cc.Guard = &netguard.Guard{Allow: c.Allow, Deny: c.Deny}
-	if len(c.CAFiles) == 0 {
+func (n *Network) client(c *Config) (fedclient.Config, error) {
+	cc := n.Client
+	cc.Guard = &netguard.Guard{Allow: n.Allow, Deny: n.Deny}
+	if c.Resolver != "" && cc.Resolver == nil {
+		cc.Resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, c.Resolver)
+		}}
+	}
+	for _, name := range n.TrustedKeyServers {
+		if _, err := id.ParseServer(name); err != nil {
+			return cc, fmt.Errorf("trusted key servers: %w", err)
+		}
+	}
+	if len(n.CAFiles) == 0 {
 		return cc, nil
 	}
 	if cc.RootCAs == nil {
@@ -69,13 +87,13 @@ func (c *Config) client() (fedclient.Config, error) {
 		}
 		cc.RootCAs = roots
 	}
-	for _, name := range c.CAFiles {
+	for _, name := range n.CAFiles {
 		pem, err := os.ReadFile(name)
 		if err != nil {
-			return cc, fmt.Errorf("ca_files: %w", err)
+			return cc, fmt.Errorf("CA certificates: %w", err)
 		}
 		if !cc.RootCAs.AppendCertsFromPEM(pem) {
-			return cc, fmt.Errorf("ca_files: %s has no certificate", name)
+			return cc, fmt.Errorf("CA certificates: %s has none", name)
 		}
 	}
 	return cc, nil

@@ -169,7 +169,7 @@ func (f *keyFetcher) ask(ctx context.Context, server id.Server, wanted map[strin
 			return readErr
 		}
 	}
-	for _, n := range f.s.cfg.TrustedKeyServers {
+	for _, n := range f.s.keyServers {
 		notary := id.Server(n)
 		if notary == server || f.s.servers.IsLocal(notary) {
 			continue

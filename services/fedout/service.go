@@ -38,6 +38,7 @@ type Deps struct {
 	Bus     *bus.Bus
 	Members *partition.Members
 	Servers Servers
+	Network Network
 	// Destinations is the shared backoff; nil: one of its own.
 	Destinations *destination.Store
 	Log          *slog.Logger
@@ -63,6 +64,8 @@ type Service struct {
 	log     *slog.Logger
 	metrics *metrics
 
+	keyServers []string
+
 	requests chan struct{} // slots of requests for other roles
 	keySlots chan struct{} // slots of key look-ups
 }
@@ -75,14 +78,14 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	cc, err := cfg.client()
+	cc, err := d.Network.client(&cfg)
 	if err != nil {
 		return nil, err
 	}
 	cc.Log, cc.Registerer = d.Log, d.Registerer
 	s := &Service{
 		cfg: cfg, shards: d.Shards, db: d.DB, users: d.Users, bus: d.Bus, members: d.Members, servers: d.Servers,
-		dests: d.Destinations, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), log: d.Log,
+		dests: d.Destinations, keyServers: d.Network.TrustedKeyServers, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), log: d.Log,
 		metrics: newMetrics(d.Registerer), requests: make(chan struct{}, cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
 	}
 	if s.dests == nil {
