@@ -10,6 +10,7 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
+	"hanse/pkg/token"
 	fedv1 "hanse/proto/federation/v1"
 )
 
@@ -496,5 +497,30 @@ func TestDeviceListEDUs(t *testing.T) {
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("EDUs:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Client-server API, "Key management API": GET /keys/changes.
+func TestKeyChanges(t *testing.T) {
+	c := newCluster(t)
+	anna, bert := c.register("anna"), c.register("bert")
+	c.join(anna.id, "!in:a.example", "invite") // a room that we are not in
+	seq, err := c.users.Seq(t.Context(), anna.id)
+	must(t, err)
+	from := (&token.Sync{UserSeq: seq}).Encode(anna.id)
+	changed := func() []any {
+		return anna.do("GET", v3+"/keys/changes?from="+from, nil).ok().get("changed").([]any)
+	}
+	if got := changed(); len(got) != 0 {
+		t.Errorf("changed: %v", got)
+	}
+	anna.do("POST", v3+"/keys/upload", map[string]any{"device_keys": anna.deviceKeys(newSigner(t))}).ok()
+	if got := changed(); len(got) != 1 || got[0] != string(anna.id) {
+		t.Errorf("changed: %v", got)
+	}
+	anna.do("GET", v3+"/keys/changes", nil).fails(400, "M_MISSING_PARAM")
+	for _, bad := range []string{"x", (&token.Sync{UserSeq: seq}).Encode(bert.id)} {
+		anna.do("GET", v3+"/keys/changes?from="+bad, nil).fails(400, "M_INVALID_PARAM")
+		anna.do("GET", v3+"/keys/changes?from="+from+"&to="+bad, nil).fails(400, "M_INVALID_PARAM")
 	}
 }

@@ -25,6 +25,7 @@ func (c *Client) keyRoutes(rt *routes) {
 	rt.auth.Handle("POST /keys/upload/{deviceId}", c.uploadKeys)
 	rt.auth.Handle("POST /keys/query", c.queryKeys)
 	rt.auth.Handle("POST /keys/claim", c.claimKeys)
+	rt.auth.Handle("GET /keys/changes", c.keyChanges)
 }
 
 type keyUpload struct {

@@ -141,7 +141,7 @@ func TestPushRules(t *testing.T) {
 		"no actions":     {"PUT", "/content/x", map[string]any{"pattern": "x"}, 400, "M_MISSING_PARAM"},
 		"odd action":     {"PUT", "/content/x", map[string]any{"pattern": "x", "actions": []any{"sing"}}, 400, "M_INVALID_PARAM"},
 		"no pattern":     {"PUT", "/content/x", map[string]any{"actions": notify}, 400, "M_INVALID_PARAM"},
-		"odd condition":  {"PUT", "/override/x", map[string]any{"actions": notify, "conditions": []any{map[string]any{}}}, 400, "M_INVALID_PARAM"},
+		"odd condition":  {"PUT", "/override/x", map[string]any{"actions": notify, "conditions": []any{map[string]any{}}}, 400, "M_BAD_JSON"},
 		"unknown anchor": {"PUT", "/content/x?before=y", map[string]any{"pattern": "x", "actions": notify}, 400, "M_UNKNOWN"},
 		"enable nothing": {"PUT", "/content/x/enabled", map[string]bool{"enabled": true}, 404, "M_NOT_FOUND"},
 		"enable how":     {"PUT", "/content/cake/enabled", map[string]any{}, 400, "M_MISSING_PARAM"},

@@ -1,0 +1,193 @@
+package client
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/state"
+	"hanse/pkg/token"
+	"hanse/pkg/userdb"
+)
+
+// changedKeys collects whose keys a user must fetch anew, and who may have gone out of sight.
+type changedKeys struct {
+	mu      sync.Mutex
+	changed map[id.User]bool
+	left    map[id.User]bool // unless a room is still shared
+}
+
+func (k *changedKeys) add(set map[id.User]bool, users ...id.User) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, u := range users {
+		set[u] = true
+	}
+}
+
+// keyChanges answers GET /keys/changes (client-server API, "Key management API").
+func (c *Client) keyChanges(w http.ResponseWriter, r *http.Request) error {
+	ctx, user, q := r.Context(), me(r).User, r.URL.Query()
+	if q.Get("from") == "" {
+		return merr.MissingParam("from")
+	}
+	from, err := token.ParseSync(q.Get("from"), user)
+	if err != nil {
+		return merr.InvalidParam("from is not a token of /sync")
+	}
+	to := token.Sync{UserSeq: math.MaxInt64}
+	if text := q.Get("to"); text != "" {
+		if to, err = token.ParseSync(text, user); err != nil {
+			return merr.InvalidParam("to is not a token of /sync")
+		}
+	}
+	k := &changedKeys{changed: make(map[id.User]bool), left: make(map[id.User]bool)}
+	notices, err := c.users.DeviceNotices(ctx, user, from.UserSeq, to.UserSeq)
+	if err != nil {
+		return err
+	}
+	k.add(k.changed, notices...)
+	rooms, err := c.users.Memberships(ctx, user)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(roomsAtOnce)
+	for _, m := range rooms {
+		g.Go(func() error { return c.keyChangesIn(gctx, k, m, &from, &to) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	left, err := c.outOfSight(ctx, user, k)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string][]id.User{"changed": sorted(k.changed), "left": left})
+}
+
+// outOfSight returns those of the users who left whom no room is shared with any more.
+func (c *Client) outOfSight(ctx context.Context, user id.User, k *changedKeys) ([]id.User, error) {
+	gone := sorted(k.left)
+	shared, err := c.sharedWith(ctx, user, gone)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(gone, func(u id.User) bool { return u == user || shared[u] || k.changed[u] }), nil
+}
+
+func sorted(set map[id.User]bool) []id.User {
+	users := make([]id.User, 0, len(set))
+	for u := range set {
+		users = append(users, u)
+	}
+	slices.Sort(users)
+	return users
+}
+
+// keyChangesIn adds what happened in one room.
+func (c *Client) keyChangesIn(ctx context.Context, k *changedKeys, m userdb.Membership, from, to *token.Sync) error {
+	joined := m.Membership == "join"
+	switch {
+	case joined && m.JoinSeq > from.UserSeq: // all members came into sight
+		return c.allMembers(ctx, k, k.changed, m)
+	case !joined && m.Seq > from.UserSeq && m.Membership != "invite" && m.Membership != "knock":
+		return c.allMembers(ctx, k, k.left, m)
+	case !joined:
+		return nil
+	}
+	after, ok := from.At(m.RoomPart)
+	if !ok {
+		return nil
+	}
+	upTo, ok := to.At(m.RoomPart)
+	if !ok {
+		upTo = math.MaxInt64
+	}
+	users, err := c.rooms.DeviceChanges(ctx, m.RoomPart, m.RoomNID, after, upTo)
+	if err != nil {
+		return err
+	}
+	k.add(k.changed, users...)
+	return c.memberChanges(ctx, k, m, after, upTo)
+}
+
+// allMembers adds all who are, or were when the user left, joined to a room.
+func (c *Client) allMembers(ctx context.Context, k *changedKeys, set map[id.User]bool, m userdb.Membership) error {
+	sid, err := c.visibleState(ctx, m)
+	if err != nil || sid == 0 {
+		return err
+	}
+	st, err := c.rooms.State(ctx, m.RoomPart, sid)
+	if err != nil {
+		return err
+	}
+	events, err := c.rooms.StateEvents(ctx, m.RoomPart, st.Type("m.room.member"))
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		if e.StateKey != nil && e.Membership() == "join" {
+			k.add(set, id.User(*e.StateKey))
+		}
+	}
+	return nil
+}
+
+// visibleState returns the present state of a room that the user is in, the one before the leaving of any other; 0 for
+// a room that we never were in.
+func (c *Client) visibleState(ctx context.Context, m userdb.Membership) (int64, error) {
+	if m.Membership == "join" {
+		room, err := c.rooms.Room(ctx, m.Room)
+		if err != nil {
+			return 0, err
+		}
+		return room.SID, nil
+	}
+	found, err := c.rooms.Events(ctx, m.RoomPart, []int64{m.EventNID})
+	if ev := found[m.EventNID]; err == nil && ev != nil {
+		return ev.SID, nil
+	}
+	return 0, err
+}
+
+// memberChanges adds those who joined and left a room between two positions.
+func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Membership, after, upTo int64) error {
+	before, now, err := c.rooms.Span(ctx, m.RoomPart, m.RoomNID, after, upTo)
+	if err != nil || before == now {
+		return err
+	}
+	states, err := c.rooms.States(ctx, []state.Ref{{Part: m.RoomPart, SID: before}, {Part: m.RoomPart, SID: now}})
+	if err != nil {
+		return err
+	}
+	var changes []state.Change
+	var nids []int64
+	for ch := range state.Diff(states[state.Ref{Part: m.RoomPart, SID: before}], states[state.Ref{Part: m.RoomPart, SID: now}]) {
+		if ch.Key.Type == "m.room.member" {
+			changes = append(changes, ch)
+			nids = append(nids, ch.Old, ch.New)
+		}
+	}
+	events, err := c.rooms.Events(ctx, m.RoomPart, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
+	if err != nil {
+		return err
+	}
+	joined := func(nid int64) bool { ev := events[nid]; return ev != nil && ev.Membership() == "join" }
+	for _, ch := range changes {
+		switch was, is := joined(ch.Old), joined(ch.New); {
+		case is && !was:
+			k.add(k.changed, id.User(ch.Key.StateKey))
+		case was && !is:
+			k.add(k.left, id.User(ch.Key.StateKey))
+		}
+	}
+	return nil
+}
