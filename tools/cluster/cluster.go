@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -44,6 +45,9 @@ type Config struct {
 	Settings map[string]string
 	// Unsafe runs PostgreSQL without fsync: faster tests, wrong measurements.
 	Unsafe bool
+	// Transport wraps what carries requests from the proxy to the workers, of clients and of other servers: tests
+	// look at what passes. May be nil.
+	Transport func(next http.RoundTripper) http.RoundTripper
 	// Env is added to the environment of the hanse processes.
 	Env []string
 	Log *slog.Logger
@@ -253,7 +257,7 @@ func (c *Cluster) startEdge() error {
 			}
 		}
 	}
-	cfg := edge.Config{Backends: backends, Log: c.cfg.Log}
+	cfg := edge.Config{Backends: backends, Transport: c.cfg.Transport, Log: c.cfg.Log}
 	for _, host := range loopbacks() {
 		cfg.Listeners = append(cfg.Listeners,
 			edge.Listener{Addr: net.JoinHostPort(host, fmt.Sprint(c.cfg.HTTPSPort)), TLS: edgeTLS(cert)},

@@ -34,7 +34,9 @@ type Config struct {
 	// HealthEvery is how often replicas are asked whether they are ready; 250 ms if zero. It must be shorter than
 	// the time for which a replica that ends still takes requests.
 	HealthEvery time.Duration
-	Log         *slog.Logger
+	// Transport wraps what carries requests to the replicas: tests look at what passes. May be nil.
+	Transport func(next http.RoundTripper) http.RoundTripper
+	Log       *slog.Logger
 }
 
 // Edge is a running proxy.
@@ -43,6 +45,7 @@ type Edge struct {
 	pools   map[string]*pool
 	proxy   http.Handler
 	plain   *http.Transport
+	carry   http.RoundTripper // plain, wrapped
 	sockets []net.Listener
 	cut     sync.Map // roles that get nothing: see Cut
 }
@@ -59,6 +62,10 @@ func New(cfg Config) (*Edge, error) {
 		ResponseHeaderTimeout: 150 * time.Second, // above the longest poll
 		DisableCompression:    true,
 	}}
+	e.carry = e.plain
+	if cfg.Transport != nil {
+		e.carry = cfg.Transport(e.plain)
+	}
 	for role, list := range cfg.Backends {
 		e.pools[role] = newPool(list)
 	}
@@ -175,7 +182,7 @@ func (e *Edge) roundTrip(r *http.Request) (*http.Response, error) {
 			out.Body = io.NopCloser(bytes.NewReader(body))
 			out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		}
-		resp, err := e.plain.RoundTrip(out)
+		resp, err := e.carry.RoundTrip(out)
 		if err == nil {
 			return resp, nil
 		}

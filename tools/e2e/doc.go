@@ -1,0 +1,9 @@
+// Package e2e tests Hanse from outside, as its users meet it: two clusters that federate, each with its own server
+// name, TLS and keys, and Matrix clients that others wrote, of two kinds in every mixture.
+//
+// The same scenarios are played on clusters of two replicas a role (TestCluster) and on servers with all roles in one
+// process (TestAllInOne); HANSE_E2E_MODE=cluster or =single picks one of them. Every exchange of the client and the
+// federation API in any scenario is held against the specification's OpenAPI data; what does not fit fails the test.
+//
+// Folder world starts the servers, people are the clients, faults does harm to a cluster under load.
+package e2e

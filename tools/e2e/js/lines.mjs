@@ -1,0 +1,4 @@
+// write writes a line of JSON.
+export function write(value) {
+    process.stdout.write(JSON.stringify(value) + "\n");
+}
