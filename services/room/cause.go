@@ -10,8 +10,8 @@ import (
 
 // cause names the request that an event stems from.
 type cause struct {
-	base        string
-	device, txn string
+	base              string
+	user, device, txn string
 }
 
 // The parts of a stored cause are separated by a control character that no identifier of ours contains; one in a
@@ -30,12 +30,12 @@ func causeOf(c *roomv1.Cause) (cause, error) {
 		}
 	}
 	if c.TxnId != "" {
-		return cause{base: c.UserId + causeSep + c.DeviceId + causeSep + c.TxnId, device: c.DeviceId, txn: c.TxnId}, nil
+		return cause{user: c.UserId, base: c.UserId + causeSep + c.DeviceId + causeSep + c.TxnId, device: c.DeviceId, txn: c.TxnId}, nil
 	}
 	if c.Key == "" {
 		return cause{}, nil
 	}
-	return cause{base: causeSep + c.UserId + causeSep + c.Key}, nil
+	return cause{user: c.UserId, base: causeSep + c.UserId + causeSep + c.Key}, nil
 }
 
 // at is the cause of the nth event that the request made.

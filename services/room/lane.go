@@ -50,6 +50,7 @@ func (l *lane) put(c *change) error {
 	l.queue = append(l.queue, c)
 	l.weight += c.weight()
 	l.mu.Unlock()
+	l.s.metrics.queued.Add(float64(c.weight()))
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -72,6 +73,7 @@ func (l *lane) take() []*change {
 		l.queue = nil
 	}
 	l.weight -= weight
+	l.s.metrics.queued.Sub(float64(weight))
 	return changes
 }
 

@@ -85,7 +85,7 @@ func (w *writer) describeMember(ctx context.Context, e *newEvent, body *logv1.Ev
 func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.Event) error {
 	content := gjson.ParseBytes(e.pdu.Content)
 	relation := content.Get(`m\.relates_to`)
-	if relation.Get("rel_type").Str == "m.thread" {
+	if relation.Get("rel_type").Str == "m.thread" && storableText(relation.Get("event_id").Str) {
 		e.thread = relation.Get("event_id").Str
 		body.Thread = e.thread
 	}

@@ -54,6 +54,9 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 		if err == nil && pdu.RoomID != roomID {
 			err = fmt.Errorf("%w: of another room", event.ErrInvalid)
 		}
+		if err == nil {
+			err = storable(pdu)
+		}
 		if err != nil {
 			s.metrics.pdus.WithLabelValues("malformed").Inc()
 			resp.Results[i].EventId, resp.Results[i].Error = gjson.GetBytes(raw, "event_id").Str, err.Error()

@@ -254,6 +254,9 @@ func (r *room) put(c *change, h head) error {
 		r.pending.Add(-1)
 		return err
 	}
+	if h.joinedLocal != r.head.joinedLocal {
+		r.home = "" // who was it may have left
+	}
 	r.head, r.last = h, c
 	return nil
 }

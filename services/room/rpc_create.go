@@ -141,6 +141,9 @@ func (s *Service) Found(ctx context.Context, req *roomv1.FoundRequest) (*roomv1.
 		if ins[i], err = s.intent(e, why); err != nil {
 			return nil, err
 		}
+		if s.invitesElsewhere(ins[i]) {
+			return nil, merr.InvalidParam("Users of other servers are invited when the room is there")
+		}
 	}
 	if len(ins) == 0 || ins[0].typ != typeMember || ins[0].stateKey == nil || *ins[0].stateKey != string(create.Sender) {
 		self := string(create.Sender)

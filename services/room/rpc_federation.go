@@ -119,9 +119,9 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 	if err != nil {
 		return nil, err
 	}
-	pdu, err := event.Parse(req.Event, in.rules)
+	pdu, err := parseEvent(req.Event, in.rules)
 	if err != nil {
-		return nil, badEvent(err)
+		return nil, err
 	}
 	if err := checkMembershipEvent(pdu, roomID, req.Membership, id.Server(req.Origin)); err != nil {
 		return nil, err
@@ -148,6 +148,18 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 		}
 	}
 	return s.membershipAnswer(ctx, roomID, pdu)
+}
+
+// parseEvent parses an event of another server's request.
+func parseEvent(raw []byte, rules *roomversion.Rules) (*event.PDU, error) {
+	pdu, err := event.Parse(raw, rules)
+	if err != nil {
+		return nil, badEvent(err)
+	}
+	if err := storable(pdu); err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	return pdu, nil
 }
 
 func checkMembershipEvent(pdu *event.PDU, roomID id.Room, membership string, origin id.Server) error {
@@ -220,9 +232,9 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if !ok {
 		return nil, merr.IncompatibleRoomVersion(req.RoomVersion)
 	}
-	pdu, err := event.Parse(req.Event, rules)
+	pdu, err := parseEvent(req.Event, rules)
 	if err != nil {
-		return nil, badEvent(err)
+		return nil, err
 	}
 	if pdu.RoomID != roomID || pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != "invite" {
 		return nil, merr.InvalidParam("The event is not an invite to this room")
@@ -233,6 +245,9 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	}
 	if pdu.Sender.Server() != id.Server(req.Origin) {
 		return nil, merr.Forbidden("The sender is not of the requesting server")
+	}
+	if err := s.checkInviteState(ctx, req.InviteRoomState, rules, roomID); err != nil {
+		return nil, err
 	}
 	key, err := s.servers.SigningKey(ctx, target.Server())
 	if err != nil {
@@ -249,6 +264,30 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 		return nil, again(err)
 	}
 	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil
+}
+
+// checkInviteState applies what PUT /v2/invite asks of invite_room_state from room version 12 on: events of the room,
+// well signed, the create event among them.
+func (s *Service) checkInviteState(ctx context.Context, raw [][]byte, rules *roomversion.Rules, roomID id.Room) error {
+	if !rules.RoomIDIsCreateHash {
+		return nil
+	}
+	pdus := make(rawPDUs, len(raw))
+	for i, b := range raw {
+		pdus[i] = b
+	}
+	good, err := s.parseAll(ctx, pdus, rules, roomID)
+	if err != nil {
+		return err
+	}
+	hasCreate := false
+	for _, p := range good {
+		hasCreate = hasCreate || p.Is(typeCreate, "")
+	}
+	if len(good) < len(raw) || !hasCreate {
+		return merr.InvalidParam("invite_room_state is not state of the room, or lacks the create event")
+	}
+	return nil
 }
 
 // strippedState builds what the client of an invited user is shown: the state that came with the invite, reduced to

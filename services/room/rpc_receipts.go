@@ -32,11 +32,15 @@ func (s *Service) Receipts(ctx context.Context, req *roomv1.ReceiptsRequest) (*r
 	if len(req.Receipts) > maxIntents {
 		return nil, merr.InvalidParam(fmt.Sprintf("%d receipts in one request", len(req.Receipts)))
 	}
+	in, err := readable(req.Receipts)
+	if err != nil {
+		return nil, err
+	}
 	r, err := s.joinedRoom(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	c, err := r.receiptChange(ctx, req.Receipts)
+	c, err := r.receiptChange(ctx, in)
 	if err == nil && len(c.entries) > 0 {
 		err = r.put(c, r.head)
 	}
@@ -54,6 +58,25 @@ func (s *Service) Receipts(ctx context.Context, req *roomv1.ReceiptsRequest) (*r
 		return nil, again(err)
 	}
 	return &roomv1.ReceiptsResponse{Pos: c.last}, nil
+}
+
+// readable checks receipts. Malformed ones of our users are refused; those of others are ignored, lest one keep the others
+// of an EDU from being taken.
+func readable(in []*roomv1.ReceiptIntent) ([]*roomv1.ReceiptIntent, error) {
+	out := make([]*roomv1.ReceiptIntent, 0, len(in))
+	for _, ri := range in {
+		_, err := id.ParseUser(ri.UserId)
+		if err == nil && !storableText(ri.UserId, ri.Type, ri.ThreadId, ri.EventId) {
+			err = errUnstorable
+		}
+		if err != nil && ri.Local {
+			return nil, merr.InvalidParam(err.Error())
+		}
+		if err == nil {
+			out = append(out, ri)
+		}
+	}
+	return out, nil
 }
 
 // again turns the loss of a room into what makes the caller come back.
@@ -100,11 +123,7 @@ func (r *room) receiptChange(ctx context.Context, in []*roomv1.ReceiptIntent) (*
 
 // receipt finds the place of the event that a receipt names; nil if it has none.
 func (r *room) receipt(ctx context.Context, in *roomv1.ReceiptIntent) (*receiptRow, error) {
-	user, err := id.ParseUser(in.UserId)
-	if err != nil {
-		return nil, merr.InvalidParam(err.Error())
-	}
-	row := &receiptRow{user: user, typ: in.Type, thread: in.ThreadId, event: id.Event(in.EventId), ts: in.Ts, local: in.Local}
+	row := &receiptRow{user: id.User(in.UserId), typ: in.Type, thread: in.ThreadId, event: id.Event(in.EventId), ts: in.Ts, local: in.Local}
 	if pl, ok := r.recent.byID[row.event]; ok {
 		select {
 		case <-pl.c.done:

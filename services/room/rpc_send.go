@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tidwall/gjson"
+
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/pg"
@@ -72,6 +74,15 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 		r.unlock()
 		return d.answer(ctx, r)
 	}
+	if why != "" && s.repeats.Contains(ins[0].cause.user) {
+		if known, _, err := s.byCause(ctx, r, []string{why}); err != nil || len(known) > 0 {
+			r.unlock()
+			if err != nil {
+				return nil, err
+			}
+			return s.repeated(ctx, roomID, ins)
+		}
+	}
 	w := s.newWriter(ctx, r)
 	d := &done{}
 	if d.ids, err = draft(ctx, w); err == nil && len(w.c.events) > 0 {
@@ -88,6 +99,8 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 	}
 	resp, err := d.answer(ctx, r)
 	if pg.IsUnique(err, "event_cause") {
+		// The room had to be dropped for this. Should the user do it again, it is looked up before.
+		s.repeats.Add(ins[0].cause.user, struct{}{})
 		return s.repeated(ctx, roomID, ins)
 	}
 	return resp, err
@@ -187,8 +200,16 @@ func (s *Service) intents(events []*roomv1.EventIntent, why *roomv1.Cause) ([]in
 		if ins[i], err = s.intent(e, c); err != nil {
 			return nil, err
 		}
+		if len(events) > 1 && s.invitesElsewhere(ins[i]) {
+			return nil, merr.InvalidParam("An invite of a user of another server goes alone: that server has to sign it")
+		}
 	}
 	return ins, nil
+}
+
+func (s *Service) invitesElsewhere(in intent) bool {
+	return in.typ == typeMember && in.stateKey != nil && !s.localUser(id.User(*in.stateKey)) &&
+		gjson.GetBytes(in.content, "membership").Str == "invite"
 }
 
 func (s *Service) intent(e *roomv1.EventIntent, why cause) (intent, error) {
@@ -198,6 +219,9 @@ func (s *Service) intent(e *roomv1.EventIntent, why cause) (intent, error) {
 	}
 	if e.Type == "" {
 		return intent{}, merr.InvalidParam("The event has no type")
+	}
+	if !storableText(e.Type, e.GetStateKey(), e.Redacts) {
+		return intent{}, merr.InvalidParam(errUnstorable.Error())
 	}
 	return intent{typ: e.Type, stateKey: e.StateKey, content: e.Content, sender: sender, redacts: id.Event(e.Redacts),
 		ts: e.OriginServerTs, cause: why}, nil

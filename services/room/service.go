@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -72,9 +73,10 @@ type Service struct {
 
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
-	resolving    chan struct{} // slots of state resolutions
-	clock        atomic.Int64  // ticks with each use of a room
-	merging      sync.Map      // rooms whose ends are being merged
+	resolving    chan struct{}                // slots of state resolutions
+	clock        atomic.Int64                 // ticks with each use of a room
+	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
+	merging      sync.Map                     // rooms whose ends are being merged
 	work         sync.WaitGroup
 	faults       faults
 }
@@ -85,6 +87,9 @@ type faults struct {
 	before func()
 	commit func(error) error
 }
+
+// repeatUsers bounds how many users who repeat old requests are remembered.
+const repeatUsers = 10000
 
 // New assembles the role; it does nothing before Run.
 func New(cfg Config, deps Deps) (*Service, error) {
@@ -102,6 +107,10 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.metrics = newMetrics(deps.Registerer)
+	var err error
+	if s.repeats, err = lru.New[string, struct{}](repeatUsers); err != nil {
+		return nil, err
+	}
 	s.cache = cache.New(cache.Config[eventKey, *roomdb.Event]{
 		Name: "room_event", Budget: cfg.Cache, Metrics: deps.Registerer,
 		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(len(e.JSON)) + 800 },

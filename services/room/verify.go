@@ -25,7 +25,7 @@ func (s *Service) parseAll(ctx context.Context, raw rawPDUs, rules *roomversion.
 	seen := make(map[id.Event]bool, len(raw))
 	for _, b := range raw {
 		pdu, err := event.Parse(b, rules)
-		if err != nil || pdu.RoomID != room {
+		if err != nil || pdu.RoomID != room || storable(pdu) != nil {
 			s.metrics.pdus.WithLabelValues("malformed").Inc()
 			continue
 		}
