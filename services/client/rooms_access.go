@@ -188,7 +188,9 @@ func maySet(user id.User, typ string, st auth.Lookup) bool {
 }
 
 // cause is a new one: requests without a transaction id are repeated only by the router.
-func newCause(user id.User) *roomv1.Cause { return &roomv1.Cause{UserId: string(user), Key: rand.Text()} }
+func newCause(user id.User) *roomv1.Cause {
+	return &roomv1.Cause{UserId: string(user), Key: rand.Text()}
+}
 
 // pathEvent parses an event id in the path; one that cannot exist is not found.
 func pathEvent(r *http.Request) (id.Event, error) {

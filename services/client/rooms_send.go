@@ -101,14 +101,18 @@ func (c *Client) send(ctx context.Context, room id.Room, intent *roomv1.EventInt
 		return err
 	})
 	if err != nil {
+		if intent.Type == typeRedaction {
+			return "", err // what is not found may be the event to redact
+		}
 		return "", roomGone(err)
 	}
 	return resp.EventIds[0], nil
 }
 
-// roomGone tells somebody who wants to act in a room that we do not know what members hear who are in none: 403.
+// roomGone tells somebody who wants to act in a room that we do not know, or are not in, what those hear who are not in
+// it: 403.
 func roomGone(err error) error {
-	if e, ok := merr.As(err); ok && e.Code == merr.CodeNotFound && e.Status == http.StatusNotFound && e.Msg == "Unknown room" {
+	if merr.HasCode(err, merr.CodeNotFound) {
 		return errNotInRoom()
 	}
 	return err

@@ -1,0 +1,226 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/pkg/token"
+	"hanse/pkg/view"
+)
+
+const (
+	defaultContext = 10
+	maxContext     = 100
+)
+
+func isNotFound(err error) bool { return errors.Is(err, roomdb.ErrNotFound) }
+
+func writeRaw(w http.ResponseWriter, b []byte) error { return httpx.Raw(w, http.StatusOK, b) }
+
+// eventContext answers GET /rooms/{roomId}/context/{eventId} (client-server API, "Event Context").
+func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	eventID, err := pathEvent(r)
+	if err != nil {
+		return err
+	}
+	f, err := queryFilter(r)
+	if err != nil {
+		return err
+	}
+	limit, err := queryLimit(r, f, defaultContext, maxContext)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	a, err := c.read(ctx, me(r).User, roomID)
+	if err != nil {
+		return err
+	}
+	e, err := c.visibleEvent(ctx, a, eventID)
+	if err != nil {
+		return err
+	}
+	// Half of the limit each; what is odd goes to what came after.
+	before, start, err := c.around(ctx, a, f, e.Ord, limit/2, true)
+	if err != nil {
+		return err
+	}
+	after, end, err := c.around(ctx, a, f, e.Ord, limit-limit/2, false)
+	if err != nil {
+		return err
+	}
+	all := append(append(slices.Clone(before), e), after...)
+	last := all[len(all)-1]
+	states, err := c.contextState(ctx, a, f, last, all)
+	if err != nil {
+		return err
+	}
+	out := newAnswer()
+	for _, l := range []struct {
+		key    string
+		events []*roomdb.Event
+	}{{"events_before", before}, {"events_after", after}, {"state", states}} {
+		rendered, err := c.render(ctx, r, l.events)
+		if err != nil {
+			return err
+		}
+		out.list(l.key, rendered)
+	}
+	one, err := c.render(ctx, r, []*roomdb.Event{e})
+	if err != nil {
+		return err
+	}
+	out.raw("event", one[0])
+	out.text("start", token.EncodeTimeline(start))
+	out.text("end", token.EncodeTimeline(end))
+	return out.send(w)
+}
+
+// around returns events before or after a place that the reader may see, and the position at which to go on.
+func (c *Client) around(ctx context.Context, a *access, f *roomEventFilter, ord int64, n int, back bool) ([]*roomdb.Event, int64, error) {
+	q := roomdb.TimelineQuery{After: ord, UpTo: roomdb.End, Limit: n, Filter: f.query()}
+	at := ord
+	if back {
+		q.After, q.UpTo, q.Backwards = roomdb.Start, ord-1, true
+		at = ord - 1
+	}
+	if n == 0 || !f.wantsRoom(a.room.ID) {
+		return nil, at, nil
+	}
+	events, err := c.rooms.Timeline(ctx, a.room.Part, a.room.NID, q)
+	if err != nil || len(events) == 0 {
+		return nil, at, err
+	}
+	at = events[len(events)-1].Ord
+	if back {
+		at--
+	}
+	events, err = view.Visible(ctx, c.rooms, a.reader, events)
+	return events, at, err
+}
+
+// contextState is the state at the last event, as far as the filter asks for it.
+func (c *Client) contextState(ctx context.Context, a *access, f *roomEventFilter, last *roomdb.Event, shown []*roomdb.Event) ([]*roomdb.Event, error) {
+	m, err := c.rooms.State(ctx, a.room.Part, last.SID)
+	if err != nil {
+		return nil, err
+	}
+	if last.IsState() {
+		m = m.Set(state.Key(last.Tuple()), last.NID)
+	}
+	var nids []int64
+	for key, nid := range m.All() {
+		if !f.lazy() || key.Type != typeMember {
+			nids = append(nids, nid)
+		}
+	}
+	events, err := c.rooms.InOrder(ctx, a.room.Part, nids)
+	if err != nil {
+		return nil, err
+	}
+	if f.lazy() {
+		members, err := c.sendersIn(ctx, a.room, m, shown)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, members...)
+	}
+	return slices.DeleteFunc(events, func(e *roomdb.Event) bool { return !f.wants(e.PDU) }), nil
+}
+
+// timestampToEvent answers GET /v1/rooms/{roomId}/timestamp_to_event (client-server API, "Getting an event ID by
+// timestamp"): the event closest to a time, at or after it (dir=f) or at or before it (dir=b).
+func (c *Client) timestampToEvent(w http.ResponseWriter, r *http.Request) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	text := r.URL.Query().Get("ts")
+	if text == "" {
+		return merr.MissingParam("ts")
+	}
+	ts, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ts < 0 || ts > canonjson.MaxInt {
+		return merr.InvalidParam("ts must be a time in milliseconds")
+	}
+	back, err := direction(r)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	a, err := c.read(ctx, me(r).User, roomID)
+	if err != nil {
+		return err
+	}
+	e, err := c.closest(ctx, a, ts, back)
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		return merr.NotFound("Unable to find event from " + text + " in the given direction")
+	}
+	return httpx.OK(w, map[string]any{"event_id": e.ID, "origin_server_ts": e.OriginServerTS})
+}
+
+// timestampWindow is how many events around the place where a time belongs are compared: timelines are in the order in
+// which events came, which is nearly that of their times.
+const timestampWindow = 100
+
+// closest finds the place of a time in the timeline by bisection, and picks the best event there.
+func (c *Client) closest(ctx context.Context, a *access, ts int64, back bool) (*roomdb.Event, error) {
+	low, high := a.room.FirstOrd-1, a.room.LastPos
+	for high-low > 1 {
+		mid := low + (high-low)/2
+		at, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: low, UpTo: mid, Backwards: true, Limit: 1})
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case len(at) == 0 || at[0].OriginServerTS < ts: // all of (low, mid] is older
+			low = mid
+		default:
+			high = at[0].Ord - 1
+		}
+	}
+	before, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: high, Backwards: true, Limit: timestampWindow})
+	if err != nil {
+		return nil, err
+	}
+	after, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: high, UpTo: roomdb.End, Limit: timestampWindow})
+	if err != nil {
+		return nil, err
+	}
+	seen, err := view.Visible(ctx, c.rooms, a.reader, append(before, after...))
+	if err != nil {
+		return nil, err
+	}
+	var best *roomdb.Event
+	distance := int64(math.MaxInt64)
+	for _, e := range seen {
+		d := e.OriginServerTS - ts
+		if back {
+			d = -d
+		}
+		if d >= 0 && d < distance {
+			best, distance = e, d
+		}
+	}
+	return best, nil
+}
+
+func (c *Client) timeline(ctx context.Context, a *access, q roomdb.TimelineQuery) ([]*roomdb.Event, error) {
+	return c.rooms.Timeline(ctx, a.room.Part, a.room.NID, q)
+}

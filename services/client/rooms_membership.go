@@ -1,0 +1,431 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	// joinTime bounds joins, invites, leaves and knocks, which may need other servers.
+	joinTime = 2 * time.Minute
+	// maxVia bounds the servers that a client may name.
+	maxVia = 20
+
+	invitePermission = "m.invite_permission_config"
+)
+
+// joinRoom answers POST /rooms/{roomId}/join.
+func (c *Client) joinRoom(w http.ResponseWriter, r *http.Request) error {
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	return c.enter(w, r, target{Room: room})
+}
+
+// joinAny answers POST /join/{roomIdOrAlias}.
+func (c *Client) joinAny(w http.ResponseWriter, r *http.Request) error {
+	t, err := c.roomOrAlias(r)
+	if err != nil {
+		return err
+	}
+	return c.enter(w, r, t)
+}
+
+// target is a room and servers that may be in it.
+type target struct {
+	Room    id.Room     `json:"room_id"`
+	Servers []id.Server `json:"servers"`
+}
+
+// roomOrAlias reads a path parameter that names a room either way, and the servers of the query.
+func (c *Client) roomOrAlias(r *http.Request) (target, error) {
+	text := param(r, "roomIdOrAlias")
+	var t target
+	if alias, err := id.ParseAlias(text); err == nil {
+		if t, err = c.resolve(r.Context(), c.server(r), alias); err != nil {
+			return t, err
+		}
+	} else if t.Room, err = id.ParseRoom(text); err != nil {
+		return t, merr.InvalidParam("Not a room ID or alias")
+	}
+	t.Servers = append(queryServers(r), t.Servers...)
+	return t, nil
+}
+
+// queryServers are the servers that the client names: via, until version 1.11 server_name.
+func queryServers(r *http.Request) []id.Server {
+	var servers []id.Server
+	q := r.URL.Query()
+	for _, text := range append(slices.Clone(q["via"]), q["server_name"]...) {
+		if s, err := id.ParseServer(text); err == nil && !slices.Contains(servers, s) && len(servers) < maxVia {
+			servers = append(servers, s)
+		}
+	}
+	return servers
+}
+
+// enter joins a room (client-server API, "Joining rooms").
+func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
+	body, content, err := memberBody(r)
+	if err != nil {
+		return err
+	}
+	if err := c.limit(r, "join"); err != nil {
+		return err
+	}
+	if err := c.guestsMayJoin(r, t.Room); err != nil {
+		return err
+	}
+	user := me(r).User
+	if err := c.addProfile(r.Context(), content, user); err != nil {
+		return err
+	}
+	req := &roomv1.JoinRequest{RoomId: string(t.Room), UserId: string(user), Via: texts(t.Servers), Cause: newCause(user)}
+	if signed := gjson.GetBytes(body, "third_party_signed"); signed.IsObject() {
+		req.ThirdPartySigned = []byte(signed.Raw)
+	}
+	if req.Content, err = json.Marshal(content); err != nil {
+		return err
+	}
+	ctx, cancel := httpx.DetachedContext(r, joinTime)
+	defer cancel()
+	err = c.room(ctx, partition.Of(string(t.Room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Join(ctx, req)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]id.Room{"room_id": t.Room})
+}
+
+// memberBody reads the body of a request about a membership: all of it, and the content that comes of it.
+func memberBody(r *http.Request) (body []byte, content map[string]json.RawMessage, err error) {
+	if body, err = httpx.JSONBody(r); err != nil {
+		return nil, nil, err
+	}
+	var q struct {
+		Reason *string `json:"reason"`
+	}
+	if err := httpx.Unmarshal(body, &q); err != nil {
+		return nil, nil, err
+	}
+	content = make(map[string]json.RawMessage)
+	setOrDelete(content, "reason", q.Reason)
+	return body, content, nil
+}
+
+// addProfile adds the profile of one of our users to the content of their member event, where it does not say else.
+func (c *Client) addProfile(ctx context.Context, content map[string]json.RawMessage, user id.User) error {
+	if !c.isLocal(user) {
+		return nil
+	}
+	p, err := c.users.Profile(ctx, user)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for key, v := range map[string]*string{"displayname": p.Displayname, "avatar_url": p.AvatarURL} {
+		if _, ok := content[key]; !ok && v != nil {
+			setOrDelete(content, key, v)
+		}
+	}
+	return nil
+}
+
+// guestsMayJoin refuses guests, unless the room admits them (client-server API, "Guest Access", "Server behaviour").
+func (c *Client) guestsMayJoin(r *http.Request, roomID id.Room) error {
+	if !me(r).Guest {
+		return nil
+	}
+	room, err := c.rooms.Room(r.Context(), roomID)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		return merr.GuestAccessForbidden()
+	}
+	if err != nil {
+		return err
+	}
+	m, err := c.rooms.State(r.Context(), room.Part, room.SID)
+	if err != nil {
+		return err
+	}
+	e, err := c.rooms.StateEvent(r.Context(), room.Part, m, typeGuestAccess, "")
+	if err != nil {
+		return err
+	}
+	if e == nil || gjson.GetBytes(e.Content, "guest_access").Str != "can_join" {
+		return merr.GuestAccessForbidden()
+	}
+	return nil
+}
+
+// knockRoom answers POST /knock/{roomIdOrAlias} (client-server API, "Knocking on rooms").
+func (c *Client) knockRoom(w http.ResponseWriter, r *http.Request) error {
+	t, err := c.roomOrAlias(r)
+	if err != nil {
+		return err
+	}
+	_, content, err := memberBody(r)
+	if err != nil {
+		return err
+	}
+	if err := c.limit(r, "join"); err != nil {
+		return err
+	}
+	user := me(r).User
+	if err := c.addProfile(r.Context(), content, user); err != nil {
+		return err
+	}
+	req := &roomv1.JoinRequest{RoomId: string(t.Room), UserId: string(user), Via: texts(t.Servers), Cause: newCause(user)}
+	if req.Content, err = json.Marshal(content); err != nil {
+		return err
+	}
+	ctx, cancel := httpx.DetachedContext(r, joinTime)
+	defer cancel()
+	err = c.room(ctx, partition.Of(string(t.Room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Knock(ctx, req)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]id.Room{"room_id": t.Room})
+}
+
+// leaveRoom answers POST /rooms/{roomId}/leave: it also rejects invites and retracts knocks.
+func (c *Client) leaveRoom(w http.ResponseWriter, r *http.Request) error {
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	_, content, err := memberBody(r)
+	if err != nil {
+		return err
+	}
+	user := me(r).User
+	m, err := c.users.Membership(r.Context(), user, room)
+	switch {
+	case errors.Is(err, userdb.ErrNotFound):
+		return errNotInRoom()
+	case err != nil:
+		return err
+	case m.Membership == leave: // twice is once
+		return httpx.Empty(w)
+	}
+	req := &roomv1.LeaveRequest{RoomId: string(room), UserId: string(user), Cause: newCause(user)}
+	if req.Content, err = json.Marshal(content); err != nil {
+		return err
+	}
+	ctx, cancel := httpx.DetachedContext(r, joinTime)
+	defer cancel()
+	err = c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Leave(ctx, req)
+		return err
+	})
+	if err != nil {
+		return roomGone(err)
+	}
+	return httpx.Empty(w)
+}
+
+// forgetRoom answers POST /rooms/{roomId}/forget, for rooms that the user is out of: 400 for others.
+func (c *Client) forgetRoom(w http.ResponseWriter, r *http.Request) error {
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	user := me(r).User
+	err = c.users.Forget(r.Context(), user, room)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "User "+string(user)+" has not left room "+string(room))
+	}
+	if err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}
+
+// inviteUser answers POST /rooms/{roomId}/invite.
+func (c *Client) inviteUser(w http.ResponseWriter, r *http.Request) error {
+	room, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	body, content, err := memberBody(r)
+	if err != nil {
+		return err
+	}
+	if !gjson.GetBytes(body, "user_id").Exists() && gjson.GetBytes(body, "medium").Exists() {
+		return errNoThirdParty()
+	}
+	invitee, err := bodyUser(body)
+	if err != nil {
+		return err
+	}
+	if err := c.limit(r, "invite"); err != nil {
+		return err
+	}
+	user := me(r).User
+	ctx, cancel := httpx.DetachedContext(r, joinTime)
+	defer cancel()
+	if err := c.mustBeJoined(ctx, user, room); err != nil {
+		return err
+	}
+	if err := c.mayInvite(ctx, user, invitee); err != nil {
+		return err
+	}
+	if err := c.invite(ctx, room, user, invitee, content); err != nil {
+		return roomGone(err)
+	}
+	return httpx.Empty(w)
+}
+
+// errNoThirdParty refuses invites by e-mail address or telephone number: there is no identity server here.
+func errNoThirdParty() error {
+	return merr.Forbidden("Looking up third-party identifiers is denied from this server")
+}
+
+// bodyUser reads user_id.
+func bodyUser(body []byte) (id.User, error) {
+	field := gjson.GetBytes(body, "user_id")
+	if !field.Exists() {
+		return "", merr.MissingParam("user_id")
+	}
+	user, err := id.ParseUser(field.Str)
+	if err != nil {
+		return "", merr.InvalidParam("Not a valid user ID")
+	}
+	return user, nil
+}
+
+// mayInvite refuses invites that one of our users blocks: 403 M_INVITE_BLOCKED (client-server API, "Invite
+// permission"). For users of other servers their server says so.
+func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
+	if !c.isLocal(invitee) || by == invitee {
+		return nil
+	}
+	content, err := c.users.AccountData(ctx, invitee, "", invitePermission)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if gjson.GetBytes(content, "default_action").Str == "block" {
+		return merr.InviteBlocked()
+	}
+	return nil
+}
+
+// invite invites somebody, wherever they are.
+func (c *Client) invite(ctx context.Context, room id.Room, by, invitee id.User, content map[string]json.RawMessage) error {
+	if err := c.addProfile(ctx, content, invitee); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return err
+	}
+	cause := newCause(by)
+	return c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Invite(ctx, &roomv1.InviteRequest{RoomId: string(room), Sender: string(by), UserId: string(invitee), Content: raw, Cause: cause})
+		return err
+	})
+}
+
+// kickUser, banUser and unbanUser answer POST /rooms/{roomId}/kick, ban and unban.
+func (c *Client) kickUser(w http.ResponseWriter, r *http.Request) error {
+	return c.moderate(w, r, leave, func(now string) error {
+		switch now {
+		case join, invite, knock:
+			return nil
+		}
+		return merr.Forbidden("The target user is not in the room")
+	})
+}
+
+func (c *Client) banUser(w http.ResponseWriter, r *http.Request) error {
+	return c.moderate(w, r, ban, func(string) error { return nil })
+}
+
+func (c *Client) unbanUser(w http.ResponseWriter, r *http.Request) error {
+	return c.moderate(w, r, leave, func(now string) error {
+		if now != ban {
+			return merr.BadState("Cannot unban user who was not banned").WithStatus(http.StatusForbidden)
+		}
+		return nil
+	})
+}
+
+// moderate sets the membership of somebody else, if what they are now allows it.
+func (c *Client) moderate(w http.ResponseWriter, r *http.Request, membership string, fits func(now string) error) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	body, content, err := memberBody(r)
+	if err != nil {
+		return err
+	}
+	other, err := bodyUser(body)
+	if err != nil {
+		return err
+	}
+	ctx, user := r.Context(), me(r).User
+	room, err := c.joined(ctx, user, roomID)
+	if err != nil {
+		return err
+	}
+	m, err := c.rooms.State(ctx, room.Part, room.SID)
+	if err != nil {
+		return err
+	}
+	now, err := c.rooms.StateEvent(ctx, room.Part, m, typeMember, string(other))
+	if err != nil {
+		return err
+	}
+	is := ""
+	if now != nil {
+		is = now.Membership()
+	}
+	if err := fits(is); err != nil {
+		return err
+	}
+	content["membership"] = canonjson.AppendString(nil, membership)
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return err
+	}
+	key := string(other)
+	intent := &roomv1.EventIntent{Type: typeMember, StateKey: &key, Content: raw, Sender: string(user)}
+	if _, err := c.send(ctx, roomID, intent, newCause(user)); err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}
+
+func texts[T ~string](in []T) []string {
+	out := make([]string, len(in))
+	for i, t := range in {
+		out[i] = string(t)
+	}
+	return out
+}

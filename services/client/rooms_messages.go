@@ -1,0 +1,306 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/pkg/token"
+	"hanse/pkg/view"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	defaultMessages = 10
+	maxMessages     = 1000
+	// pageReads bounds the reads for one page of which a filter or the visibility rules leave nothing.
+	pageReads = 6
+	// pageBackfills bounds the requests for older history that one page makes.
+	pageBackfills = 4
+	// backfillTime is how long a page waits for other servers.
+	backfillTime = 25 * time.Second
+	// backfillEvents is how many events are asked of other servers at least.
+	backfillEvents = 100
+)
+
+// messages answers GET /rooms/{roomId}/messages (client-server API, "Getting events for a room").
+func (c *Client) messages(w http.ResponseWriter, r *http.Request) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	back, err := direction(r)
+	if err != nil {
+		return err
+	}
+	f, err := queryFilter(r)
+	if err != nil {
+		return err
+	}
+	limit, err := queryLimit(r, f, defaultMessages, maxMessages)
+	if err != nil {
+		return err
+	}
+	ctx, user := r.Context(), me(r).User
+	a, err := c.read(ctx, user, roomID)
+	if err != nil {
+		return err
+	}
+	p := &pager{c: c, a: a, filter: f, back: back, limit: limit}
+	if err := p.bounds(r.URL.Query().Get("from"), r.URL.Query().Get("to"), user); err != nil {
+		return err
+	}
+	start := p.at
+	if limit > 0 && f.wantsRoom(roomID) {
+		if err := p.fetch(ctx); err != nil {
+			return err
+		}
+	}
+	events, err := c.render(ctx, r, p.events)
+	if err != nil {
+		return err
+	}
+	members, err := c.lazyMembers(ctx, r, f, a.room, p.events)
+	if err != nil {
+		return err
+	}
+	out := newAnswer()
+	out.list("chunk", events)
+	out.text("start", token.EncodeTimeline(start))
+	if !p.finished() {
+		out.text("end", token.EncodeTimeline(p.at))
+	}
+	if len(members) > 0 {
+		out.list("state", members)
+	}
+	return out.send(w)
+}
+
+// pager reads a page of a timeline.
+type pager struct {
+	c      *Client
+	a      *access
+	filter *roomEventFilter
+	back   bool
+	limit  int
+	// at is how far the page has got, to where it ends at the latest.
+	at, to int64
+	events []*roomdb.Event
+	// complete says that nothing is stored behind the page, unknown that there may be more elsewhere.
+	complete, unknown bool
+	read              int
+	backfills         int
+}
+
+// bounds sets where the page begins and where it must end. Who left the room sees it up to then.
+func (p *pager) bounds(from, to string, user id.User) (err error) {
+	newest := p.a.room.LastPos
+	if p.a.left != nil {
+		newest = min(newest, p.a.reader.JoinedUntil)
+	}
+	p.at, p.to = roomdb.Start, newest
+	if p.back {
+		p.at, p.to = newest, roomdb.Start
+	} else {
+		p.at = p.a.room.FirstOrd - 1
+	}
+	if from != "" {
+		if p.at, err = position(from, user, p.a.room); err != nil {
+			return err
+		}
+	}
+	if to != "" {
+		if p.to, err = position(to, user, p.a.room); err != nil {
+			return err
+		}
+	}
+	if p.back {
+		p.at = min(p.at, newest)
+	} else {
+		p.to = min(p.to, newest)
+	}
+	return nil
+}
+
+func (p *pager) fetch(ctx context.Context) error {
+	for range pageReads + pageBackfills {
+		want := p.limit - len(p.events)
+		batch, err := p.batch(ctx, want)
+		if err != nil {
+			return err
+		}
+		if len(batch) < want {
+			more, err := p.older(ctx)
+			if err != nil {
+				return err
+			}
+			if !more {
+				return nil
+			}
+			continue
+		}
+		if len(p.events) > 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// batch reads on, and keeps what may be seen.
+func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
+	q := roomdb.TimelineQuery{After: p.at, UpTo: p.to, Limit: want, Filter: p.filter.query()}
+	if p.back {
+		q.After, q.UpTo, q.Backwards = p.to, p.at, true
+	}
+	if q.After >= q.UpTo {
+		return nil, nil
+	}
+	batch, err := p.c.rooms.Timeline(ctx, p.a.room.Part, p.a.room.NID, q)
+	if err != nil || len(batch) == 0 {
+		return nil, err
+	}
+	p.read += len(batch)
+	p.at = batch[len(batch)-1].Ord
+	if p.back {
+		p.at--
+	}
+	seen, err := view.Visible(ctx, p.c.rooms, p.a.reader, batch)
+	p.events = append(p.events, seen...)
+	return batch, err
+}
+
+// older is called where what is stored ends: it asks other servers for more of the history, if there may be more.
+func (p *pager) older(ctx context.Context) (more bool, err error) {
+	p.complete = true
+	if !p.back || p.to != roomdb.Start || p.a.room.JoinedLocal == 0 {
+		return false, nil
+	}
+	missing, err := p.c.rooms.HistoryMissing(ctx, p.a.room)
+	if err != nil || !missing {
+		return false, err
+	}
+	if p.backfills++; p.backfills > pageBackfills {
+		p.unknown = true
+		return false, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, backfillTime)
+	defer cancel()
+	var resp *roomv1.BackfillResponse
+	err = p.c.room(wait, p.a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+		resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(p.a.room.ID), Limit: int32(max(p.limit, backfillEvents))})
+		return err
+	})
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil:
+		// The page is good without: its end leads on to what could not be had now.
+		p.c.log.InfoContext(ctx, "backfill", "room", p.a.room.ID, "err", err)
+		p.unknown = true
+		return false, nil
+	}
+	p.unknown = resp.Stored == 0 && !resp.Complete
+	return resp.Stored > 0, nil
+}
+
+// finished says that the page's end leads nowhere: the end is left out then. Forwards there may be more later, as long
+// as the page has something.
+func (p *pager) finished() bool {
+	if !p.complete || p.unknown {
+		return false
+	}
+	return p.back || p.read == 0
+}
+
+// lazyMembers returns the member events of those who sent the events, if the filter asks for lazy loading
+// (client-server API, "Lazy-loading room members").
+func (c *Client) lazyMembers(ctx context.Context, r *http.Request, f *roomEventFilter, room *roomdb.Room, events []*roomdb.Event) ([][]byte, error) {
+	if !f.lazy() || len(events) == 0 {
+		return nil, nil
+	}
+	sid := events[0].SID
+	if sid == 0 {
+		sid = room.SID
+	}
+	m, err := c.rooms.State(ctx, room.Part, sid)
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.sendersIn(ctx, room, m, events)
+	if err != nil {
+		return nil, err
+	}
+	return c.render(ctx, r, found)
+}
+
+func (c *Client) sendersIn(ctx context.Context, room *roomdb.Room, m state.Map, events []*roomdb.Event) ([]*roomdb.Event, error) {
+	seen := make(map[id.User]bool)
+	var nids []int64
+	for _, e := range events {
+		if seen[e.Sender] {
+			continue
+		}
+		seen[e.Sender] = true
+		if nid, ok := m.Get(state.Key{Type: typeMember, StateKey: string(e.Sender)}); ok {
+			nids = append(nids, nid)
+		}
+	}
+	return c.rooms.InOrder(ctx, room.Part, nids)
+}
+
+// visibleEvent returns an event that the user may see; 404 for all others, so that nobody learns which exist.
+func (c *Client) visibleEvent(ctx context.Context, a *access, eventID id.Event) (*roomdb.Event, error) {
+	e, err := c.rooms.EventByID(ctx, a.room, eventID)
+	if isNotFound(err) || (err == nil && !e.Visible()) {
+		return nil, merr.NotFound("Event not found.")
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen, err := view.Visible(ctx, c.rooms, a.reader, []*roomdb.Event{e})
+	if err != nil {
+		return nil, err
+	}
+	if len(seen) == 0 {
+		return nil, merr.NotFound("Event not found.")
+	}
+	return e, nil
+}
+
+// roomEvent answers GET /rooms/{roomId}/event/{eventId}: 404 for whoever may not see it.
+func (c *Client) roomEvent(w http.ResponseWriter, r *http.Request) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	eventID, err := pathEvent(r)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	a, err := c.read(ctx, me(r).User, roomID)
+	if merr.HasCode(err, merr.CodeForbidden) {
+		return merr.NotFound("Event not found.")
+	}
+	if err != nil {
+		return err
+	}
+	e, err := c.visibleEvent(ctx, a, eventID)
+	if err != nil {
+		return err
+	}
+	return c.writeEvent(w, r, e)
+}
+
+// writeEvent answers with one event.
+func (c *Client) writeEvent(w http.ResponseWriter, r *http.Request, e *roomdb.Event) error {
+	rendered, err := c.render(r.Context(), r, []*roomdb.Event{e})
+	if err != nil {
+		return err
+	}
+	return writeRaw(w, rendered[0])
+}

@@ -1,0 +1,416 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/auth"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// transferred are the state events that a room's successor gets (client-server API, "Room Upgrades"), beside power
+// levels and the aliases.
+var transferred = []string{
+	"m.room.join_rules", typeVisibility, typeGuestAccess, "m.room.encryption", "m.room.server_acl", "m.room.name",
+	"m.room.avatar", "m.room.topic",
+}
+
+const (
+	// maxMoved bounds the events of one write.
+	maxMoved = 200
+	// maxMovedBans bounds the bans that go along.
+	maxMovedBans = 2000
+)
+
+// upgradeRoom answers POST /rooms/{roomId}/upgrade.
+func (c *Client) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
+	roomID, err := pathRoom(r)
+	if err != nil {
+		return err
+	}
+	var q struct {
+		Version  *string  `json:"new_version"`
+		Creators []string `json:"additional_creators"`
+	}
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if q.Version == nil {
+		return merr.MissingParam("new_version")
+	}
+	rules, err := supported(q.Version)
+	if err != nil {
+		return err
+	}
+	creators, err := userList(q.Creators)
+	if err != nil {
+		return err
+	}
+	if err := c.limit(r, "create_room"); err != nil {
+		return err
+	}
+	ctx, cancel := httpx.DetachedContext(r, createTime)
+	defer cancel()
+	u := &upgrade{c: c, user: me(r).User, rules: rules, creators: creators}
+	if err := u.open(ctx, roomID); err != nil {
+		return err
+	}
+	replacement, err := u.run(ctx)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]id.Room{"replacement_room": replacement})
+}
+
+// upgrade replaces a room.
+type upgrade struct {
+	c        *Client
+	user     id.User
+	rules    *roomversion.Rules
+	creators []id.User
+
+	old   *roomdb.Room
+	state state.Map
+	power auth.Events
+}
+
+// open reads the room and checks that the user may replace it.
+func (u *upgrade) open(ctx context.Context, roomID id.Room) (err error) {
+	if u.old, err = u.c.joined(ctx, u.user, roomID); err != nil {
+		return err
+	}
+	if u.power, err = u.c.powers(ctx, u.old); err != nil {
+		return err
+	}
+	if !maySet(u.user, typeTombstone, u.power) {
+		return merr.Forbidden("You don't have permission to upgrade the room")
+	}
+	if u.state, err = u.c.rooms.State(ctx, u.old.Part, u.old.SID); err != nil {
+		return err
+	}
+	grave, err := u.event(ctx, typeTombstone)
+	if err != nil {
+		return err
+	}
+	if grave != nil && gjson.GetBytes(grave.Content, "replacement_room").Str != "" {
+		return merr.BadState("The room was upgraded already")
+	}
+	return nil
+}
+
+// event returns a state event with an empty state key, nil if there is none.
+func (u *upgrade) event(ctx context.Context, typ string) (*roomdb.Event, error) {
+	return u.c.rooms.StateEvent(ctx, u.old.Part, u.state, typ, "")
+}
+
+func (u *upgrade) run(ctx context.Context) (id.Room, error) {
+	req, rest, err := u.successor(ctx)
+	if err != nil {
+		return "", err
+	}
+	replacement, err := u.c.found(ctx, req)
+	if err != nil {
+		return "", err
+	}
+	for chunk := range slices.Chunk(rest, maxMoved) {
+		if err := u.sendTo(ctx, replacement, chunk); err != nil {
+			return "", err
+		}
+	}
+	grave := map[string]string{"body": "This room has been replaced", "replacement_room": string(replacement)}
+	if err := u.sendTo(ctx, u.old.ID, []*roomv1.EventIntent{stateIntent(u.user, typeTombstone, "", grave)}); err != nil {
+		return "", err
+	}
+	if err := u.c.dir.Move(ctx, u.old.ID, replacement); err != nil {
+		return "", err
+	}
+	if u.old.Published {
+		if err := errors.Join(u.c.setPublished(ctx, replacement, true), u.c.setPublished(ctx, u.old.ID, false)); err != nil {
+			return "", err
+		}
+	}
+	return replacement, u.close(ctx)
+}
+
+// close silences the old room, as far as the user may: the specification wants it "if possible".
+func (u *upgrade) close(ctx context.Context) error {
+	levels, err := u.event(ctx, typePowerLevels)
+	if err != nil {
+		return err
+	}
+	var last []*roomv1.EventIntent
+	if levels != nil && maySet(u.user, typePowerLevels, u.power) {
+		last = append(last, stateIntent(u.user, typePowerLevels, "", silenced(levels.Content)))
+	}
+	if e, err := u.event(ctx, typeCanonicalAlias); err != nil {
+		return err
+	} else if e != nil && maySet(u.user, typeCanonicalAlias, u.power) {
+		last = append([]*roomv1.EventIntent{stateIntent(u.user, typeCanonicalAlias, "", map[string]any{})}, last...)
+	}
+	for _, in := range last {
+		if err := u.sendTo(ctx, u.old.ID, []*roomv1.EventIntent{in}); err != nil && !merr.HasCode(err, merr.CodeForbidden) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *upgrade) sendTo(ctx context.Context, room id.Room, events []*roomv1.EventIntent) error {
+	cause := newCause(u.user)
+	return u.c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Send(ctx, &roomv1.SendRequest{RoomId: string(room), Events: events, Cause: cause})
+		return err
+	})
+}
+
+// successor composes the first events of the new room, and those for which there is no room in the first write.
+func (u *upgrade) successor(ctx context.Context) (*roomv1.CreateRequest, []*roomv1.EventIntent, error) {
+	create, err := u.createContent(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &plan{rules: u.rules, creator: u.user, isLocal: u.c.isLocal}
+	if p.profiles, err = u.c.profilesOf(ctx, []id.User{u.user}); err != nil {
+		return nil, nil, err
+	}
+	p.add(typeMember, string(u.user), p.memberContent(u.user, join))
+	first, final, err := u.levels(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.add(typePowerLevels, "", first)
+	if err := u.copyState(ctx, p); err != nil {
+		return nil, nil, err
+	}
+	if final != nil {
+		p.add(typePowerLevels, "", final)
+	}
+	req := &roomv1.CreateRequest{Creator: string(u.user), RoomVersion: u.rules.Version, CreateContent: create, Cause: newCause(u.user)}
+	n := min(len(p.events), maxMoved)
+	req.Events = p.events[:n]
+	return req, p.events[n:], nil
+}
+
+func (u *upgrade) createContent(ctx context.Context) ([]byte, error) {
+	old, err := u.event(ctx, typeCreate)
+	if err != nil {
+		return nil, err
+	}
+	content := make(map[string]json.RawMessage)
+	if old != nil {
+		for _, key := range []string{"type", "m.federate"} {
+			if v := gjson.GetBytes(old.Content, strings.ReplaceAll(key, ".", `\.`)); v.Exists() {
+				content[key] = json.RawMessage(v.Raw)
+			}
+		}
+	}
+	predecessor := map[string]string{"room_id": string(u.old.ID)}
+	tips, err := u.c.rooms.Events(ctx, u.old.Part, u.old.Extremities)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range tips { // the last known event in the old room
+		predecessor["event_id"] = string(e.ID)
+	}
+	if content["predecessor"], err = json.Marshal(predecessor); err != nil {
+		return nil, err
+	}
+	if u.rules.PrivilegedCreators {
+		setCreators(content, u.user, u.creators)
+	}
+	return json.Marshal(content)
+}
+
+// copyState adds the state that goes along: what anybody could have sent, the children of a space, and bans.
+func (u *upgrade) copyState(ctx context.Context, p *plan) error {
+	for _, typ := range transferred {
+		e, err := u.event(ctx, typ)
+		if err != nil {
+			return err
+		}
+		if e != nil {
+			p.add(typ, "", u.adapt(e.PDU))
+		}
+	}
+	if e, err := u.event(ctx, typeCanonicalAlias); err != nil {
+		return err
+	} else if e != nil && len(e.Content) > len(`{}`) {
+		p.add(typeCanonicalAlias, "", json.RawMessage(e.Content))
+	}
+	children, err := u.c.rooms.StateEvents(ctx, u.old.Part, u.state.Type("m.space.child"))
+	if err != nil {
+		return err
+	}
+	for _, e := range children {
+		if gjson.GetBytes(e.Content, "via").IsArray() {
+			p.add(e.Type, *e.StateKey, json.RawMessage(e.Content))
+		}
+	}
+	members, err := u.c.rooms.StateEvents(ctx, u.old.Part, u.state.Type(typeMember))
+	if err != nil {
+		return err
+	}
+	bans := 0
+	for _, e := range members {
+		if e.Membership() == ban && bans < maxMovedBans {
+			bans++
+			p.add(typeMember, *e.StateKey, json.RawMessage(e.Content))
+		}
+	}
+	return nil
+}
+
+// adapt makes join rules that the new version does not know ones that it does.
+func (u *upgrade) adapt(e *event.PDU) json.RawMessage {
+	if e.Type != "m.room.join_rules" {
+		return e.Content
+	}
+	switch rule := gjson.GetBytes(e.Content, "join_rule").Str; {
+	case rule == "knock_restricted" && !u.rules.KnockRestricted, rule == "restricted" && !u.rules.RestrictedJoin,
+		rule == "knock" && !u.rules.Knocking:
+		return json.RawMessage(`{"join_rule":"invite"}`)
+	}
+	return e.Content
+}
+
+// levels returns the power levels with which the new room begins, and those with which it ends up if they differ: who
+// upgrades it needs enough power to set up all of its state.
+func (u *upgrade) levels(ctx context.Context, p *plan) (first, final map[string]any, err error) {
+	old, err := u.event(ctx, typePowerLevels)
+	if err != nil {
+		return nil, nil, err
+	}
+	var levels map[string]any
+	if old == nil || json.Unmarshal(old.Content, &levels) != nil {
+		return p.powerLevels(0, false, nil), nil, nil
+	}
+	if u.rules.IntegerPowerLevels {
+		levels, _ = integers(levels).(map[string]any)
+	}
+	users, _ := levels["users"].(map[string]any)
+	if users == nil {
+		users = make(map[string]any)
+	}
+	levels["users"] = users
+	if u.rules.PrivilegedCreators {
+		for _, creator := range append(u.creators, u.user) {
+			delete(users, string(creator))
+		}
+		if events, ok := levels["events"].(map[string]any); ok && !u.old.Rules.PrivilegedCreators {
+			events[typeTombstone] = 150
+		}
+		return levels, nil, nil
+	}
+	u.former(users)
+	most := highest(levels)
+	if mine, _ := number(users[string(u.user)]); mine >= most {
+		return levels, nil, nil
+	}
+	raised := make(map[string]any, len(levels))
+	for k, v := range levels {
+		raised[k] = v
+	}
+	withMe := make(map[string]any, len(users)+1)
+	for k, v := range users {
+		withMe[k] = v
+	}
+	withMe[string(u.user)] = most
+	raised["users"] = withMe
+	return raised, levels, nil
+}
+
+// former gives creators of the old room, who had no level there, one where they need it.
+func (u *upgrade) former(users map[string]any) {
+	create := u.power.StateEvent(typeCreate, "")
+	if create == nil || !u.old.Rules.PrivilegedCreators {
+		return
+	}
+	for _, creator := range auth.Creators(create) {
+		users[string(creator)] = 100
+	}
+}
+
+// highest is the greatest level that something in the room asks for; at least 100.
+func highest(levels map[string]any) int64 {
+	most := int64(100)
+	for k, v := range levels {
+		switch v := v.(type) {
+		case map[string]any:
+			if k == "events" {
+				for _, l := range v {
+					if n, ok := number(l); ok {
+						most = max(most, n)
+					}
+				}
+			}
+		default:
+			if n, ok := number(v); ok {
+				most = max(most, n)
+			}
+		}
+	}
+	return most
+}
+
+func number(v any) (int64, bool) {
+	switch v := v.(type) {
+	case float64:
+		return int64(v), true
+	case int:
+		return int64(v), true
+	case int64:
+		return v, true
+	case string:
+		n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+		return n, err == nil
+	}
+	return 0, false
+}
+
+// integers turns levels that old room versions could write as texts into numbers; what is neither is dropped.
+func integers(v any) any {
+	if m, ok := v.(map[string]any); ok {
+		out := make(map[string]any, len(m))
+		for k, v := range m {
+			if c := integers(v); c != nil {
+				out[k] = c
+			}
+		}
+		return out
+	}
+	if n, ok := number(v); ok {
+		return n
+	}
+	return nil
+}
+
+// silenced raises what sending and inviting need above what everybody has.
+func silenced(content []byte) map[string]any {
+	var levels map[string]any
+	if json.Unmarshal(content, &levels) != nil || levels == nil {
+		levels = make(map[string]any)
+	}
+	everybody, _ := number(levels["users_default"])
+	least := max(50, everybody+1)
+	for _, key := range []string{"events_default", "invite"} {
+		if n, ok := number(levels[key]); !ok || n < least {
+			levels[key] = least
+		}
+	}
+	return levels
+}
