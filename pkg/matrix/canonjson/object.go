@@ -1,6 +1,7 @@
 package canonjson
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,6 +98,52 @@ func Elements(b []byte) ([][]byte, error) {
 			return nil, ErrSyntax
 		}
 	}
+}
+
+// Find returns the raw value of a member of an object that is known to be valid JSON, without taking the whole object
+// apart. Of duplicate members it is the first.
+func Find(b []byte, key string) ([]byte, bool) {
+	s := skipper{in: b}
+	s.space()
+	if s.at == len(b) || b[s.at] != '{' {
+		return nil, false
+	}
+	s.at++
+	for {
+		s.space()
+		start := s.at
+		if !s.str() {
+			return nil, false
+		}
+		name := b[start:s.at]
+		s.space()
+		if s.at == len(b) || b[s.at] != ':' {
+			return nil, false
+		}
+		s.at++
+		s.space()
+		start = s.at
+		if !s.value() {
+			return nil, false
+		}
+		if is(name, key) {
+			return b[start:s.at:s.at], true
+		}
+		s.space()
+		if s.at == len(b) || b[s.at] != ',' {
+			return nil, false
+		}
+		s.at++
+	}
+}
+
+// is says whether a quoted string has this text.
+func is(quoted []byte, text string) bool {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1:len(quoted)-1]) == text
+	}
+	s, err := unquote(quoted)
+	return err == nil && s == text
 }
 
 // Get returns the raw value of a member.

@@ -62,6 +62,20 @@ func TestObjectRefusals(t *testing.T) {
 	}
 }
 
+func TestFind(t *testing.T) {
+	in := []byte(` { "a\"b" : [1,"x}"] , "c":{"d":1},"d" : "e" } `)
+	for key, want := range map[string]string{`a"b`: `[1,"x}"]`, "c": `{"d":1}`, "d": `"e"`} {
+		if got, ok := canonjson.Find(in, key); !ok || string(got) != want {
+			t.Errorf("Find(%s) = %s, %v", key, got, ok)
+		}
+	}
+	for _, s := range []string{``, `{}`, `[]`, `{"b":1}`, `{"a"`, `{"a":`, `{"b":1,`, `"a"`, `{"b":{"a":1}}`} {
+		if got, ok := canonjson.Find([]byte(s), "a"); ok {
+			t.Errorf("Find in %s = %s", s, got)
+		}
+	}
+}
+
 func TestElements(t *testing.T) {
 	got, err := canonjson.Elements([]byte(` [ "a,b" , [1,2], {"]":1},null ] `))
 	if err != nil || len(got) != 4 || string(bytes.Join(got, []byte("|"))) != `"a,b"|[1,2]|{"]":1}|null` {

@@ -60,27 +60,39 @@ func (r *Ruleset) Put(kind string, rule Rule, before, after string) error {
 	if old >= 0 {
 		list = slices.Delete(list, old, old+1)
 	}
+	at, err := place(list, before, after)
+	if err != nil {
+		return err
+	}
+	*rules = slices.Insert(list, at, rule)
+	return nil
+}
+
+// place says where a rule goes: next to another of the user's own, or first, but behind the master rule. If both are
+// given, before counts.
+func place(list []Rule, before, after string) (int, error) {
+	for _, anchor := range []string{before, after} {
+		if strings.HasPrefix(anchor, ".") {
+			return 0, invalid("rules cannot be placed among those of the server")
+		}
+	}
+	switch {
+	case before != "":
+		if at := index(list, before); at >= 0 {
+			return at, nil
+		}
+		return 0, ErrNotFound
+	case after != "":
+		if at := index(list, after); at >= 0 {
+			return at + 1, nil
+		}
+		return 0, ErrNotFound
+	}
 	at := 0
 	for at < len(list) && list[at].ID == ".m.rule.master" {
 		at++
 	}
-	if anchor := before + after; anchor != "" {
-		if strings.HasPrefix(anchor, ".") {
-			return invalid("rules cannot be placed among those of the server")
-		}
-		// Both given: before says where.
-		if before != "" {
-			anchor = before
-		}
-		if at = index(list, anchor); at < 0 {
-			return ErrNotFound
-		}
-		if before == "" {
-			at++
-		}
-	}
-	*rules = slices.Insert(list, at, rule)
-	return nil
+	return at, nil
 }
 
 func check(kind string, rule *Rule) error {
@@ -97,11 +109,17 @@ func check(kind string, rule *Rule) error {
 			if c.Kind == "" {
 				return invalid("a condition without a kind")
 			}
+			if c.Pattern != nil && len(*c.Pattern) > maxPattern {
+				return invalid("the pattern is too long")
+			}
 		}
 		rule.Pattern = ""
 	case "content":
 		if rule.Pattern == "" {
 			return invalid("a content rule needs a pattern")
+		}
+		if len(rule.Pattern) > maxPattern {
+			return invalid("the pattern is too long")
 		}
 		rule.Conditions = nil
 	default:

@@ -4,6 +4,7 @@ package pushrule
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,49 @@ type Condition struct {
 	Pattern *string         `json:"pattern,omitempty"`
 	Is      string          `json:"is,omitempty"`
 	Value   json.RawMessage `json:"value,omitempty"`
+
+	// raw is what a client wrote. It is kept as it is: conditions that this server does not know have fields that it
+	// does not know.
+	raw json.RawMessage
+}
+
+// UnmarshalJSON takes any object with a kind. Fields of another type than they should have are left out, so that the
+// condition matches nothing.
+func (c *Condition) UnmarshalJSON(b []byte) error {
+	var in struct {
+		Kind                    *string
+		Key, Pattern, Is, Value json.RawMessage
+	}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	if in.Kind == nil {
+		return errors.New("a condition without a kind")
+	}
+	*c = Condition{Kind: *in.Kind, Value: in.Value, raw: slices.Clone(b)}
+	for _, field := range []struct {
+		raw json.RawMessage
+		set func(string)
+	}{
+		{in.Key, func(s string) { c.Key = s }},
+		{in.Pattern, func(s string) { c.Pattern = &s }},
+		{in.Is, func(s string) { c.Is = s }},
+	} {
+		var text *string
+		if json.Unmarshal(field.raw, &text) == nil && text != nil {
+			field.set(*text)
+		}
+	}
+	return nil
+}
+
+// MarshalJSON writes what a client wrote.
+func (c Condition) MarshalJSON() ([]byte, error) {
+	if c.raw != nil {
+		return c.raw, nil
+	}
+	type plain Condition
+	return json.Marshal(plain(c))
 }
 
 // MarshalJSON writes conditions of override and underride rules even if there are none: the rule matches everything.
@@ -137,7 +181,10 @@ func merge(stored, defaults []Rule) []Rule {
 	var last []Rule
 	for _, d := range defaults {
 		if at := slices.IndexFunc(stored, func(r Rule) bool { return r.ID == d.ID }); at >= 0 {
-			d.Enabled, d.Actions = stored[at].Enabled, stored[at].Actions
+			d.Enabled = stored[at].Enabled
+			if stored[at].Actions != nil {
+				d.Actions = stored[at].Actions
+			}
 		}
 		if d.ID == ".m.rule.master" {
 			out = append(out, d)
