@@ -2,12 +2,15 @@ package app
 
 import (
 	"context"
+	"go.opentelemetry.io/otel/trace"
 
 	"hanse/pkg/appservice"
+	"hanse/pkg/destination"
 	"hanse/pkg/node"
 	"hanse/pkg/password"
 	"hanse/pkg/ratelimit"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdir"
 	"hanse/pkg/session"
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
@@ -25,6 +28,8 @@ type builder struct {
 	users     *userdb.DB
 	states    *state.Store
 	rooms     *roomdb.DB
+	directory *roomdir.DB
+	dests     *destination.Store
 	apps      *appservice.Registry
 	sessions  *session.Checker
 	limits    *ratelimit.Limiter // nil: no limits
@@ -37,6 +42,8 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 	b.users = userdb.New(n.PG, n.Bus)
 	b.states = state.NewStore(state.Config{Cache: cfg.Memory.States}, n.Metrics)
 	b.rooms = roomdb.Open(n.PG, b.states, roomdb.Config{EventCache: cfg.Memory.Events}, n.Metrics)
+	b.directory = roomdir.New(n.PG, b.rooms, n.Metrics)
+	b.dests = destination.New(n.PG, n.Bus)
 	var err error
 	if b.apps, err = appservice.Load(cfg.AppServices.Files, n.Servers.Default()); err != nil {
 		return nil, err
@@ -64,7 +71,8 @@ func buildRoom(_ context.Context, b *builder) (Role, error) {
 
 func buildClient(_ context.Context, b *builder) (Role, error) {
 	c, err := client.New(b.cfg.Client, client.Deps{
-		Users: b.users, Rooms: b.rooms, Bus: b.node.Bus, Redis: b.node.Redis, Router: b.node.Router, FedOut: b.node.FedOut(),
+		Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Router: b.node.Router,
+		FedOut:  b.node.FedOut(),
 		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
 		Log: b.node.Log, Registerer: b.node.Metrics,
 	})
@@ -76,7 +84,12 @@ func buildClient(_ context.Context, b *builder) (Role, error) {
 }
 
 func buildSync(ctx context.Context, b *builder) (Role, error) {
+	var tracer trace.Tracer
+	if b.node.Tracer != nil {
+		tracer = b.node.Tracer.Tracer("hanse/sync")
+	}
 	s, err := syncrole.New(ctx, b.cfg.Sync, syncrole.Deps{
+		Tracer:   tracer,
 		WorkerID: b.node.WorkerID, Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Redis: b.node.Redis,
 		Sessions: b.sessions, Servers: b.node.Servers, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
@@ -91,8 +104,8 @@ func buildFedout(_ context.Context, b *builder) (Role, error) {
 	f := &b.cfg.Federation
 	s, err := fedout.New(b.cfg.Fedout, fedout.Deps{
 		Shards: b.node.PG, DB: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
-		Network: fedout.Network{CAFiles: f.CAFiles, Allow: f.Allow, Deny: f.Deny, TrustedKeyServers: f.TrustedKeyServers},
-		Log:     b.node.Log, Registerer: b.node.Metrics,
+		Network:      fedout.Network{CAFiles: f.CAFiles, Allow: f.Allow, Deny: f.Deny, TrustedKeyServers: f.TrustedKeyServers},
+		Destinations: b.dests, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err
