@@ -28,6 +28,12 @@ const (
 )
 
 func (c *Client) profileRoutes(rt *routes) {
+	// Where clients looked for fields before the specification had them.
+	old := rt.root.Group("/_matrix/client/unstable/uk.tcpip.msc4133")
+	old.Handle("GET /profile/{userId}/{keyName}", c.getProfileField)
+	old = old.With(c.sessions.Required, c.noGuests, c.perUser)
+	old.Handle("PUT /profile/{userId}/{keyName}", c.putProfileField, httpx.MaxBody(2*maxProfile))
+	old.Handle("DELETE /profile/{userId}/{keyName}", c.deleteProfileField)
 	rt.open.Handle("GET /profile/{userId}", c.getProfile)
 	rt.open.Handle("GET /profile/{userId}/{keyName}", c.getProfileField)
 	rt.auth.Handle("PUT /profile/{userId}/{keyName}", c.putProfileField, httpx.MaxBody(2*maxProfile))

@@ -9,9 +9,19 @@ import (
 	"hanse/pkg/state"
 )
 
-// sharedWith returns those of the users who are joined to a room that user is joined to. It reads each room's state
-// once, and only the member events of those asked for.
+// sharedWith returns those of the users who are joined to a room that user is joined to.
 func (c *Client) sharedWith(ctx context.Context, user id.User, others []id.User) (map[id.User]bool, error) {
+	rooms, err := c.sharedRooms(ctx, user, others)
+	shared := make(map[id.User]bool, len(rooms))
+	for u := range rooms {
+		shared[u] = true
+	}
+	return shared, err
+}
+
+// sharedRooms returns, for each of the users, the rooms that both are joined to. It reads each room's state once, and
+// only the member events of those asked for.
+func (c *Client) sharedRooms(ctx context.Context, user id.User, others []id.User) (map[id.User][]id.Room, error) {
 	if len(others) == 0 {
 		return nil, nil
 	}
@@ -44,11 +54,12 @@ func (c *Client) sharedWith(ctx context.Context, user id.User, others []id.User)
 	if err != nil {
 		return nil, fmt.Errorf("read member events: %w", err)
 	}
-	shared := make(map[id.User]bool)
+	shared := make(map[id.User][]id.Room)
 	for _, byNID := range found {
 		for _, ev := range byNID {
 			if ev.StateKey != nil && ev.Membership() == "join" {
-				shared[id.User(*ev.StateKey)] = true
+				u := id.User(*ev.StateKey)
+				shared[u] = append(shared[u], ev.RoomID)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -30,6 +31,9 @@ func (c *Client) variousRoutes(rt *routes) {
 	rt.auth.Handle("POST /rooms/{roomId}/report", c.reportRoom)
 	rt.auth.Handle("POST /rooms/{roomId}/report/{eventId}", c.reportEvent)
 	rt.auth.Handle("POST /users/{userId}/report", c.reportUser)
+	rt.root.Group("/_matrix/client/unstable/org.matrix.msc4151").With(c.sessions.Required, c.noGuests, c.perUser).
+		Handle("POST /rooms/{roomId}/report", c.reportRoom)
+	rt.authV1.Handle("GET /mutual_rooms", c.mutualRooms)
 	rt.authV1.Handle("GET /media/config", c.mediaConfig)
 	rt.root.Group("/_matrix/media/v3", "/_matrix/media/r0").With(c.sessions.Required, c.perUser).Handle("GET /config", c.mediaConfig)
 }
@@ -50,6 +54,34 @@ func (c *Client) nobody(w http.ResponseWriter, _ *http.Request) error {
 // mediaConfig answers GET /_matrix/client/v1/media/config and its deprecated form.
 func (c *Client) mediaConfig(w http.ResponseWriter, _ *http.Request) error {
 	return httpx.OK(w, map[string]int64{"m.upload.size": maxUpload})
+}
+
+// mutualRooms answers GET /_matrix/client/v1/mutual_rooms (client-server API, "Mutual Rooms"), always in one batch.
+func (c *Client) mutualRooms(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	if !q.Has("user_id") {
+		return merr.MissingParam("user_id")
+	}
+	other, err := id.ParseUser(q.Get("user_id"))
+	if err != nil {
+		return merr.InvalidParam("The user ID provided was invalid")
+	}
+	if other == me(r).User {
+		return merr.InvalidParam("Cannot ask for rooms shared with oneself")
+	}
+	if q.Get("from") != "" {
+		return merr.InvalidParam("Unknown from token")
+	}
+	shared, err := c.sharedRooms(r.Context(), me(r).User, []id.User{other})
+	if err != nil {
+		return err
+	}
+	rooms := shared[other]
+	if rooms == nil {
+		rooms = []id.Room{}
+	}
+	slices.Sort(rooms)
+	return httpx.OK(w, map[string]any{"joined": rooms, "count": len(rooms)})
 }
 
 // openIDToken answers POST /user/{userId}/openid/request_token (client-server API, "OpenID").

@@ -99,6 +99,14 @@ func TestVarious(t *testing.T) {
 		anna.do("GET", path, nil).ok()
 		c.do("GET", path, "", nil).fails(401, "M_MISSING_TOKEN")
 	}
+	const mutual = "/_matrix/client/v1/mutual_rooms"
+	if a := anna.do("GET", mutual+"?user_id=@bert:a.example", nil).ok(); a.get("count") != 0.0 {
+		t.Errorf("mutual rooms: %s", a.raw)
+	}
+	anna.do("GET", mutual, nil).fails(400, "M_MISSING_PARAM")
+	for _, q := range []string{"nobody", string(anna.id), "@bert:a.example&from=x"} {
+		anna.do("GET", mutual+"?user_id="+q, nil).fails(400, "M_INVALID_PARAM")
+	}
 	anna.do("POST", v3+"/account/3pid/add", map[string]any{}).fails(403, "M_FORBIDDEN")
 	c.do("POST", v3+"/register/email/requestToken", "", map[string]any{}).fails(400, "M_THREEPID_MEDIUM_NOT_SUPPORTED")
 	token := anna.do("POST", v3+"/user/"+string(anna.id)+"/openid/request_token", map[string]any{}).ok()
