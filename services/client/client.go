@@ -50,6 +50,7 @@ type Limiter interface {
 type Deps struct {
 	Users       *userdb.DB
 	Rooms       *roomdb.DB
+	Directory   *roomdir.DB
 	Bus         *bus.Bus
 	Redis       redis.UniversalClient
 	Router      Router
@@ -92,13 +93,13 @@ func New(cfg Config, d Deps) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	if d.Users == nil || d.Bus == nil || d.Redis == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
+	if d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Router == nil || d.Bus == nil || d.Redis == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
 		return nil, errors.New("client: a dependency is missing")
 	}
 	c := &Client{
 		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
-		presence: presence.New(d.Redis, d.Bus), dir: roomdir.New(d.Users.Shards(), d.Rooms, d.Registerer), taskSem: make(chan struct{}, taskParallel),
+		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, taskSem: make(chan struct{}, taskParallel),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)

@@ -29,6 +29,7 @@ import (
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/ratelimit"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdir"
 	"hanse/pkg/servers"
 	"hanse/pkg/session"
 	"hanse/pkg/state"
@@ -91,6 +92,7 @@ func newCluster(t *testing.T, opts ...option) *cluster {
 	for _, o := range opts {
 		o(&cfg, &deps)
 	}
+	deps.Directory = roomdir.New(c.shards, deps.Rooms, nil)
 	c.client, err = New(cfg, deps)
 	must(t, err)
 	rt := httpx.NewRouter(httpx.RouterConfig{Name: "client", CORS: true})
