@@ -129,7 +129,7 @@ func compileCondition(c Condition, owner id.User) (test, bool) {
 }
 
 func compileMatch(key, pattern string, owner id.User) (test, bool) {
-	if len(pattern) > maxPattern {
+	if !acceptable(pattern) {
 		return nil, false
 	}
 	m := &eventMatch{path: parsePath(key), pattern: pattern, words: key == "content.body"}

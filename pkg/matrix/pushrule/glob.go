@@ -5,8 +5,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxPattern is how long a pattern may be, in bytes: matching costs at most its length times that of the value.
-const maxPattern = 1024
+// Limits of patterns: matching costs as much as the value is long, times the number of question marks.
+const (
+	maxPattern       = 1024 // bytes
+	maxQuestionMarks = 32
+)
+
+// acceptable says whether a pattern is within the limits.
+func acceptable(pattern string) bool {
+	return len(pattern) <= maxPattern && strings.Count(pattern, "?") <= maxQuestionMarks
+}
 
 // glob is a pattern (appendices, section "Glob-style matching"): * is any text, ? any one character. Both the pattern
 // and what it is matched against are in lower case.

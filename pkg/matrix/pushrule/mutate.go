@@ -109,8 +109,8 @@ func check(kind string, rule *Rule) error {
 			if c.Kind == "" {
 				return invalid("a condition without a kind")
 			}
-			if c.Pattern != nil && len(*c.Pattern) > maxPattern {
-				return invalid("the pattern is too long")
+			if c.Pattern != nil && !acceptable(*c.Pattern) {
+				return invalid("the pattern is too long, or has too many question marks")
 			}
 		}
 		rule.Pattern = ""
@@ -118,8 +118,8 @@ func check(kind string, rule *Rule) error {
 		if rule.Pattern == "" {
 			return invalid("a content rule needs a pattern")
 		}
-		if len(rule.Pattern) > maxPattern {
-			return invalid("the pattern is too long")
+		if !acceptable(rule.Pattern) {
+			return invalid("the pattern is too long, or has too many question marks")
 		}
 		rule.Conditions = nil
 	default:

@@ -118,6 +118,7 @@ func TestPutRefuses(t *testing.T) {
 		"no tweak":          {"override", pushrule.Rule{ID: "a", Actions: []json.RawMessage{json.RawMessage(`{"value":1}`)}}},
 		"no pattern":        {"content", pushrule.Rule{ID: "a", Actions: notify()}},
 		"long pattern":      {"content", pushrule.Rule{ID: "a", Actions: notify(), Pattern: pattern}},
+		"question marks":    {"content", pushrule.Rule{ID: "a", Actions: notify(), Pattern: strings.Repeat("?", 65)}},
 		"long condition":    {"override", pushrule.Rule{ID: "a", Actions: notify(), Conditions: []pushrule.Condition{{Kind: "event_match", Key: "type", Pattern: &pattern}}}},
 		"condition no kind": {"underride", pushrule.Rule{ID: "a", Actions: notify(), Conditions: []pushrule.Condition{{Key: "type"}}}},
 	} {
