@@ -404,6 +404,12 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
+	if timeline, err = p.filter.prune(timeline); err != nil {
+		return nil, err
+	}
+	if stateEvents, err = p.filter.prune(stateEvents); err != nil {
+		return nil, err
+	}
 	size := 300 + len(v.summary)
 	for _, list := range [][][]byte{timeline, stateEvents, v.ephemeral, v.data} {
 		for _, e := range list {

@@ -6,6 +6,9 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
+	"hanse/pkg/grpcx"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -26,6 +29,8 @@ type poll struct {
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
 	lazyFresh  *lazyMembers         // set once the answer has looked at what the device has been sent
+	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
+	first      *entry               // the first event that ended the wait
 	woken      chan struct{}        // something that may concern the poll has happened
 }
 
@@ -54,7 +59,29 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return httpx.Raw(w, http.StatusOK, body)
+	err = httpx.Raw(w, http.StatusOK, body)
+	s.observe(ctx, p)
+	return err
+}
+
+// delivered notes an event that goes into the answer.
+func (p *poll) delivered(e *entry) {
+	if p.first == nil && p.waited > 0 && e.committedUS >= p.waited {
+		p.first = e
+	}
+}
+
+// observe measures the way of an event that a waiting poll was answered with, and ends its trace.
+func (s *Service) observe(ctx context.Context, p *poll) {
+	if p.first == nil {
+		return
+	}
+	committed := time.UnixMicro(p.first.committedUS)
+	s.metrics.delivery.Observe(time.Since(committed).Seconds())
+	if s.tracer != nil && p.first.traceparent != "" {
+		_, span := s.tracer.Start(grpcx.WithTraceParent(ctx, p.first.traceparent), "sync.deliver", trace.WithTimestamp(committed))
+		span.End()
+	}
 }
 
 func (s *Service) parsePoll(r *http.Request) (*poll, error) {
@@ -145,6 +172,9 @@ func (s *Service) wait(ctx context.Context, p *poll) ([]byte, error) {
 			}
 			timer = time.NewTimer(left)
 			defer timer.Stop()
+		}
+		if p.waited == 0 {
+			p.waited = time.Now().UnixMicro()
 		}
 		s.metrics.open.Inc()
 		select {

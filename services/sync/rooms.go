@@ -201,6 +201,7 @@ func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
 			}
 			if f.all() || f.wants(e.event.PDU) {
 				d.events = append(d.events, e.event)
+				p.delivered(e)
 			}
 		}
 	}

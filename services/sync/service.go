@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/trace"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
@@ -32,14 +33,16 @@ type Servers interface {
 
 // Deps is what the role works with.
 type Deps struct {
-	WorkerID   string
-	Shards     *pg.Shards
-	Rooms      *roomdb.DB
-	Users      *userdb.DB
-	Bus        *bus.Bus
-	Redis      redis.UniversalClient
-	Sessions   *session.Checker
-	Servers    Servers
+	WorkerID string
+	Shards   *pg.Shards
+	Rooms    *roomdb.DB
+	Users    *userdb.DB
+	Bus      *bus.Bus
+	Redis    redis.UniversalClient
+	Sessions *session.Checker
+	Servers  Servers
+	// Tracer may be nil.
+	Tracer     trace.Tracer
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // may be nil
 }
@@ -53,6 +56,7 @@ type Service struct {
 	bus      *bus.Bus
 	sessions *session.Checker
 	servers  Servers
+	tracer   trace.Tracer
 	log      *slog.Logger
 	metrics  *metrics
 
@@ -77,7 +81,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, shards: d.Shards, rooms: d.Rooms, userdb: d.Users, bus: d.Bus, sessions: d.Sessions, servers: d.Servers,
-		log: d.Log, metrics: newMetrics(d.Registerer), eph: newEphemeral(d.WorkerID), drain: make(chan struct{}),
+		tracer: d.Tracer, log: d.Log, metrics: newMetrics(d.Registerer), eph: newEphemeral(d.WorkerID), drain: make(chan struct{}),
 	}
 	heads, err := d.Rooms.Heads(ctx)
 	if err != nil {

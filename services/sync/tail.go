@@ -57,6 +57,10 @@ type entry struct {
 	// Of events: the current state before and after, and what the log says of the event besides.
 	before, after int64
 	log           *logv1.Event
+
+	// committedUS and traceparent are of the append that made the entry; 0 and empty if it was read from PostgreSQL.
+	committedUS int64
+	traceparent string
 }
 
 func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []*entry)) *tail {
@@ -83,6 +87,7 @@ func (t *tail) handle(_ context.Context, d bus.Delivery) error {
 			p.mu.RUnlock()
 			return bus.Unprocessable(err)
 		}
+		parsed.committedUS, parsed.traceparent = d.CommittedUS, d.Traceparent
 		entries = append(entries, parsed)
 	}
 	p.mu.RUnlock()

@@ -206,3 +206,15 @@ func TestRulesThatConcernRooms(t *testing.T) {
 		t.Error("the master rule turns nothing off")
 	}
 }
+
+// Client-server API, section "Filtering", event_fields.
+func TestEventFields(t *testing.T) {
+	f := filter{EventFields: []string{"type", "content.body", `content.m\.x.y`, "missing"}}
+	got, err := f.prune([][]byte{[]byte(`{"content":{"body":"b","m.x":{"y":1,"z":2},"other":1},"sender":"@a:b","type":"t"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"content":{"body":"b","m.x":{"y":1}},"type":"t"}`; string(got[0]) != want {
+		t.Errorf("pruned to %s, want %s", got[0], want)
+	}
+}
