@@ -57,6 +57,9 @@ func (c *change) finish(err error) {
 	default:
 		close(c.settled)
 	}
+	// Rooms remember their recent changes: only what became of them, not what they were.
+	c.row, c.events, c.entries, c.states, c.snaps, c.servers = nil, nil, nil, nil, nil, nil
+	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members = nil, nil, nil, nil, nil, nil
 	close(c.done)
 }
 

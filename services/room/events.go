@@ -95,9 +95,6 @@ func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomd
 
 // eventByID returns a stored event of the room, or nil.
 func (r *room) eventByID(ctx context.Context, eventID id.Event) (*roomdb.Event, error) {
-	if pl, ok := r.recent.byID[eventID]; ok {
-		return r.s.event(ctx, r.p, pl.e.nid)
-	}
 	found, err := r.storedEvents(ctx, []id.Event{eventID})
 	return found[eventID], err
 }
@@ -111,21 +108,22 @@ func (r *room) storedEvents(ctx context.Context, ids []id.Event) (map[id.Event]*
 	found := make(map[id.Event]*roomdb.Event, len(ids))
 	ask := make([]id.Event, 0, len(ids))
 	for _, eventID := range ids {
-		if pl, ok := r.recent.byID[eventID]; ok {
-			e, err := r.s.event(ctx, r.p, pl.e.nid)
-			if err != nil {
-				return nil, err
-			}
-			found[eventID] = e
+		nid, ok := r.queued(eventID)
+		if pl, recent := r.recent.byID[eventID]; recent && !ok {
+			nid, ok = pl.e.nid, true
+		}
+		if !ok {
+			ask = append(ask, eventID)
 			continue
 		}
-		ask = append(ask, eventID)
+		e, err := r.s.event(ctx, r.p, nid)
+		if err != nil {
+			return nil, err
+		}
+		found[eventID] = e
 	}
 	if len(ask) == 0 {
 		return found, nil
-	}
-	if err := r.settle(ctx); err != nil {
-		return nil, err
 	}
 	stored, err := r.s.db.EventsByID(ctx, r.p.part, ask)
 	if err != nil {

@@ -385,7 +385,7 @@ func carry(from, to *cluster, origin id.Server, roomID string, after int64) int6
 	return last
 }
 
-func (c *cluster) state(roomID string) map[string]id.Event {
+func (c *cluster) stateEvents(roomID string) []*roomdb.Event {
 	c.tb.Helper()
 	r := c.room(roomID)
 	m, err := c.read.State(context.Background(), r.Part, r.SID)
@@ -396,8 +396,13 @@ func (c *cluster) state(roomID string) map[string]id.Event {
 	if err != nil {
 		c.tb.Fatal(err)
 	}
+	return events
+}
+
+func (c *cluster) state(roomID string) map[string]id.Event {
+	c.tb.Helper()
 	out := make(map[string]id.Event)
-	for _, e := range events {
+	for _, e := range c.stateEvents(roomID) {
 		out[fmt.Sprintf("%s|%s", e.Type, *e.StateKey)] = e.ID
 	}
 	return out

@@ -42,15 +42,16 @@ func newLane(s *Service, pool *pgxpool.Pool) *lane {
 // put queues a change. The caller holds the room's lock, so changes of a room come in the order in which they were
 // built. A full queue refuses.
 func (l *lane) put(c *change) error {
+	weight := c.weight()
 	l.mu.Lock()
 	if l.weight > l.s.cfg.QueueRows {
 		l.mu.Unlock()
 		return merr.Unavailable("the server is overloaded")
 	}
 	l.queue = append(l.queue, c)
-	l.weight += c.weight()
+	l.weight += weight
 	l.mu.Unlock()
-	l.s.metrics.queued.Add(float64(c.weight()))
+	l.s.metrics.queued.Add(float64(weight))
 	select {
 	case l.wake <- struct{}{}:
 	default:

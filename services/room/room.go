@@ -43,7 +43,9 @@ type room struct {
 	resolved memo
 	afters   map[int64]*state.Snapshot // states after some recent events
 	last     *change                   // the newest queued
-	home     id.Server                 // one of our names that is in the room
+	// unsettled are changes that may not be in PostgreSQL yet, oldest first.
+	unsettled []unsettled
+	home      id.Server // one of our names that is in the room
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
@@ -151,6 +153,7 @@ func (r *room) lock(ctx context.Context) error {
 		}
 	}
 	r.used.Store(r.s.clock.Add(1))
+	r.forgetSettled()
 	return nil
 }
 
@@ -259,6 +262,38 @@ func (r *room) put(c *change, h head) error {
 	}
 	r.head, r.last = h, c
 	return nil
+}
+
+// unsettled is a queued change and its events.
+type unsettled struct {
+	c      *change
+	events []*newEvent
+}
+
+// queued finds an event of a change that may not be committed yet. The room is locked.
+func (r *room) queued(eventID id.Event) (nid int64, ok bool) {
+	for _, u := range r.unsettled {
+		for _, e := range u.events {
+			if e.pdu.ID == eventID {
+				return e.nid, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// forgetSettled forgets the changes that PostgreSQL has by now.
+func (r *room) forgetSettled() {
+	for len(r.unsettled) > 0 {
+		select {
+		case <-r.unsettled[0].c.settled:
+			r.unsettled[0] = unsettled{}
+			r.unsettled = r.unsettled[1:]
+		default:
+			return
+		}
+	}
+	r.unsettled = nil
 }
 
 // settle waits until all that was queued is in PostgreSQL. The room is locked.

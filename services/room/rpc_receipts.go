@@ -41,17 +41,18 @@ func (s *Service) Receipts(ctx context.Context, req *roomv1.ReceiptsRequest) (*r
 		return nil, err
 	}
 	c, err := r.receiptChange(ctx, in)
-	if err == nil && len(c.entries) > 0 {
-		err = r.put(c, r.head)
-	}
-	if err == nil {
-		r.noteReceipts(c)
+	some := err == nil && len(c.entries) > 0
+	if some {
+		rows := c.receipts // the lane may be done with the change before we are
+		if err = r.put(c, r.head); err == nil {
+			r.noteReceipts(rows)
+		}
 	}
 	r.unlock()
 	if err != nil {
 		return nil, err
 	}
-	if len(c.entries) == 0 {
+	if !some {
 		return &roomv1.ReceiptsResponse{Pos: r.lastPos.Load()}, nil
 	}
 	if err := c.wait(ctx); err != nil {
@@ -187,8 +188,8 @@ func (r *room) knowReceipts(ctx context.Context, in []*roomv1.ReceiptIntent) err
 	return rows.Err()
 }
 
-func (r *room) noteReceipts(c *change) {
-	for _, row := range c.receipts {
+func (r *room) noteReceipts(rows []*receiptRow) {
+	for _, row := range rows {
 		r.receipts[receiptKey{row.user, row.typ, row.thread}] = row.ord
 	}
 }

@@ -53,10 +53,12 @@ func (s *Service) newWriter(ctx context.Context, r *room) *writer {
 
 // put queues the draft.
 func (w *writer) put() error {
+	events := w.c.events // the lane may be done with the change before we are
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
 	}
-	for _, e := range w.c.events {
+	w.r.unsettled = append(w.r.unsettled, unsettled{w.c, events})
+	for _, e := range events {
 		if e.flags == 0 && !e.history {
 			w.r.recent.add(e, w.c)
 		}
