@@ -103,7 +103,9 @@ var operations = map[string]operation{
 		p.client.SyncPresence = event.Presence(a.Name)
 		return nil, p.client.SetPresence(ctx, mautrix.ReqPresence{Presence: event.Presence(a.Name), StatusMsg: a.Status})
 	}),
-	"display_name": op(func(ctx context.Context, p *person, a args) (any, error) { return nil, p.client.SetDisplayName(ctx, a.Name) }),
+	"display_name": op(func(ctx context.Context, p *person, a args) (any, error) {
+		return nil, p.client.SetDisplayName(ctx, a.Name)
+	}),
 	"profile": op(func(ctx context.Context, p *person, a args) (any, error) {
 		resp, err := p.client.GetDisplayName(ctx, id.UserID(a.User))
 		return resp, err
