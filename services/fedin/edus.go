@@ -1,0 +1,301 @@
+package fedin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/presence"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	// typingTime is how long somebody of another server counts as typing without saying so again, as with Synapse.
+	typingTime = time.Minute
+	// maxPresence bounds the users of one m.presence, maxReceipts the receipts of one room in one m.receipt.
+	maxPresence = 500
+	maxReceipts = 256
+)
+
+// errEDU marks EDUs that are malformed, or that their server has no business to send: they are ignored (server-server
+// API, "EDUs").
+var errEDU = errors.New("EDU ignored")
+
+func ignored(why string) error { return fmt.Errorf("%w: %s", errEDU, why) }
+
+// receiveEDUs takes in the EDUs of a transaction in their order. An error means that our own parts failed.
+func (f *Fedin) receiveEDUs(ctx context.Context, q *request, edus []edu) error {
+	changed := newDeviceChanges(q.origin)
+	for _, e := range edus {
+		err := f.receiveEDU(ctx, q, e, changed)
+		result := "taken"
+		if errors.Is(err, errEDU) {
+			f.log.DebugContext(ctx, "EDU", "server", q.origin, "type", e.Type, "err", err)
+			result, err = "ignored", nil
+		}
+		if err != nil {
+			f.metrics.edus.WithLabelValues(labelOf(e.Type), "failed").Inc()
+			return fmt.Errorf("%s: %w", e.Type, err)
+		}
+		f.metrics.edus.WithLabelValues(labelOf(e.Type), result).Inc()
+	}
+	return f.tellOfDevices(ctx, changed)
+}
+
+// labelOf keeps the metric small, whatever types others make up.
+func labelOf(typ string) string {
+	switch typ {
+	case "m.typing", "m.receipt", "m.presence", "m.direct_to_device", "m.device_list_update":
+		return typ
+	case "m.signing_key_update", "org.matrix.signing_key_update":
+		return "m.signing_key_update"
+	}
+	return "other"
+}
+
+func (f *Fedin) receiveEDU(ctx context.Context, q *request, e edu, changed *deviceChanges) error {
+	switch e.Type {
+	case "m.typing":
+		return f.receiveTyping(ctx, q.origin, e.Content)
+	case "m.receipt":
+		return f.receiveReceipts(ctx, q.origin, e.Content)
+	case "m.presence":
+		return f.receivePresence(ctx, q.origin, e.Content)
+	case "m.direct_to_device":
+		return f.receiveToDevice(ctx, q.origin, e.Content)
+	case "m.device_list_update":
+		return f.receiveDeviceUpdate(ctx, q.origin, e.Content, changed)
+	case "m.signing_key_update", "org.matrix.signing_key_update":
+		return f.receiveSigningKeys(ctx, q.origin, e.Content, changed)
+	}
+	return ignored("unknown type")
+}
+
+func decodeEDU(content json.RawMessage, v any) error {
+	if len(content) == 0 || json.Unmarshal(content, v) != nil {
+		return ignored("malformed")
+	}
+	return nil
+}
+
+// userOf checks that a user id is one of the server's.
+func userOf(text string, origin id.Server) (id.User, error) {
+	u, err := id.ParseUser(text)
+	if err != nil {
+		return "", ignored(err.Error())
+	}
+	if u.Server() != origin {
+		return "", ignored("the user is of another server")
+	}
+	return u, nil
+}
+
+// receiveTyping takes m.typing (server-server API, "Typing Notifications").
+func (f *Fedin) receiveTyping(ctx context.Context, origin id.Server, content json.RawMessage) error {
+	var t struct {
+		Room   string `json:"room_id"`
+		User   string `json:"user_id"`
+		Typing bool   `json:"typing"`
+	}
+	if err := decodeEDU(content, &t); err != nil {
+		return err
+	}
+	user, err := userOf(t.User, origin)
+	if err != nil {
+		return err
+	}
+	room, err := f.roomOfEDU(ctx, t.Room, origin)
+	if err != nil {
+		return err
+	}
+	in, err := f.joined(ctx, room, user)
+	if err != nil {
+		return err
+	}
+	if !in[user] {
+		return ignored("the user is not in the room")
+	}
+	return f.bus.PublishTyping(room.Part, &logv1.Typing{RoomId: string(room.ID), UserId: string(user), Typing: t.Typing, TimeoutMs: typingTime.Milliseconds()})
+}
+
+// roomOfEDU returns a room that we are in and that the server is not kept out of.
+func (f *Fedin) roomOfEDU(ctx context.Context, text string, origin id.Server) (*roomdb.Room, error) {
+	roomID, err := id.ParseRoom(text)
+	if err != nil {
+		return nil, ignored(err.Error())
+	}
+	room, err := f.rooms.Room(ctx, roomID)
+	if errors.Is(err, roomdb.ErrNotFound) || err == nil && room.JoinedLocal == 0 {
+		return nil, ignored("unknown room")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := f.admitted(ctx, room, origin); err != nil {
+		if merr.HasCode(err, merr.CodeForbidden) {
+			return nil, ignored("the server is banned from the room")
+		}
+		return nil, err
+	}
+	return room, nil
+}
+
+// joined says who of some users is in a room now.
+func (f *Fedin) joined(ctx context.Context, room *roomdb.Room, users ...id.User) (map[id.User]bool, error) {
+	m, err := f.rooms.State(ctx, room.Part, room.SID)
+	if err != nil {
+		return nil, err
+	}
+	nids := make([]int64, 0, len(users))
+	for _, u := range users {
+		if nid, ok := m.Get(memberKey(u)); ok {
+			nids = append(nids, nid)
+		}
+	}
+	events, err := f.rooms.Events(ctx, room.Part, nids)
+	if err != nil {
+		return nil, err
+	}
+	in := make(map[id.User]bool, len(users))
+	for _, u := range users {
+		if nid, ok := m.Get(memberKey(u)); ok && events[nid] != nil && events[nid].Membership() == "join" {
+			in[u] = true
+		}
+	}
+	return in, nil
+}
+
+func stateKey(typ, key string) state.Key { return state.Key{Type: typ, StateKey: key} }
+
+func memberKey(u id.User) state.Key { return stateKey("m.room.member", string(u)) }
+
+// receiptContent is the content of m.receipt: by room, type and user.
+type receiptContent map[string]map[string]map[string]struct {
+	Data struct {
+		TS       int64  `json:"ts"`
+		ThreadID string `json:"thread_id"`
+	} `json:"data"`
+	EventIDs []string `json:"event_ids"`
+}
+
+// receiveReceipts takes m.receipt (server-server API, "Receipts").
+func (f *Fedin) receiveReceipts(ctx context.Context, origin id.Server, content json.RawMessage) error {
+	var byRoom receiptContent
+	if err := decodeEDU(content, &byRoom); err != nil {
+		return err
+	}
+	taken := false
+	for text, byType := range byRoom {
+		room, err := f.roomOfEDU(ctx, text, origin)
+		if errors.Is(err, errEDU) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var intents []*roomv1.ReceiptIntent
+		var users []id.User
+		// Private receipts never leave their server: m.read is the only type there is.
+		for userText, r := range byType["m.read"] {
+			user, err := userOf(userText, origin)
+			if err != nil || len(r.EventIDs) == 0 || len(intents) == maxReceipts {
+				continue
+			}
+			users = append(users, user)
+			intents = append(intents, &roomv1.ReceiptIntent{UserId: string(user), Type: "m.read", ThreadId: r.Data.ThreadID,
+				EventId: r.EventIDs[0], Ts: r.Data.TS})
+		}
+		if err := f.putReceipts(ctx, room, users, intents); err != nil {
+			return err
+		}
+		taken = taken || len(intents) > 0
+	}
+	if !taken {
+		return ignored("no receipts")
+	}
+	return nil
+}
+
+func (f *Fedin) putReceipts(ctx context.Context, room *roomdb.Room, users []id.User, intents []*roomv1.ReceiptIntent) error {
+	in, err := f.joined(ctx, room, users...)
+	if err != nil {
+		return err
+	}
+	req := &roomv1.ReceiptsRequest{RoomId: string(room.ID)}
+	for i, r := range intents {
+		if in[users[i]] {
+			req.Receipts = append(req.Receipts, r)
+		}
+	}
+	if len(req.Receipts) == 0 {
+		return nil
+	}
+	err = f.owner(ctx, room.ID, func(ctx context.Context, c roomv1.RoomClient) error {
+		_, err := c.Receipts(ctx, req)
+		return err
+	})
+	if _, about := aboutRequest(err); about {
+		return nil // we left the room meanwhile
+	}
+	return err
+}
+
+// receivePresence takes m.presence (server-server API, "Presence") of servers that share a room with us.
+func (f *Fedin) receivePresence(ctx context.Context, origin id.Server, content json.RawMessage) error {
+	var p struct {
+		Push []struct {
+			User            string `json:"user_id"`
+			Presence        string `json:"presence"`
+			Status          string `json:"status_msg"`
+			LastActiveAgo   int64  `json:"last_active_ago"`
+			CurrentlyActive bool   `json:"currently_active"`
+		} `json:"push"`
+	}
+	if err := decodeEDU(content, &p); err != nil {
+		return err
+	}
+	if len(p.Push) > maxPresence {
+		return ignored("too many users")
+	}
+	shares, err := f.sharesRoom(ctx, origin)
+	if err != nil {
+		return err
+	}
+	if !shares {
+		return ignored("no room is shared")
+	}
+	now := time.Now().UnixMilli()
+	for _, u := range p.Push {
+		user, err := userOf(u.User, origin)
+		if err != nil || !presence.Valid(u.Presence) || len(u.Status) > presence.MaxStatus {
+			continue
+		}
+		err = f.presence.Set(ctx, &logv1.Presence{UserId: string(user), Presence: u.Presence, StatusMsg: u.Status,
+			LastActiveMs: now - max(0, u.LastActiveAgo), CurrentlyActive: u.CurrentlyActive})
+		if err != nil {
+			// Presence is never truth: what is lost comes again.
+			f.log.DebugContext(ctx, "presence not stored", "user", user, "err", err)
+		}
+	}
+	return nil
+}
+
+// sharesRoom says whether a server is in one of our rooms.
+func (f *Fedin) sharesRoom(ctx context.Context, server id.Server) (bool, error) {
+	if shares, ok := f.shares.Get(server); ok {
+		return shares, nil
+	}
+	rooms, err := f.rooms.SharedRooms(ctx, server, 1)
+	if err != nil {
+		return false, err
+	}
+	f.shares.Add(server, len(rooms) > 0)
+	return len(rooms) > 0, nil
+}

@@ -1,0 +1,286 @@
+package fedin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/pkg/userdb"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	// maxMessages bounds the messages of one m.direct_to_device.
+	maxMessages = 10_000
+	// maxMessageID bounds its id; the specification says 32 codepoints, others send more.
+	maxMessageID = 255
+	// maxRemoteList bounds what we keep of one user's devices, in bytes, and updatesKept that of one device.
+	maxRemoteList = 512 << 10
+	// maxSharedRooms bounds the rooms of each shard that are told of a changed device.
+	maxSharedRooms = 10_000
+	// statesAtOnce is how many states are loaded together, roomsPerCall how many rooms an owner is told of at once.
+	statesAtOnce, roomsPerCall = 256, 500
+)
+
+// receiveToDevice takes m.direct_to_device (server-server API, "Send-to-device messaging"). A message's id makes it the
+// same message however often it comes.
+func (f *Fedin) receiveToDevice(ctx context.Context, origin id.Server, content json.RawMessage) error {
+	var m struct {
+		Sender    string                                   `json:"sender"`
+		Type      string                                   `json:"type"`
+		MessageID string                                   `json:"message_id"`
+		Messages  map[string]map[id.Device]json.RawMessage `json:"messages"`
+	}
+	if err := decodeEDU(content, &m); err != nil {
+		return err
+	}
+	sender, err := userOf(m.Sender, origin)
+	if err != nil {
+		return err
+	}
+	if m.Type == "" || len(m.Type) > 255 || m.MessageID == "" || len(m.MessageID) > maxMessageID {
+		return ignored("bad type or message_id")
+	}
+	var messages []userdb.ToDevice
+	for text, devices := range m.Messages {
+		u, err := id.ParseUser(text)
+		if err != nil || !f.isLocal(u) {
+			continue
+		}
+		for device, body := range devices {
+			if len(body) == 0 || body[0] != '{' || len(messages) == maxMessages {
+				continue
+			}
+			messages = append(messages, userdb.ToDevice{User: u, Device: device, Sender: sender, Type: m.Type, Content: body})
+		}
+	}
+	if len(messages) == 0 {
+		return ignored("no messages for users of ours")
+	}
+	return f.users.SendToDevice(ctx, messages, &userdb.Txn{User: sender, Endpoint: "m.direct_to_device", ID: m.MessageID})
+}
+
+// deviceChanges collects whose devices changed, so that the rooms are looked through once for each transaction.
+type deviceChanges struct {
+	origin  id.Server
+	changes []deviceChange
+}
+
+type deviceChange struct {
+	user   id.User
+	device id.Device // empty for cross-signing keys
+	stream int64
+}
+
+func newDeviceChanges(origin id.Server) *deviceChanges { return &deviceChanges{origin: origin} }
+
+// add notes a change; another one of the same device is the same to everybody.
+func (c *deviceChanges) add(user id.User, device id.Device, stream int64) {
+	for i := range c.changes {
+		if c.changes[i].user == user && c.changes[i].device == device {
+			c.changes[i].stream = max(c.changes[i].stream, stream)
+			return
+		}
+	}
+	c.changes = append(c.changes, deviceChange{user, device, stream})
+}
+
+// deviceUpdate is the content of m.device_list_update (server-server API, "Device Management").
+type deviceUpdate struct {
+	User        string          `json:"user_id"`
+	Device      id.Device       `json:"device_id"`
+	DisplayName string          `json:"device_display_name"`
+	Stream      int64           `json:"stream_id"`
+	Previous    []int64         `json:"prev_id"`
+	Deleted     bool            `json:"deleted"`
+	Keys        json.RawMessage `json:"keys"`
+}
+
+func (f *Fedin) receiveDeviceUpdate(ctx context.Context, origin id.Server, content json.RawMessage, changed *deviceChanges) error {
+	var u deviceUpdate
+	if err := decodeEDU(content, &u); err != nil {
+		return err
+	}
+	user, err := userOf(u.User, origin)
+	if err != nil {
+		return err
+	}
+	if _, err := id.ParseDevice(string(u.Device)); err != nil {
+		return ignored(err.Error())
+	}
+	known := false
+	err = f.users.UpdateRemoteList(ctx, user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
+		if old.StreamID == 0 && old.Content == nil && !old.Stale {
+			return old, false // nobody asked for the user's devices yet
+		}
+		if u.Stream <= old.StreamID {
+			known = !old.Stale
+			return old, false
+		}
+		return u.apply(old), true
+	})
+	if err != nil {
+		return err
+	}
+	if known {
+		return ignored("an old update")
+	}
+	changed.add(user, u.Device, u.Stream)
+	return nil
+}
+
+// apply changes a list by an update. If it cannot be told that none is missing in between, or if the list is not
+// understood, it is stale: the next who asks for it makes us fetch it anew.
+func (u *deviceUpdate) apply(old userdb.RemoteList) userdb.RemoteList {
+	stale := userdb.RemoteList{StreamID: u.Stream, Stale: true, Content: old.Content}
+	for _, prev := range u.Previous {
+		if prev > old.StreamID {
+			return stale
+		}
+	}
+	if old.Stale || old.Content == nil || len(u.Previous) > 0 && !slices.Contains(u.Previous, old.StreamID) {
+		return stale
+	}
+	var list map[string]json.RawMessage
+	var devices []map[string]json.RawMessage
+	if json.Unmarshal(old.Content, &list) != nil || json.Unmarshal(list["devices"], &devices) != nil {
+		return stale
+	}
+	devices = slices.DeleteFunc(devices, func(d map[string]json.RawMessage) bool {
+		var name id.Device
+		return json.Unmarshal(d["device_id"], &name) == nil && name == u.Device
+	})
+	if !u.Deleted && len(u.Keys) > 0 && u.Keys[0] == '{' {
+		d := map[string]json.RawMessage{"device_id": quoted(string(u.Device)), "keys": u.Keys}
+		if u.DisplayName != "" {
+			d["device_display_name"] = quoted(u.DisplayName)
+		}
+		devices = append(devices, d)
+	}
+	var err error
+	if list["devices"], err = json.Marshal(devices); err != nil {
+		return stale
+	}
+	list["stream_id"] = fmt.Appendf(nil, "%d", u.Stream)
+	content, err := json.Marshal(list)
+	if err != nil || len(content) > maxRemoteList {
+		return stale
+	}
+	return userdb.RemoteList{StreamID: u.Stream, Content: content}
+}
+
+// receiveSigningKeys takes m.signing_key_update (server-server API, "End-to-End Encryption"). The list is fetched anew:
+// the update says nothing of its place among the others.
+func (f *Fedin) receiveSigningKeys(ctx context.Context, origin id.Server, content json.RawMessage, changed *deviceChanges) error {
+	var u struct {
+		User string `json:"user_id"`
+	}
+	if err := decodeEDU(content, &u); err != nil {
+		return err
+	}
+	user, err := userOf(u.User, origin)
+	if err != nil {
+		return err
+	}
+	err = f.users.UpdateRemoteList(ctx, user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
+		return userdb.RemoteList{StreamID: old.StreamID, Stale: true, Content: old.Content}, old.Content != nil && !old.Stale
+	})
+	if err != nil {
+		return err
+	}
+	changed.add(user, "", 0)
+	return nil
+}
+
+// tellOfDevices notes the changes in the logs of the rooms that the users share with us: clients there ask anew.
+func (f *Fedin) tellOfDevices(ctx context.Context, c *deviceChanges) error {
+	if len(c.changes) == 0 {
+		return nil
+	}
+	rooms, err := f.rooms.SharedRooms(ctx, c.origin, maxSharedRooms)
+	if err != nil {
+		return err
+	}
+	if len(rooms) >= maxSharedRooms {
+		f.metrics.cutLists.Inc()
+	}
+	users := make([]id.User, 0, len(c.changes))
+	for _, ch := range c.changes {
+		if !slices.Contains(users, ch.user) {
+			users = append(users, ch.user)
+		}
+	}
+	in := make(map[id.User][]*roomdb.Room, len(users))
+	for some := range slices.Chunk(rooms, statesAtOnce) {
+		if err := f.joinedIn(ctx, some, users, in); err != nil {
+			return err
+		}
+	}
+	for _, ch := range c.changes {
+		if err := f.tellRooms(ctx, ch, in[ch.user]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinedIn finds the rooms that users are in.
+func (f *Fedin) joinedIn(ctx context.Context, rooms []*roomdb.Room, users []id.User, in map[id.User][]*roomdb.Room) error {
+	refs := make([]state.Ref, len(rooms))
+	for i, r := range rooms {
+		refs[i] = state.Ref{Part: r.Part, SID: r.SID}
+	}
+	states, err := f.rooms.States(ctx, refs)
+	if err != nil {
+		return err
+	}
+	wanted := make(map[uint32][]int64)
+	for i, r := range rooms {
+		for _, u := range users {
+			if nid, ok := states[refs[i]].Get(memberKey(u)); ok {
+				wanted[r.Part] = append(wanted[r.Part], nid)
+			}
+		}
+	}
+	events, err := f.rooms.EventsIn(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	for i, r := range rooms {
+		for _, u := range users {
+			nid, ok := states[refs[i]].Get(memberKey(u))
+			if e := events[r.Part][nid]; ok && e != nil && e.Membership() == "join" {
+				in[u] = append(in[u], r)
+			}
+		}
+	}
+	return nil
+}
+
+func (f *Fedin) tellRooms(ctx context.Context, ch deviceChange, rooms []*roomdb.Room) error {
+	byPart := make(map[uint32][]string)
+	for _, r := range rooms {
+		byPart[r.Part] = append(byPart[r.Part], string(r.ID))
+	}
+	for part, ids := range byPart {
+		for some := range slices.Chunk(ids, roomsPerCall) {
+			req := &roomv1.DeviceChangesRequest{Part: part, RoomIds: some, UserId: string(ch.user), StreamId: ch.stream, DeviceId: string(ch.device)}
+			err := f.ownerOf(ctx, part, func(ctx context.Context, c roomv1.RoomClient) error {
+				_, err := c.DeviceChanges(ctx, req)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// quoted is s as a JSON string.
+func quoted(s string) json.RawMessage { return httpx.AppendString(nil, s) }

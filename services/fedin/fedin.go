@@ -1,0 +1,144 @@
+package fedin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/grpc"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/cache"
+	"hanse/pkg/keyring"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/signing"
+	"hanse/pkg/pg"
+	"hanse/pkg/presence"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdir"
+	"hanse/pkg/servers"
+	"hanse/pkg/userdb"
+	fedv1 "hanse/proto/federation/v1"
+)
+
+// Servers are the names that the cluster serves (servers.Registry).
+type Servers interface {
+	IsLocal(id.Server) bool
+	ForHost(host string) id.Server
+	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
+	VerifyKeys(server id.Server) ([]servers.VerifyKey, error)
+}
+
+// Router calls the owner of a partition (partition.Router).
+type Router interface {
+	Call(ctx context.Context, part uint32, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error
+}
+
+// Destinations hears which servers are there (destination.Store).
+type Destinations interface {
+	Seen(ctx context.Context, server id.Server) error
+}
+
+// Deps are what the role is built from.
+type Deps struct {
+	Shards       *pg.Shards
+	Users        *userdb.DB
+	Rooms        *roomdb.DB
+	Directory    *roomdir.DB
+	Bus          *bus.Bus
+	Redis        redis.UniversalClient
+	Router       Router
+	FedOut       fedv1.FedOutClient
+	Servers      Servers
+	Keys         *keyring.Ring
+	KeyStore     *keyring.Store
+	Destinations Destinations
+	Log          *slog.Logger
+	Registerer   prometheus.Registerer // may be nil
+}
+
+// Fedin is the role.
+type Fedin struct {
+	cfg          Config
+	shards       *pg.Shards
+	users        *userdb.DB
+	rooms        *roomdb.DB
+	directory    *roomdir.DB
+	bus          *bus.Bus
+	router       Router
+	fedout       fedv1.FedOutClient
+	servers      Servers
+	keys         *keyring.Ring
+	keyStore     *keyring.Store
+	destinations Destinations
+	presence     *presence.Store
+	log          *slog.Logger
+	metrics      *metrics
+
+	gates    gates
+	known    *cache.Cache[id.Server, struct{}] // servers that were verified a short while ago
+	refused  *cache.Cache[keyName, struct{}]   // keys that could not be had
+	unknown  chan struct{}                     // slots of requests of servers that are not known
+	incoming chan struct{}                     // slots of transactions
+	acls     *cache.Cache[aclKey, *aclOf]
+	shares   *cache.Cache[id.Server, bool]
+
+	// tasks are transactions whose senders may be gone.
+	tasks sync.WaitGroup
+}
+
+// New assembles the role; nothing runs before Run.
+func New(cfg Config, d Deps) (*Fedin, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("fedin: %w", err)
+	}
+	if d.Shards == nil || d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Bus == nil || d.Redis == nil || d.Router == nil ||
+		d.Servers == nil || d.Keys == nil || d.KeyStore == nil || d.Destinations == nil {
+		return nil, errors.New("fedin: a dependency is missing")
+	}
+	f := &Fedin{
+		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
+		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, presence: presence.New(d.Redis, d.Bus),
+		log: d.Log, metrics: newMetrics(d.Registerer), unknown: make(chan struct{}, unknownAtOnce), incoming: make(chan struct{}, cfg.Transactions),
+	}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.known = cache.New(cache.Config[id.Server, struct{}]{Name: "fedin_known", Budget: 4 << 20, MaxAge: time.Hour, Metrics: d.Registerer,
+		Weigh: func(s id.Server, _ struct{}) int64 { return int64(len(s)) + 150 }})
+	f.refused = cache.New(cache.Config[keyName, struct{}]{Name: "fedin_refused", Budget: 4 << 20, MaxAge: refusedFor, Metrics: d.Registerer,
+		Weigh: func(k keyName, _ struct{}) int64 { return int64(len(k.server)+len(k.key)) + 170 }})
+	f.acls = cache.New(cache.Config[aclKey, *aclOf]{Name: "fedin_acl", Budget: 4 << 20, Metrics: d.Registerer,
+		Weigh: func(_ aclKey, l *aclOf) int64 { return l.list.Bytes() + 200 }})
+	f.shares = cache.New(cache.Config[id.Server, bool]{Name: "fedin_shares", Budget: 4 << 20, MaxAge: time.Minute, Metrics: d.Registerer,
+		Weigh: func(s id.Server, _ bool) int64 { return int64(len(s)) + 150 }})
+	return f, nil
+}
+
+// pruneEvery is how often old answers to transactions are deleted.
+const pruneEvery = time.Hour
+
+// Run does the role's background work until the context ends, then waits for the transactions that are under way.
+func (f *Fedin) Run(ctx context.Context) error {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			f.tasks.Wait()
+			return nil
+		case <-tick.C:
+			if err := f.prune(ctx); err != nil && ctx.Err() == nil {
+				f.log.WarnContext(ctx, "old transactions were not deleted", "err", err)
+			}
+		}
+	}
+}
+
+// isLocal reports whether a user is one of ours.
+func (f *Fedin) isLocal(u id.User) bool { return f.servers.IsLocal(u.Server()) }

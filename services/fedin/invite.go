@@ -1,0 +1,218 @@
+package fedin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/keyring"
+	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/matrix/signing"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// maxInviteState bounds the state that comes with an invite.
+const maxInviteState = 100
+
+// badSignature says why a signature does not count.
+func badSignature(err error) error {
+	if errors.Is(err, signing.ErrSignature) || errors.Is(err, keyring.ErrNoKey) {
+		return merr.InvalidParam("The event's signatures do not verify").WithCause(err)
+	}
+	return err
+}
+
+// invitation is an invite as it comes in.
+type invitation struct {
+	Version string            `json:"room_version"`
+	Event   json.RawMessage   `json:"event"`
+	State   []json.RawMessage `json:"invite_room_state"`
+}
+
+// invite answers PUT invite, version 2 (server-server API, "Inviting to a room").
+func (f *Fedin) invite(w http.ResponseWriter, q *request) error {
+	var in invitation
+	if err := q.decode(&in); err != nil {
+		return err
+	}
+	if in.Version == "" || len(in.Event) == 0 {
+		return merr.MissingParam("room_version, event")
+	}
+	signed, err := f.takeInvite(q, in)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, map[string]json.RawMessage{"event": signed})
+}
+
+// inviteV1 answers PUT invite, version 1, which is for rooms of versions 1 and 2 only.
+func (f *Fedin) inviteV1(w http.ResponseWriter, q *request) error {
+	in := invitation{Version: "1", Event: q.body}
+	if len(q.body) == 0 || q.body[0] != '{' {
+		return merr.BadJSON("The event is missing")
+	}
+	if shown := gjson.GetBytes(q.body, "unsigned.invite_room_state"); shown.IsArray() {
+		if err := httpx.Unmarshal([]byte(shown.Raw), &in.State); err != nil {
+			return err
+		}
+	}
+	signed, err := f.takeInvite(q, in)
+	if err != nil {
+		return err
+	}
+	return httpx.OK(w, []any{http.StatusOK, map[string]json.RawMessage{"event": signed}})
+}
+
+// takeInvite checks an invite and has it signed and stored. It returns the signed event.
+func (f *Fedin) takeInvite(q *request, in invitation) (json.RawMessage, error) {
+	ctx, cancel := httpx.DetachedContext(q.Request, membershipTime)
+	defer cancel()
+	rules, ok := roomversion.Get(in.Version)
+	if !ok {
+		return nil, merr.IncompatibleRoomVersion(in.Version)
+	}
+	roomID, err := id.ParseRoom(q.param("roomId"))
+	if err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	if err := f.mayInviteTo(ctx, roomID, q.origin); err != nil {
+		return nil, err
+	}
+	pdu, err := event.Parse(in.Event, rules)
+	if errors.Is(err, event.ErrTooLarge) {
+		return nil, merr.TooLarge("The event is too large").WithCause(err)
+	}
+	if err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	if err := f.checkInvite(ctx, pdu, roomID, q.origin); err != nil {
+		return nil, err
+	}
+	state, err := f.inviteState(ctx, in.State, pdu)
+	if err != nil {
+		return nil, err
+	}
+	var resp *roomv1.ReceiveInviteResponse
+	err = f.owner(ctx, roomID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
+		resp, err = c.ReceiveInvite(ctx, &roomv1.ReceiveInviteRequest{RoomId: string(roomID), RoomVersion: in.Version,
+			Event: pdu.JSON, InviteRoomState: state, Origin: string(q.origin)})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Event, nil
+}
+
+// mayInviteTo checks the access control list, if we are in the room.
+func (f *Fedin) mayInviteTo(ctx context.Context, roomID id.Room, origin id.Server) error {
+	room, err := f.rooms.Room(ctx, roomID)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.admitted(ctx, room, origin)
+}
+
+// checkInvite makes sure that we sign an invite and nothing else.
+func (f *Fedin) checkInvite(ctx context.Context, pdu *event.PDU, roomID id.Room, origin id.Server) error {
+	switch {
+	case pdu.RoomID != roomID:
+		return merr.InvalidParam("The event is of another room")
+	case pdu.Type != "m.room.member" || pdu.StateKey == nil || pdu.Membership() != "invite":
+		return merr.InvalidParam("The event is not an invite")
+	case pdu.Sender.Server() != origin:
+		return merr.InvalidParam("The sender is not of the requesting server")
+	}
+	target, err := id.ParseUser(*pdu.StateKey)
+	if err != nil || !f.isLocal(target) {
+		return merr.InvalidParam("The invited user is not of this server")
+	}
+	if err := f.keys.VerifyEvent(ctx, pdu); err != nil {
+		return badSignature(err)
+	}
+	return f.takesInvites(ctx, target)
+}
+
+// takesInvites says whether a user of ours exists and wants to be invited (client-server API, "Invite permission").
+func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
+	account, err := f.users.Account(ctx, user)
+	if errors.Is(err, userdb.ErrNotFound) || err == nil && account.Deactivated {
+		return merr.Forbidden("The invited user does not exist")
+	}
+	if err != nil {
+		return err
+	}
+	content, err := f.users.AccountData(ctx, user, "", "m.invite_permission_config")
+	if errors.Is(err, userdb.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if gjson.GetBytes(content, "default_action").Str == "block" {
+		return merr.InviteBlocked()
+	}
+	return nil
+}
+
+// inviteState checks the state that comes with an invite. From room version 12 on it must be events of the room, the
+// create event among them, with good signatures; before, whatever looks like state is shown to the user.
+func (f *Fedin) inviteState(ctx context.Context, raw []json.RawMessage, invite *event.PDU) ([][]byte, error) {
+	if len(raw) > maxInviteState {
+		return nil, merr.InvalidParam("Too much invite_room_state")
+	}
+	if !invite.Rules.RoomIDIsCreateHash {
+		return looseState(raw)
+	}
+	out := make([][]byte, 0, len(raw))
+	pdus := make([]*event.PDU, 0, len(raw))
+	created := false
+	for _, b := range raw {
+		pdu, err := event.Parse(b, invite.Rules)
+		if err != nil || pdu.RoomID != invite.RoomID || !pdu.IsState() {
+			return nil, merr.InvalidParam("invite_room_state is not state of the room").WithCause(err)
+		}
+		created = created || pdu.Is("m.room.create", "")
+		pdus, out = append(pdus, pdu), append(out, pdu.JSON)
+	}
+	if !created {
+		return nil, merr.InvalidParam("invite_room_state has no m.room.create")
+	}
+	problems, err := f.keys.VerifyEvents(ctx, pdus)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, badSignature(err)
+	}
+	return out, nil
+}
+
+func looseState(raw []json.RawMessage) ([][]byte, error) {
+	var out [][]byte
+	for _, b := range raw {
+		obj, err := canonjson.CanonicalLoose(b)
+		if err != nil || len(obj) > event.MaxBytes || obj[0] != '{' {
+			return nil, merr.InvalidParam("invite_room_state is malformed").WithCause(err)
+		}
+		state := gjson.ParseBytes(obj)
+		if state.Get("type").Type == gjson.String && state.Get("sender").Type == gjson.String &&
+			state.Get("state_key").Type == gjson.String && state.Get("content").IsObject() {
+			out = append(out, obj)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,110 @@
+package fedin
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+
+	"hanse/pkg/matrix/acl"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	roomv1 "hanse/proto/room/v1"
+)
+
+type aclKey struct {
+	part uint32
+	nid  int64
+}
+
+type aclOf struct{ list *acl.List }
+
+// acl returns the room's access control list; nil if it has none.
+func (f *Fedin) acl(ctx context.Context, room *roomdb.Room) (*acl.List, error) {
+	m, err := f.rooms.State(ctx, room.Part, room.SID)
+	if err != nil {
+		return nil, err
+	}
+	nid, ok := m.Get(stateKey(acl.EventType, ""))
+	if !ok {
+		return nil, nil
+	}
+	key := aclKey{room.Part, nid}
+	if l, ok := f.acls.Get(key); ok {
+		return l.list, nil
+	}
+	e, err := f.rooms.StateEvent(ctx, room.Part, m, acl.EventType, "")
+	if err != nil {
+		return nil, err
+	}
+	l := &aclOf{acl.Parse(e.Content)}
+	f.acls.Add(key, l)
+	return l.list, nil
+}
+
+// admitted checks a server against the room's access control list (server-server API, "Server Access Control Lists").
+func (f *Fedin) admitted(ctx context.Context, room *roomdb.Room, server id.Server) error {
+	list, err := f.acl(ctx, room)
+	if err != nil {
+		return err
+	}
+	if !list.Allows(server) {
+		return merr.Forbidden("Server is banned from room")
+	}
+	return nil
+}
+
+// openRoom returns a room of ours that the server is not kept out of.
+func (f *Fedin) openRoom(q *request) (*roomdb.Room, error) {
+	roomID, err := id.ParseRoom(q.param("roomId"))
+	if err != nil {
+		return nil, merr.InvalidParam(err.Error())
+	}
+	room, err := f.rooms.Room(q.Context(), roomID)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		return nil, merr.NotFound("Not an active room on this server")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return room, f.admitted(q.Context(), room, q.origin)
+}
+
+// memberRoom returns a room that the server has a joined member in. Others learn nothing of it, not even whether there
+// is one.
+func (f *Fedin) memberRoom(q *request) (*roomdb.Room, error) {
+	room, err := f.openRoom(q)
+	if merr.HasCode(err, merr.CodeNotFound) {
+		return nil, errNotInRoom
+	}
+	if err != nil {
+		return nil, err
+	}
+	return room, f.inRoom(q.Context(), room, q.origin)
+}
+
+var errNotInRoom = merr.Forbidden("Host not in room.")
+
+func (f *Fedin) inRoom(ctx context.Context, room *roomdb.Room, server id.Server) error {
+	in, err := f.rooms.InRoom(ctx, room.Part, room.NID, server)
+	if err != nil {
+		return err
+	}
+	if !in {
+		return errNotInRoom
+	}
+	return nil
+}
+
+// owner calls the owner of a room.
+func (f *Fedin) owner(ctx context.Context, room id.Room, fn func(ctx context.Context, c roomv1.RoomClient) error) error {
+	return f.ownerOf(ctx, partition.Of(string(room)), fn)
+}
+
+func (f *Fedin) ownerOf(ctx context.Context, part uint32, fn func(ctx context.Context, c roomv1.RoomClient) error) error {
+	return f.router.Call(ctx, part, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		return fn(ctx, roomv1.NewRoomClient(conn))
+	})
+}
