@@ -177,7 +177,7 @@ func (c *Client) tellProfileTo(ctx context.Context, t userdb.Task, p userdb.Prof
 		_, err := rc.Send(ctx, &roomv1.SendRequest{
 			RoomId: string(r.Room),
 			Events: []*roomv1.EventIntent{{Type: "m.room.member", StateKey: &key, Content: raw, Sender: string(t.User)}},
-			Cause:  &roomv1.Cause{UserId: string(t.User), Key: fmt.Sprintf("profile/%d/%s", t.Version, t.Key)},
+			Cause:  &roomv1.Cause{UserId: string(t.User), Key: fmt.Sprintf("profile/%d", t.Version)},
 		})
 		return err
 	})

@@ -8,7 +8,7 @@ CREATE TABLE user_task (
     user_id    text    NOT NULL COLLATE "C",
     kind       text    NOT NULL COLLATE "C",      -- profile, devices, deactivate
     key        text    NOT NULL COLLATE "C",      -- what tells tasks of one kind apart; a later one replaces it
-    version    bigint  NOT NULL,                  -- raised by each replacement: only who finished the last one deletes it
+    version    bigint  NOT NULL,                  -- of each replacement its own: only who finished the last one deletes it
     payload    bytea   NOT NULL,
     due_ts     bigint  NOT NULL,                  -- not before; pushed into the future by who takes it
     attempts   integer NOT NULL DEFAULT 0,

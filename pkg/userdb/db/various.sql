@@ -20,9 +20,11 @@ DELETE FROM pusher WHERE part = ANY(sqlc.arg(parts)::int[]) AND app_id = $1 AND 
 DELETE FROM pusher WHERE part = $1 AND user_id = $2;
 
 -- name: PutTask :one
-INSERT INTO user_task (part, user_id, kind, key, version, payload, due_ts) VALUES ($1, $2, $3, $4, 1, $5, $6)
+-- Versions are microseconds, so that none is used again after a task was finished.
+INSERT INTO user_task (part, user_id, kind, key, version, payload, due_ts)
+VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $5, $6)
 ON CONFLICT (part, user_id, kind, key) DO UPDATE
-SET version = user_task.version + 1, payload = excluded.payload, due_ts = excluded.due_ts, attempts = 0
+SET version = greatest(user_task.version + 1, excluded.version), payload = excluded.payload, due_ts = excluded.due_ts, attempts = 0
 RETURNING version;
 
 -- name: DueTasks :many

@@ -336,9 +336,10 @@ func (q *Queries) PutPusher(ctx context.Context, arg PutPusherParams) error {
 }
 
 const putTask = `-- name: PutTask :one
-INSERT INTO user_task (part, user_id, kind, key, version, payload, due_ts) VALUES ($1, $2, $3, $4, 1, $5, $6)
+INSERT INTO user_task (part, user_id, kind, key, version, payload, due_ts)
+VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $5, $6)
 ON CONFLICT (part, user_id, kind, key) DO UPDATE
-SET version = user_task.version + 1, payload = excluded.payload, due_ts = excluded.due_ts, attempts = 0
+SET version = greatest(user_task.version + 1, excluded.version), payload = excluded.payload, due_ts = excluded.due_ts, attempts = 0
 RETURNING version
 `
 
@@ -351,6 +352,7 @@ type PutTaskParams struct {
 	DueTs   int64
 }
 
+// Versions are microseconds, so that none is used again after a task was finished.
 func (q *Queries) PutTask(ctx context.Context, arg PutTaskParams) (int64, error) {
 	row := q.db.QueryRow(ctx, putTask,
 		arg.Part,
