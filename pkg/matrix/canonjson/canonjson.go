@@ -36,12 +36,19 @@ var (
 )
 
 // Canonical returns the canonical form of b; b itself if it is canonical already.
-func Canonical(b []byte) ([]byte, error) { return canonical(b, true) }
+func Canonical(b []byte) ([]byte, error) { return canonical(b, true, MaxDepth) }
 
 // CanonicalLoose is Canonical as room versions below 6 have it (room version 1, section "Canonical JSON"): integers of any
 // size stay, fractions are written as Synapse writes them, since its bytes are what was signed, and of duplicate
 // members the last one counts.
-func CanonicalLoose(b []byte) ([]byte, error) { return canonical(b, false) }
+func CanonicalLoose(b []byte) ([]byte, error) { return canonical(b, false, MaxDepth) }
+
+// maxEnvelope is how deep CanonicalEnvelope lets arrays and objects nest.
+const maxEnvelope = 4096
+
+// CanonicalEnvelope is CanonicalLoose for what events travel in: an event that is nested too deeply must not make the
+// whole request unreadable, or a single one would cut a server off.
+func CanonicalEnvelope(b []byte) ([]byte, error) { return canonical(b, false, maxEnvelope) }
 
 // Marshal returns the canonical form of what encoding/json makes of v.
 func Marshal(v any) ([]byte, error) {
@@ -54,8 +61,8 @@ func Marshal(v any) ([]byte, error) {
 	return Canonical(buf.Bytes())
 }
 
-func canonical(b []byte, strict bool) ([]byte, error) {
-	w := writer{in: b, out: make([]byte, 0, len(b)), strict: strict}
+func canonical(b []byte, strict bool, depth int) ([]byte, error) {
+	w := writer{in: b, out: make([]byte, 0, len(b)), strict: strict, depth: depth}
 	w.space()
 	if err := w.value(0); err != nil {
 		return nil, fmt.Errorf("at byte %d: %w", w.at, err)
@@ -76,6 +83,7 @@ type writer struct {
 	at      int
 	out     []byte
 	strict  bool
+	depth   int      // how deep arrays and objects may nest
 	members []member // of the objects that are open
 	scratch []byte
 }
@@ -98,7 +106,7 @@ func (w *writer) space() {
 }
 
 func (w *writer) value(depth int) error {
-	if depth > MaxDepth {
+	if depth > w.depth {
 		return ErrDepth
 	}
 	if w.at == len(w.in) {

@@ -137,7 +137,7 @@ func requestBytes(method, uri string, origin, destination id.Server, content []b
 	o := canonjson.Object{}
 	if len(content) > 0 {
 		// The content may be a form of JSON with numbers that have no canonical form: they stay as they are.
-		canonical, err := canonjson.CanonicalLoose(content)
+		canonical, err := canonjson.CanonicalEnvelope(content)
 		if err != nil {
 			return nil, fmt.Errorf("content: %w", err)
 		}
