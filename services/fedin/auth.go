@@ -23,6 +23,8 @@ const (
 	verifyAtOnce, verifyWaiting = 4, 256
 	// verifyTime bounds that wait.
 	verifyTime = 30 * time.Second
+	// maxBodies and maxStrangerBodies bound the request bodies in memory, in bytes.
+	maxBodies, maxStrangerBodies = 256 << 20, 64 << 20
 )
 
 type keyName struct {
@@ -58,7 +60,8 @@ func (q *request) decode(v any) error {
 // signed makes a handler of one that needs to know who asks (server-server API, "Request Authentication").
 func (f *Fedin) signed(h handler) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := f.authenticate(r)
+		q, release, err := f.authenticate(r)
+		defer release()
 		if err != nil {
 			f.metrics.requests.WithLabelValues(refusal(err)).Inc()
 			return err
@@ -80,27 +83,53 @@ func refusal(err error) string {
 	return "failed"
 }
 
-func (f *Fedin) authenticate(r *http.Request) (*request, error) {
+// authenticate reads and verifies a request. release, which is never nil, gives back what it took.
+func (f *Fedin) authenticate(r *http.Request) (q *request, release func(), err error) {
+	release = func() {}
 	x, err := f.header(r)
 	if err != nil {
-		return nil, err
+		return nil, release, err
 	}
-	key := keyName{x.Origin, x.KeyID}
-	if _, ok := f.refused.Get(key); ok {
-		return nil, merr.Unauthorized("The key of the request's signature is not available")
+	if _, ok := f.refused.Get(keyName{x.Origin, x.KeyID}); ok {
+		return nil, release, errNoKey
+	}
+	if release, err = f.memory(r, x.Origin); err != nil {
+		return nil, func() {}, err
 	}
 	body, err := httpx.Body(r)
 	if err != nil {
-		return nil, err
+		return nil, release, err
 	}
 	if err := f.verify(r, x, body); err != nil {
-		return nil, err
+		return nil, release, err
 	}
 	f.known.Add(x.Origin, struct{}{})
 	if err := f.destinations.Seen(r.Context(), x.Origin); err != nil {
 		f.log.WarnContext(r.Context(), "server not noted as seen", "server", x.Origin, "err", err)
 	}
-	return &request{Request: r, origin: x.Origin, server: x.Destination, body: body}, nil
+	return &request{Request: r, origin: x.Origin, server: x.Destination, body: body}, release, nil
+}
+
+// errNoKey is a variable as it is the answer to strangers.
+var errNoKey = merr.Unauthorized("The key of the request's signature is not available")
+
+// memory waits until there is room for the body, until the request is answered. Servers that were not verified lately
+// share a small part.
+func (f *Fedin) memory(r *http.Request, origin id.Server) (release func(), err error) {
+	size := r.ContentLength
+	if size < 0 || size > maxTransaction {
+		size = maxTransaction
+	}
+	budget := f.bodies
+	if _, ok := f.known.Get(origin); !ok {
+		budget = f.strangerBodies
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), verifyTime)
+	defer cancel()
+	if err := budget.Acquire(ctx, size); err != nil {
+		return nil, merr.LimitExceeded(5000).WithCause(err)
+	}
+	return func() { budget.Release(size) }, nil
 }
 
 // header reads the X-Matrix header. The errors are those of Synapse.
@@ -144,7 +173,7 @@ func (f *Fedin) verify(r *http.Request, x signing.XMatrix, body []byte) error {
 	defer leave()
 	key := keyName{x.Origin, x.KeyID}
 	if _, ok := f.refused.Get(key); ok { // found out while we waited
-		return merr.Unauthorized("The key of the request's signature is not available")
+		return errNoKey
 	}
 	if _, ok := f.known.Get(x.Origin); !ok {
 		select {
@@ -160,7 +189,7 @@ func (f *Fedin) verify(r *http.Request, x signing.XMatrix, body []byte) error {
 		return nil
 	case errors.Is(err, keyring.ErrNoKey):
 		f.refused.Add(key, struct{}{})
-		return merr.Unauthorized("The key of the request's signature is not available").WithCause(err)
+		return errNoKey.WithCause(err)
 	case errors.Is(err, signing.ErrSignature):
 		return merr.Unauthorized("The request's signature does not verify").WithCause(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
 	"hanse/pkg/bus"
@@ -88,6 +89,8 @@ type Fedin struct {
 	acls     *cache.Cache[aclKey, *aclOf]
 	shares   *cache.Cache[id.Server, bool]
 
+	bodies, strangerBodies *semaphore.Weighted // bytes
+
 	// tasks are transactions whose senders may be gone.
 	tasks sync.WaitGroup
 }
@@ -105,6 +108,7 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, presence: presence.New(d.Redis, d.Bus),
 		log: d.Log, metrics: newMetrics(d.Registerer), unknown: make(chan struct{}, unknownAtOnce), incoming: make(chan struct{}, cfg.Transactions),
+		bodies: semaphore.NewWeighted(maxBodies), strangerBodies: semaphore.NewWeighted(maxStrangerBodies),
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)

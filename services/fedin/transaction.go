@@ -25,7 +25,7 @@ const (
 	maxTransaction = (maxPDUs+maxEDUs)*65536 + 1<<20
 	maxTxnID       = 255
 	// transactionsWaiting bounds the transactions of a server that wait for the one before.
-	transactionsWaiting = 8
+	transactionsWaiting = 2
 )
 
 // transaction is the body of PUT /send.
