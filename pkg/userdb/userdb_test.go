@@ -236,6 +236,11 @@ func TestTasks(t *testing.T) {
 		t.Errorf("not taken again: %+v", again)
 	}
 	must(t, d.FinishTask(ctx, got[0]))
+	if next := put("3"); next.Version <= got[0].Version {
+		t.Errorf("version %d was used again", next.Version)
+	} else {
+		must(t, d.FinishTask(ctx, next))
+	}
 	if left := take(24 * time.Hour); len(left) != 0 {
 		t.Errorf("left: %+v", left)
 	}

@@ -145,3 +145,29 @@ func TestRateLimits(t *testing.T) {
 	}
 	anna.do("GET", v3+"/account/whoami", nil).fails(429, "M_LIMIT_EXCEEDED")
 }
+
+// Text that PostgreSQL cannot hold is the client's mistake, wherever it is.
+func TestNulAndBrokenText(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	own := v3 + "/user/" + string(anna.id)
+	for _, tc := range []struct {
+		method, path string
+		body         any
+	}{
+		{"GET", v3 + "/devices/%00", nil},
+		{"GET", v3 + "/devices/%ff", nil},
+		{"PUT", own + "/account_data/a%00b", map[string]any{}},
+		{"PUT", v3 + "/profile/" + string(anna.id) + "/displayname", `{"displayname":"a\u0000b"}`},
+		{"PUT", v3 + "/profile/" + string(anna.id) + "/a.b", `{"a.b":"a\u0000b"}`},
+		{"PUT", v3 + "/sendToDevice/m.x/t", `{"messages":{"` + string(anna.id) + `":{"a\u0000":{}}}}`},
+		{"POST", v3 + "/keys/upload", `{"one_time_keys":{"a\u0000:b":"x"}}`},
+		{"POST", v3 + "/keys/claim", `{"one_time_keys":{"` + string(anna.id) + `":{"D":"a\u0000"}}}`},
+		{"POST", v3 + "/users/@b:a.example/report", `{"reason":"a\u0000"}`},
+		{"POST", v3 + "/room_keys/version", `{"algorithm":"a\u0000","auth_data":{}}`},
+	} {
+		if a := anna.do(tc.method, tc.path, tc.body); a.status != 400 {
+			t.Errorf("%s %s: %d %s", tc.method, tc.path, a.status, a.raw)
+		}
+	}
+}
