@@ -71,7 +71,7 @@ func TestFederatedRoom(t *testing.T) {
 			ok(b.say(roomID, bert, "alone"))
 			ok(b.setState(roomID, birgt, "m.room.member", birgt, `{"membership":"join","displayname":"B"}`))
 			fromB = carry(b, a, two, roomID, fromB)
-			fromA = carry(a, b, one, roomID, fromA)
+			carry(a, b, one, roomID, fromA)
 			sameState(t, a, b, roomID)
 			if m := b.membership(roomID, birgt); m != "ban" {
 				t.Fatalf("banned on the other side: %q", m)

@@ -11,13 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
-	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	federationv1 "hanse/proto/federation/v1"
@@ -30,6 +29,25 @@ type network struct {
 	clusters map[id.Server]*cluster
 	cut      map[id.Server]bool
 	asked    map[string]int // requests by endpoint
+	held     chan struct{}  // requests wait until it is closed
+	holding  chan struct{}  // one for each request that waits
+}
+
+// hold makes requests wait until the channel is closed.
+func (n *network) hold() chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held, n.holding = make(chan struct{}), make(chan struct{}, 100)
+	return n.held
+}
+
+func (n *network) waitHeld(t *testing.T) {
+	t.Helper()
+	select {
+	case <-n.holding:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was asked")
+	}
 }
 
 func newNetwork() *network {
@@ -115,7 +133,12 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	}
 	n.mu.Lock()
 	n.asked[parts[1]]++
+	held, holding := n.held, n.holding
 	n.mu.Unlock()
+	if held != nil {
+		holding <- struct{}{}
+		<-held
+	}
 	out, err := c.serve(ctx, parts[1], args, u.Query(), in)
 	status := int32(200)
 	if err != nil {
@@ -406,13 +429,4 @@ func (c *cluster) state(roomID string) map[string]id.Event {
 		out[fmt.Sprintf("%s|%s", e.Type, *e.StateKey)] = e.ID
 	}
 	return out
-}
-
-func parsed(tb testing.TB, raw []byte, version string) *event.PDU {
-	rules, _ := roomversion.Get(version)
-	p, err := event.Parse(raw, rules)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return p
 }

@@ -56,7 +56,7 @@ func TestLocalRoom(t *testing.T) {
 
 			topic := ok(c.setState(roomID, alice, "m.room.topic", "", `{"topic":"a"}`))
 			same := ok(c.setState(roomID, alice, "m.room.topic", "", `{ "topic" : "a" }`))
-			if topic.EventIds[0] != same.EventIds[0] || c.timeline(roomID)[len(c.timeline(roomID))-1].ID != c.timeline(roomID)[len(c.timeline(roomID))-1].ID {
+			if topic.EventIds[0] != same.EventIds[0] {
 				t.Fatal("the same state was sent twice")
 			}
 			_, err = c.setState(roomID, bob, "m.room.topic", "", `{"topic":"b"}`)

@@ -118,11 +118,8 @@ func (w *writer) mayNotifyRoom(ctx context.Context, sender id.User) (bool, error
 	if err != nil {
 		return false, err
 	}
-	required, err := auth.PowerLevelsOf(found.lookup).Notification("room")
-	if err != nil {
-		return false, nil // malformed levels grant nothing
-	}
-	return auth.PowerOf(sender, found.lookup) >= required, nil
+	required, malformed := auth.PowerLevelsOf(found.lookup).Notification("room")
+	return malformed == nil && auth.PowerOf(sender, found.lookup) >= required, nil // malformed levels grant nothing
 }
 
 // notifies says whether an event counts as unread for everybody under the default push rules (client-server API,

@@ -176,15 +176,15 @@ func (p *projectRows) put(m projectedMember) {
 	}
 }
 
-func (s *shardRows) grow() {
-	s.part = append(s.part, 0)
-	s.user, s.room = append(s.user, ""), append(s.room, "")
-	s.roomPart, s.roomNID = append(s.roomPart, 0), append(s.roomNID, 0)
-	s.version, s.membership = append(s.version, ""), append(s.membership, "")
-	s.eventNID, s.eventID = append(s.eventNID, 0), append(s.eventID, "")
-	s.sender = append(s.sender, "")
-	s.pos, s.joinPos = append(s.pos, 0), append(s.joinPos, 0)
-	s.stripped = append(s.stripped, nil)
+func (r *shardRows) grow() {
+	r.part = append(r.part, 0)
+	r.user, r.room = append(r.user, ""), append(r.room, "")
+	r.roomPart, r.roomNID = append(r.roomPart, 0), append(r.roomNID, 0)
+	r.version, r.membership = append(r.version, ""), append(r.membership, "")
+	r.eventNID, r.eventID = append(r.eventNID, 0), append(r.eventID, "")
+	r.sender = append(r.sender, "")
+	r.pos, r.joinPos = append(r.pos, 0), append(r.joinPos, 0)
+	r.stripped = append(r.stripped, nil)
 }
 
 // write writes all rows, one statement for each shard, and tells the bus how far the users' streams have got.

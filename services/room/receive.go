@@ -161,11 +161,10 @@ func (in *intake) enter(ctx context.Context) (leave func(), err error) {
 
 // gaps is what we lack to judge an event.
 type gaps struct {
-	known   bool // the event is here, in its place
-	auth    []id.Event
-	prev    []id.Event
-	tips    []id.Event
-	minimum int64
+	known bool // the event is here, in its place
+	auth  []id.Event
+	prev  []id.Event
+	tips  []id.Event // the ends of the room
 }
 
 // take takes one event in, and before it what it needs.

@@ -59,11 +59,8 @@ func (w *writer) mayRedact(ctx context.Context, sender id.User) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	required, err := auth.PowerLevelsOf(found.lookup).Redact()
-	if err != nil {
-		return false, nil // malformed levels grant nothing
-	}
-	return auth.PowerOf(sender, found.lookup) >= required, nil
+	required, malformed := auth.PowerLevelsOf(found.lookup).Redact()
+	return malformed == nil && auth.PowerOf(sender, found.lookup) >= required, nil // malformed levels grant nothing
 }
 
 // find returns an event of the room, those of the draft included, or nil.

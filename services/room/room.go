@@ -77,9 +77,6 @@ func (h *head) row() *roomRow {
 		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal}
 }
 
-// errNoRoom says that the room has no row.
-var errNoRoom = errors.New("unknown room")
-
 // lockRoom returns the room, locked and loaded. The caller calls unlock. A room that we know nothing of is returned
 // with exists false.
 func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {

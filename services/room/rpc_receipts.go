@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -82,7 +83,7 @@ func readable(in []*roomv1.ReceiptIntent) ([]*roomv1.ReceiptIntent, error) {
 
 // again turns the loss of a room into what makes the caller come back.
 func again(err error) error {
-	if err == errStale {
+	if errors.Is(err, errStale) {
 		return errUnavailable
 	}
 	return err

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -75,7 +76,7 @@ func (s *Service) Lost(part uint32, lease partition.Lease) {
 
 // lose is called when an append shows that the lease is over, or that nobody knows what was written.
 func (s *Service) lose(p *tenure, why error) {
-	if why == errFenced {
+	if errors.Is(why, errFenced) {
 		s.end(p, s.owner.NotOwner(p.part))
 		s.owner.Fenced(p.part, p.epoch)
 		return
