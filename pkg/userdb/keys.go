@@ -23,25 +23,25 @@ type DeviceChange struct {
 	StreamID int64 `json:"stream_id"`
 	// Device is empty for a change of cross-signing keys only.
 	Device id.Device `json:"device_id"`
-	// Prev is the StreamID of the user's device change before this one, 0 if this is the first.
-	Prev int64 `json:"prev_id"`
 }
 
-// DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: it raises the
-// position of the user's device list, tells the user's other devices by a notice, and stores the task of telling the
+// DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: a change of a device
+// raises the position of the user's device list (that of other keys does not: the positions that other servers hear of
+// are dense, and stream_id-1 is the prev_id of stream_id). It tells the user's other devices by a notice, and stores the task of telling the
 // rooms. The transaction must be one of Change.
 func (tx *Tx) DevicesChanged(ctx context.Context, device id.Device) (Task, error) {
-	list, err := tx.RaiseDeviceList(ctx, tx.Part, string(tx.User))
-	if err == nil && device != "" {
-		err = tx.DeviceListUpdated(ctx, tx.Part, string(tx.User))
+	next := tx.RaiseDeviceList
+	if device == "" {
+		next = tx.DeviceListStream
 	}
+	stream, err := next(ctx, tx.Part, string(tx.User))
 	if err != nil {
 		return Task{}, fmt.Errorf("raise device list: %w", err)
 	}
 	if err := tx.notice(ctx, tx.User); err != nil {
 		return Task{}, err
 	}
-	payload, err := json.Marshal(DeviceChange{StreamID: list.StreamID, Device: device, Prev: list.Updated})
+	payload, err := json.Marshal(DeviceChange{StreamID: stream, Device: device})
 	if err != nil {
 		return Task{}, err
 	}

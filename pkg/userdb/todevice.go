@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
@@ -164,36 +163,6 @@ func (d *DB) ToDeviceSince(ctx context.Context, user id.User, device id.Device, 
 func (d *DB) AckToDevice(ctx context.Context, user id.User, device id.Device, upTo int64) (int64, error) {
 	q, part := d.At(user)
 	return q.AckToDevice(ctx, db.AckToDeviceParams{Part: part, UserID: string(user), DeviceID: string(device), UpTo: upTo})
-}
-
-// QueueEDUs stores one EDU for many servers, with one statement for each shard, and wakes fedout.
-func (d *DB) QueueEDUs(ctx context.Context, origin id.Server, destinations []id.Server, eduType, dedupKey string, content []byte) error {
-	byPool := make(map[*pgxpool.Pool]*db.AddEDUsParams)
-	parts := make(map[uint32]struct{})
-	for _, s := range destinations {
-		part := partition.Of(string(s))
-		parts[part] = struct{}{}
-		pool := d.shards.For(part)
-		p := byPool[pool]
-		if p == nil {
-			p = &db.AddEDUsParams{Origin: string(origin), EduType: eduType, Content: content}
-			if dedupKey != "" {
-				p.DedupKey = &dedupKey
-			}
-			byPool[pool] = p
-		}
-		p.Parts = append(p.Parts, int32(part))
-		p.ServerNames = append(p.ServerNames, string(s))
-	}
-	for pool, p := range byPool {
-		if err := db.New(pool).AddEDUs(ctx, *p); err != nil {
-			return fmt.Errorf("queue %s: %w", eduType, err)
-		}
-	}
-	for part := range parts {
-		_ = d.bus.WakeFedout(part) // a hint: fedout looks at PostgreSQL anyway
-	}
-	return nil
 }
 
 // QueueEDU stores an EDU that must reach a server, and wakes fedout. With a dedup key, a later one with the same key

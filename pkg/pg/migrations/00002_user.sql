@@ -185,7 +185,6 @@ CREATE TABLE device_list (
     part      integer NOT NULL,
     user_id   text    NOT NULL COLLATE "C",
     stream_id bigint  NOT NULL,
-    updated   bigint  NOT NULL DEFAULT 0,         -- the last stream_id that was of a device: prev_id of the next one
     PRIMARY KEY (part, user_id)
 );
 

@@ -3,10 +3,7 @@
 -- name: RaiseDeviceList :one
 INSERT INTO device_list (part, user_id, stream_id) VALUES ($1, $2, 1)
 ON CONFLICT (part, user_id) DO UPDATE SET stream_id = device_list.stream_id + 1
-RETURNING stream_id, updated;
-
--- name: DeviceListUpdated :exec
-UPDATE device_list SET updated = stream_id WHERE part = $1 AND user_id = $2;
+RETURNING stream_id;
 
 -- name: DeviceListStream :one
 SELECT coalesce((SELECT stream_id FROM device_list WHERE part = $1 AND user_id = $2), 0)::bigint;

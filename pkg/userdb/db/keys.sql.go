@@ -193,15 +193,6 @@ func (q *Queries) DeviceListStream(ctx context.Context, part int32, userID strin
 	return column_1, err
 }
 
-const deviceListUpdated = `-- name: DeviceListUpdated :exec
-UPDATE device_list SET updated = stream_id WHERE part = $1 AND user_id = $2
-`
-
-func (q *Queries) DeviceListUpdated(ctx context.Context, part int32, userID string) error {
-	_, err := q.db.Exec(ctx, deviceListUpdated, part, userID)
-	return err
-}
-
 const deviceNotices = `-- name: DeviceNotices :many
 SELECT target FROM device_notice
 WHERE part = $1 AND user_id = $2 AND seq > $3::bigint AND seq <= $4::bigint ORDER BY target
@@ -481,20 +472,15 @@ const raiseDeviceList = `-- name: RaiseDeviceList :one
 
 INSERT INTO device_list (part, user_id, stream_id) VALUES ($1, $2, 1)
 ON CONFLICT (part, user_id) DO UPDATE SET stream_id = device_list.stream_id + 1
-RETURNING stream_id, updated
+RETURNING stream_id
 `
 
-type RaiseDeviceListRow struct {
-	StreamID int64
-	Updated  int64
-}
-
 // End-to-end encryption keys.
-func (q *Queries) RaiseDeviceList(ctx context.Context, part int32, userID string) (RaiseDeviceListRow, error) {
+func (q *Queries) RaiseDeviceList(ctx context.Context, part int32, userID string) (int64, error) {
 	row := q.db.QueryRow(ctx, raiseDeviceList, part, userID)
-	var i RaiseDeviceListRow
-	err := row.Scan(&i.StreamID, &i.Updated)
-	return i, err
+	var stream_id int64
+	err := row.Scan(&stream_id)
+	return stream_id, err
 }
 
 const remoteDeviceList = `-- name: RemoteDeviceList :one

@@ -52,8 +52,3 @@ INSERT INTO report (part, user_id, kind, room_id, event_id, target, reason, crea
 
 -- name: AddEDU :exec
 INSERT INTO fed_edu (part, server_name, origin, edu_type, dedup_key, content) VALUES ($1, $2, $3, $4, $5, $6);
-
--- name: AddEDUs :exec
-INSERT INTO fed_edu (part, server_name, origin, edu_type, dedup_key, content)
-SELECT d.part, d.server_name, $1, $2, $3, $4
-FROM (SELECT unnest(sqlc.arg(parts)::int[]) AS part, unnest(sqlc.arg(server_names)::text[]) AS server_name) d;

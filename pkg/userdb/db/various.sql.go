@@ -34,33 +34,6 @@ func (q *Queries) AddEDU(ctx context.Context, arg AddEDUParams) error {
 	return err
 }
 
-const addEDUs = `-- name: AddEDUs :exec
-INSERT INTO fed_edu (part, server_name, origin, edu_type, dedup_key, content)
-SELECT d.part, d.server_name, $1, $2, $3, $4
-FROM (SELECT unnest($5::int[]) AS part, unnest($6::text[]) AS server_name) d
-`
-
-type AddEDUsParams struct {
-	Origin      string
-	EduType     string
-	DedupKey    *string
-	Content     []byte
-	Parts       []int32
-	ServerNames []string
-}
-
-func (q *Queries) AddEDUs(ctx context.Context, arg AddEDUsParams) error {
-	_, err := q.db.Exec(ctx, addEDUs,
-		arg.Origin,
-		arg.EduType,
-		arg.DedupKey,
-		arg.Content,
-		arg.Parts,
-		arg.ServerNames,
-	)
-	return err
-}
-
 const addOpenIDToken = `-- name: AddOpenIDToken :exec
 INSERT INTO openid_token (part, hash, user_id, expires_ts) VALUES ($1, $2, $3, $4)
 `
