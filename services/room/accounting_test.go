@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
+	"hanse/pkg/pg"
 	logv1 "hanse/proto/log/v1"
 	roomv1 "hanse/proto/room/v1"
 
@@ -170,7 +172,7 @@ func (c *cluster) any() *worker {
 // harass takes partitions away, lets appends stand still, and replaces workers.
 func (c *cluster) harass(ctx context.Context, t *testing.T, m *mischief) {
 	rows := partition.NewRows(c.db)
-	replaced := 0
+	replaced, wiped := 0, false
 	for ctx.Err() == nil {
 		switch rand.IntN(10) {
 		case 0:
@@ -180,9 +182,20 @@ func (c *cluster) harass(ctx context.Context, t *testing.T, m *mischief) {
 				replaced++
 				c.replace()
 			}
+		case 2:
+			// As if PostgreSQL had lost a connection, maybe in the middle of a commit. Errors show as those of the others.
+			_, _ = c.db.For(0).Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%hanse_fence%' LIMIT 1`)
+		case 3:
+			if !wiped {
+				wiped = true
+				c.nats.Wipe()
+				c.nats.Start()
+			}
 		default:
 			w := c.any()
-			if _, err := rows.Acquire(ctx, rand.Uint32N(c.db.P()), w.name, w.grpc.Addr()); err != nil && ctx.Err() == nil {
+			_, err := rows.Acquire(ctx, rand.Uint32N(c.db.P()), w.name, w.grpc.Addr())
+			if err != nil && ctx.Err() == nil && !pg.Transient(errors.Unwrap(err)) {
 				t.Errorf("steal: %v", err)
 			}
 		}

@@ -154,3 +154,32 @@ func BenchmarkCreate(b *testing.B) {
 		return err
 	})
 }
+
+// BenchmarkSendMembers sends into rooms of growing size: the cost must not grow with it.
+func BenchmarkSendMembers(b *testing.B) {
+	c := newCluster(b, 1)
+	for _, members := range []int{10, 100, 1000, 10000} {
+		roomID := c.create("12", alice, "public")
+		var wg sync.WaitGroup
+		for g := range 8 {
+			wg.Go(func() {
+				for m := g; m < members-1; m += 8 {
+					if _, err := c.join(roomID, user(m)); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			var keys atomic.Int64
+			c.measure(b, 8, func(g, _ int) error {
+				_, err := c.workers[0].Send(context.Background(), &roomv1.SendRequest{RoomId: roomID,
+					Cause:  &roomv1.Cause{UserId: user(g), DeviceId: b.Name(), TxnId: fmt.Sprint(time.Now().UnixNano(), keys.Add(1))},
+					Events: []*roomv1.EventIntent{{Type: "m.room.message", Content: []byte(`{"msgtype":"m.text","body":"hello world"}`), Sender: user(g)}}})
+				return err
+			})
+		})
+	}
+}
