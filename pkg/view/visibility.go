@@ -101,10 +101,13 @@ func (v *visibility) allowed(e *roomdb.Event) bool {
 	if v.plain(e) {
 		return true
 	}
-	if e.SID == 0 {
-		return false
-	}
 	s := v.states[e.SID]
+	if e.SID == 0 {
+		if e.Type != "m.room.create" { // before all others there is no state, and so the default
+			return false
+		}
+		s.history = shared
+	}
 	if v.permits(s, e) {
 		return true
 	}
