@@ -41,7 +41,7 @@ func backfill(s *scene) {
 		for i := range messages {
 			s.say(alice, room, fmt.Sprint(i))
 		}
-		s.join(bob, room, s.Servers[0])
+		s.join(bob, room, s.server(0))
 		var seen []string
 		for _, e := range s.history(bob, room, 1000) {
 			if e.Type == "m.room.message" {
@@ -123,20 +123,20 @@ func powerAndBans(s *scene) {
 		for _, how := range []string{"kick", "ban"} {
 			carol := s.person(second, 1, "carol")
 			mark := bob.Mark()
-			s.join(carol, room, s.Servers[0])
+			s.join(carol, room, s.server(0))
 			s.membership(bob, mark, room, carol.UserID, "join")
 			own := carol.Mark()
 			s.do(bob, how, people.Args{"room": room, "user": carol.UserID, "reason": "test"}, nil)
 			s.membership(alice, 0, room, carol.UserID, map[string]string{"kick": "leave", "ban": "ban"}[how])
 			s.after(carol, own, "own removal", func(n *people.Note) bool { return n.Kind == "left_room" && n.Room == room })
 			if how == "ban" {
-				s.refused("M_FORBIDDEN", carol, "join", people.Args{"room": room, "via": []string{s.Servers[0].ServerName}})
+				s.refused("M_FORBIDDEN", carol, "join", people.Args{"room": room, "via": []string{s.server(0).ServerName}})
 				mark := carol.Mark()
 				s.do(alice, "unban", people.Args{"room": room, "user": carol.UserID}, nil)
 				s.membership(bob, 0, room, carol.UserID, "leave")
 				_ = mark
 				s.eventually("rejoin after the ban was lifted", func() bool {
-					return carol.Do(s.ctx, "join", people.Args{"room": room, "via": []string{s.Servers[0].ServerName}}, nil) == nil
+					return carol.Do(s.ctx, "join", people.Args{"room": room, "via": []string{s.server(0).ServerName}}, nil) == nil
 				})
 			}
 		}
@@ -149,7 +149,7 @@ func directory(s *scene) {
 		alice, bob := s.person(first, 0, "alice"), s.person(second, 1, "bob")
 		local, topic := s.name("alias"), s.name("Topic")
 		room := s.room(alice, roomOptions{"preset": "public_chat", "visibility": "public", "room_alias_name": local, "topic": topic})
-		alias := "#" + local + ":" + s.Servers[0].ServerName
+		alias := "#" + local + ":" + s.server(0).ServerName
 		var found struct {
 			Room    string `json:"room_id"`
 			Servers []string
@@ -158,11 +158,11 @@ func directory(s *scene) {
 		if found.Room != room || len(found.Servers) == 0 {
 			s.Errorf("%s: %+v, want %s", alias, found, room)
 		}
-		s.refused("M_NOT_FOUND", bob, "resolve", people.Args{"alias": "#nothing-here:" + s.Servers[0].ServerName})
+		s.refused("M_NOT_FOUND", bob, "resolve", people.Args{"alias": "#nothing-here:" + s.server(0).ServerName})
 		for _, p := range []struct {
 			*people.Person
 			server string
-		}{{alice, ""}, {bob, s.Servers[0].ServerName}} {
+		}{{alice, ""}, {bob, s.server(0).ServerName}} {
 			var list struct {
 				Chunk []struct {
 					Room  string `json:"room_id"`
@@ -179,7 +179,7 @@ func directory(s *scene) {
 			}
 		}
 		s.join(bob, alias)
-		another := "#" + s.name("second") + ":" + s.Servers[0].ServerName
+		another := "#" + s.name("second") + ":" + s.server(0).ServerName
 		s.do(alice, "set_alias", people.Args{"room": room, "alias": another}, nil)
 		s.do(bob, "resolve", people.Args{"alias": another}, &found)
 		if found.Room != room {
@@ -197,7 +197,7 @@ func knock(s *scene) {
 	s.mixed(mixtures[1:3], func(s *scene, first, second people.Kind) {
 		alice, bob := s.person(first, 0, "alice"), s.person(second, 1, "bob")
 		room := s.room(alice, joinRule(map[string]any{"join_rule": "knock"}))
-		via := []string{s.Servers[0].ServerName}
+		via := []string{s.server(0).ServerName}
 		s.refused("M_FORBIDDEN", bob, "join", people.Args{"room": room, "via": via})
 		s.do(bob, "knock", people.Args{"room": room, "via": via, "reason": "please"}, nil)
 		s.until(bob, "own knock", func(n *people.Note) bool { return n.Kind == "knocked_room" && n.Room == room })
@@ -215,10 +215,10 @@ func restricted(s *scene) {
 		alice, bob := s.person(first, 0, "alice"), s.person(second, 1, "bob")
 		club := s.room(alice, roomOptions{"preset": "public_chat"})
 		room := s.room(alice, joinRule(map[string]any{"join_rule": "restricted", "allow": []any{map[string]any{"type": "m.room_membership", "room_id": club}}}))
-		s.refused("M_FORBIDDEN", bob, "join", people.Args{"room": room, "via": []string{s.Servers[0].ServerName}})
-		s.join(bob, club, s.Servers[0])
+		s.refused("M_FORBIDDEN", bob, "join", people.Args{"room": room, "via": []string{s.server(0).ServerName}})
+		s.join(bob, club, s.server(0))
 		s.membership(alice, 0, club, bob.UserID, "join")
-		s.join(bob, room, s.Servers[0])
+		s.join(bob, room, s.server(0))
 		s.membership(alice, 0, room, bob.UserID, "join")
 		s.say(bob, room, "in")
 		s.hears(alice, room, "in", false)

@@ -130,7 +130,7 @@ func (s *scene) pair(first, second people.Kind) (alice, bob *people.Person, room
 	alice, bob = s.person(first, 0, "alice"), s.person(second, 1, "bob")
 	room = s.room(alice, roomOptions{"preset": "public_chat"})
 	mark := alice.Mark()
-	s.join(bob, room, s.Servers[0])
+	s.join(bob, room, s.server(0))
 	s.membership(alice, mark, room, bob.UserID, "join")
 	return alice, bob, room
 }
@@ -178,7 +178,7 @@ func leaveAndRejoin(s *scene) {
 			s.after(p, own, "own leave", func(n *people.Note) bool { return n.Kind == "left_room" && n.Room == room })
 			s.refused("M_FORBIDDEN", p, "send", people.Args{"room": room, "type": "m.room.message", "content": map[string]string{"msgtype": "m.text", "body": "x"}})
 			mark = other.Mark()
-			s.join(p, room, s.Servers[0], s.Servers[1])
+			s.join(p, room, s.server(0), s.server(1))
 			s.membership(other, mark, room, p.UserID, "join")
 			text := s.name("back")
 			s.say(p, room, text)
