@@ -149,7 +149,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	if row.membership == "leave" || row.membership == "ban" {
 		return nil, merr.Forbidden("The user is not in the room")
 	}
-	servers, err := s.helpers(ctx, roomID, in.sender, nil, true)
+	servers, err := s.helpers(ctx, roomID, in.sender, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row
 
 // knockElsewhere knocks through servers that are in the room (server-server API, "Knocking upon a room").
 func (s *Service) knockElsewhere(ctx context.Context, roomID id.Room, in intent, via []string) (*roomv1.SendResponse, error) {
-	servers, err := s.helpers(ctx, roomID, in.sender, via, true)
+	servers, err := s.helpers(ctx, roomID, in.sender, via)
 	if err != nil {
 		return nil, err
 	}

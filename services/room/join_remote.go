@@ -27,9 +27,29 @@ import (
 // maxServers is how many servers are asked for one join, leave or knock.
 const maxServers = 8
 
-// joinElsewhere joins through servers that are in the room (server-server API, "Joining Rooms").
-func (s *Service) joinElsewhere(ctx context.Context, roomID id.Room, in intent, via []string) (*roomv1.SendResponse, error) {
-	servers, err := s.helpers(ctx, roomID, in.sender, via, true)
+// joinTimeout bounds a join through other servers, however soon the client gives up: once a server has let us in we must
+// store the room.
+const joinTimeout = 5 * time.Minute
+
+// joinElsewhere joins through servers that are in the room (server-server API, "Joining Rooms"). A request that comes
+// again while the first is under way waits for that one. why says why we cannot do it alone.
+func (s *Service) joinElsewhere(ctx context.Context, roomID id.Room, in intent, via []string, why error) (*roomv1.SendResponse, error) {
+	flight := s.joins.DoChan(string(roomID)+"\x00"+string(in.sender)+"\x00"+in.cause.base, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), joinTimeout)
+		defer cancel()
+		return s.joinThrough(ctx, roomID, in, via, why)
+	})
+	select {
+	case done := <-flight:
+		resp, _ := done.Val.(*roomv1.SendResponse)
+		return resp, done.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Service) joinThrough(ctx context.Context, roomID id.Room, in intent, via []string, why error) (*roomv1.SendResponse, error) {
+	servers, err := s.helpers(ctx, roomID, in.sender, via)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +64,9 @@ func (s *Service) joinElsewhere(ctx context.Context, roomID id.Room, in intent, 
 		}
 		s.log.Info("join through another server", "room", roomID, "server", server, "err", err)
 		failed = worse(failed, err)
+	}
+	if reason, ok := merr.As(why); ok && failed == nil && errors.Is(why, errElsewhere) {
+		return nil, reason
 	}
 	return nil, elsewhereError(failed, "Can't join remote room because no servers that are in the room have been provided.")
 }
@@ -74,7 +97,7 @@ func elsewhereError(err error, nobody string) error {
 
 // helpers are the servers that may be in the room: those that the client names, that of the inviter, that of the room
 // id, and those that were in the room when we left it, or are, if we are in it without the means to let the user in.
-func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string, all bool) ([]id.Server, error) {
+func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string) ([]id.Server, error) {
 	var servers []id.Server
 	add := func(server id.Server) {
 		if server != "" && !s.servers.IsLocal(server) && !slices.Contains(servers, server) && len(servers) < maxServers {
@@ -94,9 +117,6 @@ func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via
 		}
 	}
 	add(roomID.Server())
-	if !all {
-		return servers, nil
-	}
 	known, err := s.db.Room(ctx, roomID)
 	if errors.Is(err, roomdb.ErrNotFound) {
 		return servers, nil

@@ -203,5 +203,10 @@ func TestRestrictedLocal(t *testing.T) {
 		if m := c.membership(roomID, bob); m != "join" {
 			t.Fatalf("v%s: %q", version, m)
 		}
+		// Nobody has the power to vouch for carol; or we cannot know where she is.
+		ok(c.setState(roomID, alice, "m.room.join_rules", "", fmt.Sprintf(
+			`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}`, "!elsewhere:other.test")))
+		_, err = c.join(roomID, carol)
+		wantCode(t, err, merr.CodeUnableToAuthorizeJoin)
 	}
 }

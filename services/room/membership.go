@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/tidwall/gjson"
 
@@ -92,7 +93,7 @@ func (s *Service) join(ctx context.Context, roomID id.Room, in intent, via []str
 		return []id.Event{eventID}, err
 	})
 	if errors.Is(err, errElsewhere) || merr.HasCode(err, merr.CodeNotFound) {
-		return s.joinElsewhere(ctx, roomID, in, via)
+		return s.joinElsewhere(ctx, roomID, in, via, err)
 	}
 	return resp, err
 }
@@ -111,7 +112,7 @@ func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 	}
 	if !allowed {
 		if !complete {
-			return in, errElsewhere
+			return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToAuthorizeJoin("We are not in all of the rooms that the join rules name"))
 		}
 		return in, merr.Forbidden("You do not belong to any of the required rooms/spaces to join this room.")
 	}
@@ -120,7 +121,7 @@ func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 		return in, err
 	}
 	if via == "" {
-		return in, errElsewhere
+		return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToGrantJoin("Nobody here has the power to invite"))
 	}
 	o, err := canonjson.ParseObject(in.content)
 	if err != nil {

@@ -2,7 +2,6 @@ package room
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -52,7 +51,7 @@ func (s *Service) MakeMembership(ctx context.Context, req *roomv1.MakeMembership
 	w := s.newWriter(ctx, r)
 	if req.Membership == "join" {
 		if in, err = w.joinable(ctx, in); err != nil {
-			return nil, s.cannotLetIn(ctx, w, user, err)
+			return nil, cannotLetIn(err)
 		}
 	}
 	template, err := w.template(ctx, in)
@@ -63,18 +62,11 @@ func (s *Service) MakeMembership(ctx context.Context, req *roomv1.MakeMembership
 }
 
 // cannotLetIn says why a restricted join is not possible through us.
-func (s *Service) cannotLetIn(ctx context.Context, w *writer, user id.User, err error) error {
-	if !errors.Is(err, errElsewhere) {
-		return err
+func cannotLetIn(err error) error {
+	if m, ok := merr.As(err); ok {
+		return m
 	}
-	allowed, complete, lookErr := w.allowedBy(ctx, user)
-	switch {
-	case lookErr != nil:
-		return lookErr
-	case !allowed && !complete:
-		return merr.UnableToAuthorizeJoin("We are not in all of the rooms that the join rules name")
-	}
-	return merr.UnableToGrantJoin("Nobody of ours has the power to invite")
+	return err
 }
 
 // template builds the event, checks that it would be allowed, and takes away what its sender's server puts in.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 
 	"hanse/pkg/bus"
@@ -76,6 +77,7 @@ type Service struct {
 	resolving    chan struct{}                // slots of state resolutions
 	clock        atomic.Int64                 // ticks with each use of a room
 	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
+	joins        singleflight.Group           // joins through other servers that are under way
 	merging      sync.Map                     // rooms whose ends are being merged
 	work         sync.WaitGroup
 	faults       faults
