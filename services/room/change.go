@@ -22,7 +22,7 @@ type change struct {
 	events     []*newEvent
 	entries    []*entry
 	states     *state.Batch
-	snaps      []*state.Snapshot   // current states, for the readers' cache
+	snaps      []offered           // current states, for the readers' cache
 	servers    map[id.Server]int32 // joined members more or less, by server
 	lacks      []lack
 	found      []id.Event // events that are no longer missing
@@ -110,6 +110,12 @@ type entry struct {
 	before, after int64       // current state
 	body          []byte
 	bus           *logv1.Entry
+}
+
+// offered is a state and one near to it, with which it shares memory.
+type offered struct {
+	snap *state.Snapshot
+	near int64
 }
 
 // lack is a prev event that we do not have.

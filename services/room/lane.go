@@ -195,8 +195,8 @@ func (l *lane) committed(b *batch) {
 		for _, c := range pb.changes {
 			c.room.committed(c)
 			c.commit()
-			for _, snap := range c.snaps {
-				l.s.store.Put(pb.p.part, snap.SID(), snap.Map(), 0)
+			for _, o := range c.snaps {
+				l.s.store.Put(pb.p.part, o.snap.SID(), o.snap.Map(), o.near)
 			}
 			if len(c.members) > 0 {
 				members = append(members, c)

@@ -390,7 +390,7 @@ func (w *writer) snapshot(next state.Map) error {
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	w.ready = nil
-	w.c.snaps = append(w.c.snaps, snap)
+	w.c.snaps = append(w.c.snaps, offered{snap, w.h.sid})
 	w.h.snap, w.h.state, w.h.sid = snap, snap.Map(), snap.SID()
 	return nil
 }
