@@ -151,12 +151,12 @@ func (s *Store) Failed(ctx context.Context, server id.Server) (State, error) {
 	return s.note(server, failures, retry), nil
 }
 
-// Succeeded notes that a destination answered. For one that did not fail before it costs nothing.
+// Succeeded notes that a destination answered. For one that did not fail before it costs a query now and then.
 func (s *Store) Succeeded(ctx context.Context, server id.Server) error {
 	s.mu.Lock()
 	k, ok := s.known.Peek(server)
 	s.mu.Unlock()
-	if ok && k.Failures == 0 {
+	if ok && k.Failures == 0 && s.now().Before(k.until) {
 		return nil
 	}
 	_, err := s.reset(ctx, server)

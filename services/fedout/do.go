@@ -194,7 +194,9 @@ func (s *Service) noteSuccess(ctx context.Context, server id.Server) {
 	defer cancel()
 	if err := s.dests.Succeeded(ctx, server); err != nil {
 		s.log.Warn("backoff not reset", "destination", server, "err", err)
+		return
 	}
+	s.sender.revive(server)
 }
 
 // unreachable is the error for callers: UNAVAILABLE with its reason, and a Matrix error for whoever passes it on.

@@ -66,6 +66,7 @@ type Service struct {
 
 	keyServers []string
 
+	sender   *sender
 	requests chan struct{} // slots of requests for other roles
 	keySlots chan struct{} // slots of key look-ups
 }
@@ -91,7 +92,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if s.dests == nil {
 		s.dests = destination.New(d.Shards, d.Bus)
 	}
-	s.fetcher = newKeyFetcher(s)
+	s.fetcher, s.sender = newKeyFetcher(s), newSender(s)
 	s.ring = keyring.New(keyring.Deps{Store: s.keys, Servers: d.Servers, Fetcher: local{s}, Log: d.Log, Registerer: d.Registerer})
 	return s, nil
 }
@@ -117,7 +118,21 @@ func (s *Service) Register(r grpc.ServiceRegistrar) { fedv1.RegisterFedOutServer
 
 // Run sends until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	<-ctx.Done()
-	s.client.CloseIdle()
-	return nil
+	defer s.client.CloseIdle()
+	return s.sender.run(ctx)
+}
+
+// Drain gives the destinations up; other workers take them.
+func (s *Service) Drain(ctx context.Context) error {
+	s.sender.drain.Store(true)
+	select {
+	case s.sender.drainNow <- struct{}{}:
+	default:
+	}
+	select {
+	case <-s.sender.drained:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

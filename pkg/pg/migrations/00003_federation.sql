@@ -43,6 +43,16 @@ CREATE TABLE destination_behind (
     PRIMARY KEY (part, server_name, log_part)
 );
 
+-- Rooms, beside those that it is in, of which a destination that is behind must hear: its last user was kicked, or
+-- disinvited, meanwhile.
+CREATE TABLE destination_room (
+    part        integer NOT NULL,
+    server_name text    NOT NULL COLLATE "C",
+    log_part    integer NOT NULL,
+    room_nid    bigint  NOT NULL,
+    PRIMARY KEY (part, server_name, log_part, room_nid)
+);
+
 -- How far the log was handed to all the destinations of a partition that keep up.
 CREATE TABLE fed_cursor (
     part     integer NOT NULL,                    -- partition of destinations
@@ -84,4 +94,4 @@ CREATE TABLE room_alias (
 CREATE INDEX room_alias_room ON room_alias (room_id);
 
 -- +goose Down
-DROP TABLE room_alias, fed_txn, fed_edu, fed_cursor, destination_behind, destination, server_key, signing_key;
+DROP TABLE room_alias, fed_txn, fed_edu, fed_cursor, destination_room, destination_behind, destination, server_key, signing_key;

@@ -1,0 +1,375 @@
+package fedout
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/destination"
+	"hanse/pkg/matrix/id"
+)
+
+// destPart is a partition of destinations that this worker has.
+type destPart struct {
+	f    *sender
+	part uint32
+	// handed is, for each log partition, the last position that was given to the destinations that are in the room.
+	handed []atomic.Int64
+	// active log partitions had something for a destination since their cursor was stored.
+	active []atomic.Bool
+
+	work    sync.WaitGroup // goroutines that send
+	mu      sync.Mutex
+	dests   map[id.Server]*dest
+	failing map[id.Server]destination.State // as of the last look
+
+	// These belong to who flushes.
+	flushing sync.Mutex
+	stored   []int64 // the cursors in the table
+	complete time.Time
+}
+
+// dest returns a destination, which begins to exist for us if it did not.
+func (p *destPart) dest(server id.Server) *dest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.dests[server]
+	if d == nil {
+		d = &dest{f: p.f, p: p, server: server, used: time.Now(), cleared: make(map[uint32]bool)}
+		if st, ok := p.failing[server]; ok && st.BackingOff(time.Now()) {
+			d.wait(st.RetryAfter)
+		}
+		p.dests[server] = d
+	}
+	return d
+}
+
+// peek returns a destination that exists for us.
+func (p *destPart) peek(server id.Server) *dest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dests[server]
+}
+
+func (p *destPart) all() []*dest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*dest, 0, len(p.dests))
+	for _, d := range p.dests {
+		out = append(out, d)
+	}
+	return out
+}
+
+// load reads where the partition stands.
+func (f *sender) load(ctx context.Context, part uint32) (*destPart, error) {
+	n := int(f.s.shards.P())
+	p := &destPart{f: f, part: part, handed: make([]atomic.Int64, n), active: make([]atomic.Bool, n), stored: make([]int64, n), dests: make(map[id.Server]*dest), complete: time.Now()}
+	rows, err := f.s.shards.For(part).Query(ctx, sqlCursors, int32(part))
+	if err != nil {
+		return nil, fmt.Errorf("read cursors: %w", err)
+	}
+	var logPart uint32
+	var pos int64
+	_, err = pgx.ForEachRow(rows, []any{&logPart, &pos}, func() error {
+		if int(logPart) < n {
+			p.stored[logPart] = pos
+			p.handed[logPart].Store(pos)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read cursors: %w", err)
+	}
+	if err := p.look(ctx); err != nil {
+		p.leave()
+		return nil, err
+	}
+	return p, nil
+}
+
+// leave stops all destinations; what is on its way ends by itself.
+func (p *destPart) leave() {
+	for _, d := range p.all() {
+		d.leave()
+	}
+}
+
+// quiet is closed when nothing of a partition that was left is on its way any more.
+func (p *destPart) quiet() <-chan struct{} {
+	done := make(chan struct{})
+	go func() { p.work.Wait(); close(done) }()
+	return done
+}
+
+// drop forgets what waited.
+func (p *destPart) drop() {
+	for _, d := range p.all() {
+		d.mu.Lock()
+		for _, it := range d.queue {
+			p.f.release(it)
+		}
+		d.queue = nil
+		d.mu.Unlock()
+	}
+}
+
+// look reads what others may have changed of the partition: the health of its destinations, positions of those that
+// are behind, EDUs that wait.
+func (p *destPart) look(ctx context.Context) error {
+	p.f.s.dests.Forget(p.part)
+	failing, err := p.f.s.dests.Failing(ctx, p.part)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.failing = failing
+	p.mu.Unlock()
+	for _, d := range p.all() {
+		d.adjust(failing[d.server])
+	}
+	if err := p.lookBehind(ctx); err != nil {
+		return err
+	}
+	return p.lookEDUs(ctx)
+}
+
+// adjust takes over what the table says of the backoff.
+func (d *dest) adjust(st destination.State) {
+	d.mu.Lock()
+	now := time.Now()
+	waiting := now.Before(d.retryAt)
+	d.mu.Unlock()
+	if waiting && !st.BackingOff(now) {
+		d.revive()
+	}
+}
+
+func (p *destPart) lookBehind(ctx context.Context) error {
+	p.flushing.Lock()
+	defer p.flushing.Unlock()
+	pool := p.f.s.shards.For(p.part)
+	rows, err := pool.Query(ctx, sqlBehind, int32(p.part))
+	if err != nil {
+		return fmt.Errorf("read destinations that are behind: %w", err)
+	}
+	var server id.Server
+	var logPart uint32
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&server, &logPart, &n}, func() error {
+		d := p.dest(server)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if l := d.behind[logPart]; l == nil && !d.cleared[logPart] && !d.running {
+			d.lagAt(logPart, n)
+			d.behind[logPart].dirty = false
+		}
+		if l := d.behind[logPart]; l != nil {
+			l.stored = true
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read destinations that are behind: %w", err)
+	}
+	if rows, err = pool.Query(ctx, sqlExtras, int32(p.part)); err != nil {
+		return fmt.Errorf("read rooms of destinations: %w", err)
+	}
+	_, err = pgx.ForEachRow(rows, []any{&server, &logPart, &n}, func() error {
+		d := p.dest(server)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.extras == nil {
+			d.extras = make(map[roomKey]bool)
+		}
+		d.extras[roomKey{logPart, n}] = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read rooms of destinations: %w", err)
+	}
+	for _, d := range p.all() {
+		d.kick()
+	}
+	return nil
+}
+
+func (p *destPart) lookEDUs(ctx context.Context) error {
+	rows, err := p.f.s.shards.For(p.part).Query(ctx, sqlEDUServers, int32(p.part))
+	if err != nil {
+		return fmt.Errorf("read servers with EDUs: %w", err)
+	}
+	waiting, err := pgx.CollectRows(rows, pgx.RowTo[id.Server])
+	if err != nil {
+		return fmt.Errorf("read servers with EDUs: %w", err)
+	}
+	for _, server := range waiting {
+		if !p.f.isLocal(server) {
+			p.dest(server).wakeEDUs()
+		}
+	}
+	return nil
+}
+
+// completeEvery is how often the cursors of log partitions are stored that had nothing for this partition: after a
+// takeover no more than this is read in vain.
+const completeEvery = time.Minute
+
+// flush stores where destinations stand that are behind, and then how far the others are.
+func (p *destPart) flush(ctx context.Context) error {
+	p.flushing.Lock()
+	defer p.flushing.Unlock()
+	now := time.Now()
+	all := now.Sub(p.complete) > completeEvery
+	heads, upTo := make([]int64, len(p.handed)), make([]int64, len(p.handed))
+	wanted := make([]bool, len(p.handed))
+	for q := range heads {
+		wanted[q] = p.active[q].Swap(false) || all
+		heads[q] = p.handed[q].Load()
+		upTo[q] = heads[q]
+	}
+	dests := p.all()
+	err := p.flushBehind(ctx, dests)
+	if err == nil {
+		for _, d := range dests {
+			d.mu.Lock()
+			d.pins(upTo)
+			d.mu.Unlock()
+		}
+		err = p.putCursors(ctx, upTo, wanted)
+	}
+	for q := range heads {
+		if wanted[q] && p.stored[q] < heads[q] {
+			p.active[q].Store(true) // next time
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if all {
+		p.complete = now
+	}
+	p.forgetIdle(dests, now)
+	return nil
+}
+
+func (p *destPart) putCursors(ctx context.Context, upTo []int64, wanted []bool) error {
+	var parts []int32
+	var positions []int64
+	for q, pos := range upTo {
+		if wanted[q] && pos > p.stored[q] {
+			parts, positions = append(parts, int32(q)), append(positions, pos)
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	if _, err := p.f.s.shards.For(p.part).Exec(ctx, sqlPutCursors, int32(p.part), parts, positions); err != nil {
+		return fmt.Errorf("store cursors: %w", err)
+	}
+	for i, q := range parts {
+		p.stored[q] = positions[i]
+	}
+	return nil
+}
+
+// forgetIdle drops destinations that have had nothing to do for a while.
+func (p *destPart) forgetIdle(dests []*dest, now time.Time) {
+	for _, d := range dests {
+		p.mu.Lock()
+		d.mu.Lock()
+		if d.idle(now) && p.dests[d.server] == d {
+			d.gone = true
+			delete(p.dests, d.server)
+		}
+		d.mu.Unlock()
+		p.mu.Unlock()
+	}
+}
+
+// behindRows are changes of destination_behind and destination_room.
+type behindRows struct {
+	servers   []string
+	parts     []int32
+	positions []int64
+}
+
+func (r *behindRows) add(server id.Server, part uint32, pos int64) {
+	r.servers, r.parts, r.positions = append(r.servers, string(server)), append(r.parts, int32(part)), append(r.positions, pos)
+}
+
+// flushBehind stores the positions of destinations that are behind.
+func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
+	var put, drop, extra behindRows
+	for _, d := range dests {
+		d.mu.Lock()
+		for part, l := range d.behind {
+			if l.dirty {
+				put.add(d.server, part, l.pos)
+			}
+		}
+		for part := range d.cleared {
+			drop.add(d.server, part, 0)
+		}
+		for key, stored := range d.extras {
+			if !stored && d.behind[key.part] != nil {
+				extra.add(d.server, key.part, key.nid)
+			}
+		}
+		d.mu.Unlock()
+	}
+	if len(put.parts)+len(drop.parts)+len(extra.parts) == 0 {
+		return nil
+	}
+	var b pgx.Batch
+	if len(extra.parts) > 0 {
+		b.Queue(sqlPutExtras, int32(p.part), extra.servers, extra.parts, extra.positions)
+	}
+	if len(put.parts) > 0 {
+		b.Queue(sqlPutBehind, int32(p.part), put.servers, put.parts, put.positions)
+	}
+	if len(drop.parts) > 0 {
+		b.Queue(sqlDropBehind, int32(p.part), drop.servers, drop.parts)
+		b.Queue(sqlDropExtras, int32(p.part), drop.servers, drop.parts)
+	}
+	if err := p.f.s.shards.For(p.part).SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("store destinations that are behind: %w", err)
+	}
+	p.flushed(put, drop, extra)
+	return nil
+}
+
+// flushed notes what the tables have now.
+func (p *destPart) flushed(put, drop, extra behindRows) {
+	each := func(r behindRows, f func(d *dest, part uint32, pos int64)) {
+		for i, server := range r.servers {
+			if d := p.peek(id.Server(server)); d != nil {
+				d.mu.Lock()
+				f(d, uint32(r.parts[i]), r.positions[i])
+				d.mu.Unlock()
+			}
+		}
+	}
+	each(put, func(d *dest, part uint32, pos int64) {
+		if l := d.behind[part]; l != nil {
+			l.stored, l.dirty = true, l.pos != pos
+		} else {
+			d.cleared[part] = true // caught up meanwhile
+		}
+	})
+	each(drop, func(d *dest, part uint32, _ int64) {
+		delete(d.cleared, part)
+		if l := d.behind[part]; l != nil { // fell behind again meanwhile
+			l.stored, l.dirty = false, true
+		}
+	})
+	each(extra, func(d *dest, part uint32, nid int64) {
+		if _, ok := d.extras[roomKey{part, nid}]; ok {
+			d.extras[roomKey{part, nid}] = true
+		}
+	})
+}

@@ -1,0 +1,150 @@
+package fedout
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/partition"
+	logv1 "hanse/proto/log/v1"
+)
+
+// item is an entry of the log that waits for destinations; they share it.
+type item struct {
+	logPart uint32
+	pos     int64
+	entry   *logv1.Entry
+	// origin is the server of ours that sends it.
+	origin id.Server
+	size   int64
+	refs   atomic.Int32
+}
+
+// event returns the item's event, nil for other entries.
+func (it *item) event() *logv1.Event { return it.entry.GetEvent() }
+
+// offer is an item and who must get it. outside are servers that are not in the room.
+type offer struct {
+	item    *item
+	to      []target
+	outside []target
+}
+
+// handle hands a run of log entries to the destinations that this worker has. All that can fail comes before the
+// first destination gets something, so that a repeated call does not send twice.
+func (f *sender) handle(ctx context.Context, d bus.Delivery) error {
+	offers, err := f.plan(ctx, d)
+	if err != nil {
+		f.rooms.forgetPart(d.Part) // some have moved past entries that come again
+		return err
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, o := range offers {
+		for _, t := range o.to {
+			f.offer(t, o.item, true)
+		}
+		for _, t := range o.outside {
+			f.offer(t, o.item, false)
+		}
+	}
+	last := d.Entries[len(d.Entries)-1].Pos
+	for _, p := range f.parts {
+		if p != nil && p.handed[d.Part].Load() < last {
+			p.handed[d.Part].Store(last)
+		}
+	}
+	return nil
+}
+
+// offer gives an item to a destination, if that is ours and has not got it before. f.mu is held.
+func (f *sender) offer(t target, it *item, inRoom bool) {
+	p := f.parts[t.part]
+	if p == nil || p.handed[it.logPart].Load() >= it.pos {
+		return
+	}
+	p.active[it.logPart].Store(true)
+	p.dest(t.server).offer(it, inRoom)
+}
+
+// plan finds out who must get which entries.
+func (f *sender) plan(ctx context.Context, d bus.Delivery) ([]offer, error) {
+	var offers []offer
+	for _, e := range d.Entries {
+		key := roomKey{d.Part, e.RoomNid}
+		o, err := f.planEntry(ctx, key, e)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", e.Pos, err)
+		}
+		if len(o.to) > 0 || len(o.outside) > 0 {
+			offers = append(offers, o)
+		}
+	}
+	return offers, nil
+}
+
+func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (offer, error) {
+	switch b := e.Body.(type) {
+	case *logv1.Entry_Event:
+		f.rooms.advance(key, b.Event)
+		if !b.Event.Local {
+			return offer{}, nil
+		}
+		return f.planEvent(ctx, key, e, b.Event)
+	case *logv1.Entry_Receipt:
+		if !b.Receipt.Local || b.Receipt.Type != "m.read" { // private receipts stay here
+			return offer{}, nil
+		}
+		return f.planEDU(ctx, key, e, id.User(b.Receipt.UserId), len(b.Receipt.UserId)+len(b.Receipt.EventId))
+	case *logv1.Entry_DeviceChange:
+		if !b.DeviceChange.Local {
+			return offer{}, nil
+		}
+		return f.planEDU(ctx, key, e, id.User(b.DeviceChange.UserId), len(b.DeviceChange.UserId)+len(b.DeviceChange.DeviceId))
+	}
+	return offer{}, nil
+}
+
+// planEvent sends an event to the servers in the room after it, but for the sender's own: a join that came by
+// send_join is ours to spread.
+func (f *sender) planEvent(ctx context.Context, key roomKey, e *logv1.Entry, ev *logv1.Event) (offer, error) {
+	rs, err := f.rooms.at(ctx, key, e.Pos)
+	if err != nil {
+		return offer{}, err
+	}
+	from := id.User(ev.Sender).Server()
+	o := offer{to: rs.remote}
+	for i, t := range o.to {
+		if t.server == from {
+			o.to = append(append([]target(nil), o.to[:i]...), o.to[i+1:]...)
+			break
+		}
+	}
+	for _, name := range ev.AlsoTo {
+		server := id.Server(name)
+		if server != from && rs.counts[server] <= 0 && !f.isLocal(server) {
+			o.outside = append(o.outside, target{server, partition.Of(name)})
+		}
+	}
+	origin := from
+	if !f.isLocal(from) {
+		if origin = rs.ours; origin == "" {
+			origin = f.s.servers.Default()
+		}
+	}
+	o.item = &item{logPart: key.part, pos: e.Pos, entry: e, origin: origin, size: int64(len(ev.Json)) + 600}
+	return o, nil
+}
+
+func (f *sender) planEDU(ctx context.Context, key roomKey, e *logv1.Entry, user id.User, size int) (offer, error) {
+	if !f.isLocal(user.Server()) {
+		return offer{}, nil
+	}
+	rs, err := f.rooms.at(ctx, key, e.Pos)
+	if err != nil {
+		return offer{}, err
+	}
+	return offer{to: rs.remote, item: &item{logPart: key.part, pos: e.Pos, entry: e, origin: user.Server(), size: int64(size) + 300}}, nil
+}

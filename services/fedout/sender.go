@@ -1,0 +1,380 @@
+package fedout
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/node"
+	"hanse/pkg/partition"
+)
+
+const (
+	flushEvery = time.Second
+	// lookEvery is how soon rows are found whose wake-up was lost.
+	lookEvery = 30 * time.Second
+	// settle is how long the ownership of partitions must stand still before it is acted upon: workers come and go
+	// several at a time.
+	settle = 50 * time.Millisecond
+	// lastWords bounds the time for transactions under way when the worker ends.
+	lastWords = 5 * time.Second
+)
+
+// sender sends to the destinations whose partitions this worker has.
+type sender struct {
+	s      *Service
+	rooms  *roomCache
+	reader *bus.LogReader
+	slots  chan struct{}
+	bytes  atomic.Int64
+
+	// ctx is that of requests to other servers.
+	ctx  context.Context
+	stop context.CancelFunc
+	work sync.WaitGroup
+
+	mu    sync.RWMutex
+	parts []*destPart // nil: not ours
+
+	wakes     chan struct{}
+	woken     []atomic.Bool
+	ephemeral chan func()
+	drain     atomic.Bool
+	drainNow  chan struct{}
+	drained   chan struct{} // closed when no partition is left
+}
+
+func newSender(s *Service) *sender {
+	n := s.shards.P()
+	f := &sender{
+		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: make(chan struct{}, s.cfg.Transactions),
+		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
+		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),
+		drainNow: make(chan struct{}, 1),
+	}
+	return f
+}
+
+func (f *sender) isLocal(server id.Server) bool { return f.s.servers.IsLocal(server) }
+
+// retain and release count the memory of items that wait.
+func (f *sender) retain(it *item) {
+	if it.refs.Add(1) == 1 {
+		f.bytes.Add(it.size)
+	}
+}
+
+func (f *sender) release(it *item) {
+	if it.refs.Add(-1) == 0 {
+		f.bytes.Add(-it.size)
+	}
+}
+
+// run sends until ctx ends.
+func (f *sender) run(ctx context.Context) error {
+	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	defer f.stop()
+	f.reader = bus.NewLogReader(f.s.bus, bus.ReaderConfig{Name: "fedout", Source: f.s.db, Heads: f.s.db.Heads, Handle: f.handle,
+		DeadLetter: f.deadLetter, Log: f.s.log})
+	defer f.reader.Close()
+	subs, err := f.subscribe()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, sub := range subs {
+			_ = sub.Stop() // fails only if the connection is closed
+		}
+	}()
+	var g errgroup.Group
+	g.Go(func() error { f.flushes(ctx); return nil })
+	g.Go(func() error { f.looks(ctx); return nil })
+	g.Go(func() error { f.ephemerals(ctx); return nil })
+	f.own(ctx)
+	f.reader.Close()
+	f.giveUp(f.owned())
+	f.stop() // what is still on its way has had its time
+	f.work.Wait()
+	return g.Wait()
+}
+
+// deadLetter stores an entry that cannot be processed; hanse deadletter replay gives it another try.
+func (f *sender) deadLetter(ctx context.Context, d bus.Delivery, cause error) error {
+	const insert = `INSERT INTO dead_letter (part, consumer, pos, error, created_ts) VALUES ($1, 'fedout', $2, $3, $4) ON CONFLICT DO NOTHING`
+	_, err := f.s.shards.For(d.Part).Exec(ctx, insert, int32(d.Part), d.Entries[0].Pos, cause.Error(), time.Now().UnixMilli())
+	return err
+}
+
+// own follows the membership until ctx ends: it takes the partitions of destinations that rendezvous hashing gives to
+// this worker, and gives up the others.
+func (f *sender) own(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := f.s.members.Changed()
+		wait := f.s.ownRetry(f.rebalance(ctx))
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+			}
+		case <-f.drainNow:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// ownRetry is when ownership is looked at again without a change of the membership.
+func (s *Service) ownRetry(err error) time.Duration {
+	if err == nil {
+		return time.Minute
+	}
+	s.log.Warn("partitions of destinations not taken", "err", err)
+	return time.Second
+}
+
+// rebalance makes our partitions those that the membership gives us.
+func (f *sender) rebalance(ctx context.Context) error {
+	var gain []uint32
+	var lose []*destPart
+	mine := 0
+	for part := range f.s.shards.P() {
+		f.mu.RLock()
+		have := f.parts[part]
+		f.mu.RUnlock()
+		want := !f.drain.Load() && f.s.members.Mine(part, node.RoleFedout)
+		switch {
+		case want && have == nil:
+			gain = append(gain, part)
+			mine++
+		case want:
+			mine++
+		case have != nil:
+			lose = append(lose, have)
+		}
+	}
+	if len(lose) > 0 {
+		f.giveUp(lose)
+	}
+	if mine == 0 && f.drain.Load() {
+		f.work.Wait()
+		select {
+		case <-f.drained:
+		default:
+			close(f.drained)
+		}
+	}
+	if len(gain) == 0 {
+		return nil
+	}
+	f.s.log.Info("destinations taken", "partitions", len(gain), "of", mine)
+	return f.take(ctx, gain)
+}
+
+// take loads partitions and lets the log begin where the one that is farthest behind stands.
+func (f *sender) take(ctx context.Context, gain []uint32) error {
+	loaded := make([]*destPart, len(gain))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, part := range gain {
+		g.Go(func() (err error) {
+			loaded[i], err = f.load(gctx, part)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		for _, p := range loaded {
+			if p != nil {
+				p.leave()
+			}
+		}
+		return err
+	}
+	// Nothing is handled while the new partitions come in: each begins at its own cursor.
+	for q := range f.s.shards.P() {
+		f.reader.Remove(q)
+		f.rooms.forgetPart(q)
+	}
+	f.mu.Lock()
+	for _, p := range loaded {
+		f.parts[p.part] = p
+	}
+	from := make([]int64, f.s.shards.P())
+	for q := range from {
+		from[q] = f.lowest(uint32(q))
+	}
+	f.mu.Unlock()
+	for q, pos := range from {
+		if err := f.reader.Add(uint32(q), pos); err != nil {
+			f.giveUp(loaded) // to begin anew, with all of the log
+			return fmt.Errorf("read log: %w", err)
+		}
+	}
+	return nil
+}
+
+// lowest is the position from which some partition of ours needs the log. f.mu is held.
+func (f *sender) lowest(q uint32) int64 {
+	low := int64(-1)
+	for _, p := range f.parts {
+		if p == nil {
+			continue
+		}
+		if pos := p.handed[q].Load(); low < 0 || pos < low {
+			low = pos
+		}
+	}
+	return max(low, 0)
+}
+
+func (f *sender) owned() []*destPart {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []*destPart
+	for _, p := range f.parts {
+		if p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// giveUp leaves partitions to others: what is on its way may end, then it is stored where they stand. What was not
+// delivered stays in front of the cursor, and the next worker reads it again.
+func (f *sender) giveUp(lose []*destPart) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), 2*lastWords)
+	defer cancel()
+	f.mu.Lock()
+	for _, p := range lose {
+		f.parts[p.part] = nil
+	}
+	f.mu.Unlock()
+	for _, p := range lose {
+		p.leave()
+	}
+	patience := time.After(lastWords)
+	var g errgroup.Group
+	g.SetLimit(8)
+	for _, p := range lose {
+		g.Go(func() error {
+			select {
+			case <-p.quiet():
+			case <-patience:
+			}
+			if err := p.flush(ctx); err != nil {
+				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
+			}
+			p.drop()
+			return nil
+		})
+	}
+	_ = g.Wait() // no function returns an error
+}
+
+// flushes stores the cursors from time to time.
+func (f *sender) flushes(ctx context.Context) {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		for _, p := range f.owned() {
+			if err := p.flush(fctx); err != nil && ctx.Err() == nil {
+				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
+			}
+		}
+		cancel()
+		f.observe()
+	}
+}
+
+// looks reads rows of others: when a hint says so, and all of them from time to time.
+func (f *sender) looks(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for part := range f.woken {
+				f.woken[part].Store(true)
+			}
+		case <-f.wakes:
+		}
+		for part := range f.woken {
+			if !f.woken[part].Swap(false) {
+				continue
+			}
+			f.mu.RLock()
+			p := f.parts[part]
+			f.mu.RUnlock()
+			if p == nil {
+				continue
+			}
+			if err := p.look(ctx); err != nil && ctx.Err() == nil {
+				f.s.log.Warn("destinations not read", "part", part, "err", err)
+			}
+		}
+	}
+}
+
+// wake takes the hint that rows of a partition changed.
+func (f *sender) wake(part uint32) {
+	if int(part) >= len(f.woken) {
+		return
+	}
+	f.woken[part].Store(true)
+	select {
+	case f.wakes <- struct{}{}:
+	default:
+	}
+}
+
+// observe sets the gauges.
+func (f *sender) observe() {
+	dests, backlog := map[string]int{}, map[string]int{}
+	now := time.Now()
+	for _, p := range f.owned() {
+		for _, d := range p.all() {
+			d.mu.Lock()
+			st := d.state(now)
+			dests[st]++
+			backlog[st] += len(d.queue) + len(d.inflight) + len(d.behind)
+			d.mu.Unlock()
+		}
+	}
+	for _, st := range []string{"healthy", "behind", "backing_off"} {
+		f.s.metrics.dests.WithLabelValues(st).Set(float64(dests[st]))
+		f.s.metrics.backlog.WithLabelValues(st).Set(float64(backlog[st]))
+	}
+	f.s.metrics.queueBytes.Set(float64(f.bytes.Load()))
+}
+
+// revive ends the pause of a destination that has answered somebody.
+func (f *sender) revive(server id.Server) {
+	f.mu.RLock()
+	p := f.parts[partition.Of(string(server))]
+	f.mu.RUnlock()
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	delete(p.failing, server)
+	p.mu.Unlock()
+	if d := p.peek(server); d != nil {
+		d.revive()
+	}
+}

@@ -1,0 +1,224 @@
+package fedout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hanse/pkg/destination"
+	"hanse/pkg/matrix/id"
+)
+
+// databasePause is how long a destination waits when our own database does not answer.
+const databasePause = time.Second
+
+// errStopped ends a destination's goroutine: the worker ends, or has lost the partition.
+var errStopped = errors.New("stopped")
+
+// run sends until nothing is left, the destination fails, or the partition is lost.
+func (d *dest) run() {
+	for {
+		work, ok := d.next()
+		if !ok {
+			return
+		}
+		if err := work(d.f.ctx); err != nil {
+			d.end(err)
+			return
+		}
+	}
+}
+
+// next decides what comes next, or ends the run.
+func (d *dest) next() (work func(context.Context) error, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone || !d.hasWork() || time.Now().Before(d.retryAt) || d.f.ctx.Err() != nil {
+		d.running, d.used = false, time.Now()
+		return nil, false
+	}
+	if d.isBehind() {
+		return d.catchUpOnce, true
+	}
+	return d.sendQueued, true
+}
+
+// end stops after an error: that of the destination makes it back off, our own makes it wait a little.
+func (d *dest) end(err error) {
+	var own *ownError
+	switch {
+	case errors.Is(err, errStopped) || d.f.ctx.Err() != nil:
+		d.mu.Lock()
+		d.fallBehind(d.inflight) // stays in front of the cursor
+		d.inflight = nil
+		d.mu.Unlock()
+	case errors.As(err, &own):
+		d.f.s.log.Warn("sending stopped", "destination", d.server, "err", err)
+		d.failed(time.Now().Add(databasePause))
+	default:
+		d.f.s.metrics.transactions.WithLabelValues("failed").Inc()
+		st := d.f.s.noteFailure(d.f.ctx, d.server)
+		if until := time.Now().Add(destination.First); st.RetryAfter.Before(until) {
+			st.RetryAfter = until
+		}
+		d.f.s.log.Info("destination failed", "destination", d.server, "failures", st.Failures, "retry", st.RetryAfter, "err", err)
+		d.failed(st.RetryAfter)
+	}
+	d.mu.Lock()
+	d.running, d.used = false, time.Now()
+	d.start() // it may have been revived meanwhile
+	d.mu.Unlock()
+}
+
+// ownError is an error of ours, for which the destination is not to blame.
+type ownError struct{ err error }
+
+func (e *ownError) Error() string { return e.err.Error() }
+func (e *ownError) Unwrap() error { return e.err }
+
+func own(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ownError{err}
+}
+
+// sendQueued sends one transaction of what waits.
+func (d *dest) sendQueued(ctx context.Context) error {
+	rows, more, wake, err := d.readEDUs(ctx)
+	if err != nil {
+		return own(err)
+	}
+	t := &transaction{}
+	if len(rows) > 0 {
+		t.origin = rows[0].origin
+	}
+	batch := d.pop(t, len(rows) > 0)
+	if t.origin == "" {
+		if t.origin = d.ephemeralOrigin(); t.origin == "" {
+			d.noMoreEDUs(wake)
+			return nil
+		}
+	}
+	if err := d.fill(ctx, t, batch); err != nil {
+		return own(err)
+	}
+	used := t.addRows(rows)
+	if err := d.addEphemeral(t); err != nil {
+		return own(err)
+	}
+	if err := d.deliver(t); err != nil {
+		return err
+	}
+	d.delivered()
+	if err := d.dropEDUs(ctx, used); err != nil {
+		return own(err) // they come again
+	}
+	if !more && len(used) == len(rows) {
+		d.noMoreEDUs(wake)
+	}
+	return nil
+}
+
+// pop takes the next entries from the queue that one transaction can hold. All are from one server of ours.
+func (d *dest) pop(t *transaction, fixed bool) []*item {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pdus, others, bytes, n := 0, 0, 0, 0
+	for _, it := range d.queue {
+		if !fixed && n == 0 {
+			t.origin = it.origin
+		}
+		if it.origin != t.origin {
+			break
+		}
+		if ev := it.event(); ev != nil {
+			if pdus == maxPDUs || bytes+len(ev.Json) > maxTransaction && pdus > 0 {
+				break
+			}
+			pdus, bytes = pdus+1, bytes+len(ev.Json)
+		} else if others++; others > maxEDUs/2 {
+			break
+		}
+		n++
+	}
+	batch := d.queue[:n:n]
+	d.queue = d.queue[n:]
+	if len(d.queue) == 0 {
+		d.queue = nil
+	}
+	d.inflight = append(d.inflight, batch...)
+	return batch
+}
+
+// fill puts queued entries into a transaction.
+func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
+	receipts, devices := newReceipts(), newDeviceChanges()
+	for _, it := range batch {
+		if ev := it.event(); ev != nil {
+			t.pdus = append(t.pdus, pdu{id: ev.EventId, json: ev.Json, sent: ev.OriginServerTs})
+			t.bytes += len(ev.Json)
+		} else if r := it.entry.GetReceipt(); r != nil {
+			receipts.add(it.entry.RoomId, id.User(r.UserId), r.ThreadId, r.EventId, r.Ts)
+		} else if c := it.entry.GetDeviceChange(); c != nil {
+			devices.add(c)
+		}
+	}
+	if err := receipts.into(t); err != nil {
+		return err
+	}
+	return d.addDevices(ctx, t, devices)
+}
+
+// deliver sends a transaction. One that the destination refuses is taken apart: only what it refuses when it comes
+// alone is dropped.
+func (d *dest) deliver(t *transaction) error {
+	if t.empty() {
+		return nil
+	}
+	err := d.send(t)
+	var refused *refusal
+	if errors.As(err, &refused) {
+		d.f.s.metrics.transactions.WithLabelValues("refused").Inc()
+		if !t.single() {
+			return d.apart(t)
+		}
+		d.dropped(t, refused)
+		err = nil
+	} else if err == nil {
+		d.f.s.metrics.transactions.WithLabelValues("ok").Inc()
+	}
+	if err != nil {
+		return err
+	}
+	d.f.s.noteSuccess(d.f.ctx, d.server)
+	return nil
+}
+
+// apart sends the parts of a refused transaction one by one.
+func (d *dest) apart(t *transaction) error {
+	for _, e := range t.edus {
+		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content)}); err != nil {
+			return err
+		}
+	}
+	for _, p := range t.pdus {
+		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *dest) dropped(t *transaction, why error) {
+	what := ""
+	for _, p := range t.pdus {
+		what = p.id
+		d.f.s.metrics.pdus.WithLabelValues("dropped").Inc()
+	}
+	for _, e := range t.edus {
+		what = e.Type
+	}
+	d.f.s.log.Warn("refused by the destination and dropped", "destination", d.server, "what", what, "err", fmt.Sprint(why))
+}
