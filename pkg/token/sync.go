@@ -1,11 +1,12 @@
 package token
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
+	"slices"
 
 	"hanse/pkg/matrix/id"
 )
@@ -17,6 +18,8 @@ var ErrInvalid = errors.New("not a token of this user")
 type Sync struct {
 	// UserSeq is the position in the user's stream.
 	UserSeq int64
+	// Behind is how far the delivery of to-device messages is behind UserSeq: there were too many for one answer.
+	Behind int64
 	// Pos are the positions in the logs of the partitions in which the user has rooms, by partition.
 	Pos []PartPos
 	// Eph is the position in what is not in any log.
@@ -29,35 +32,38 @@ type PartPos struct {
 	Pos  int64
 }
 
-// Ephemeral is a position in the typing notifications and presence that one worker has seen. It means nothing to
-// others: they tell the client all that they have.
+// Ephemeral is a position in the typing notifications and presence that one worker has seen. To others it is a time.
 type Ephemeral struct {
-	Worker  uint32
+	Worker uint32
+	// Counter is the worker's clock, in milliseconds since 1970; it never stands still or goes back.
 	Counter uint64
 }
 
 const (
 	syncVersion = 1
 	sumBytes    = 4
-	// maxSync bounds what is decoded: a version, a sum, three numbers and a pair of numbers for each of 4,096 partitions.
-	maxSync = 4 * (1 + sumBytes + 3*binary.MaxVarintLen64 + 4096*(3+binary.MaxVarintLen64)) / 3
+	// maxSync bounds what is decoded: a version, a sum, four numbers and a pair of numbers for each of 4,096 partitions.
+	maxSync = 4 * (1 + sumBytes + 4*binary.MaxVarintLen64 + 4096*(3+binary.MaxVarintLen64)) / 3
 )
 
-// At returns the position of a partition.
+// At returns the position of a partition. Pos must be in order of its partitions.
 func (s *Sync) At(part uint32) (int64, bool) {
-	for _, p := range s.Pos {
-		if p.Part == part {
-			return p.Pos, true
-		}
+	i, ok := slices.BinarySearchFunc(s.Pos, part, func(p PartPos, part uint32) int { return cmp.Compare(p.Part, part) })
+	if !ok {
+		return 0, false
 	}
-	return 0, false
+	return s.Pos[i].Pos, true
 }
+
+// DeviceSeq is the position in the user's stream up to which to-device messages were delivered.
+func (s *Sync) DeviceSeq() int64 { return s.UserSeq - s.Behind }
 
 // Encode writes the token for one user. Pos must be in order of its partitions.
 func (s *Sync) Encode(user id.User) string {
-	b := make([]byte, 0, 32+6*len(s.Pos))
+	b := make([]byte, 0, 48+6*len(s.Pos))
 	b = append(b, syncVersion)
 	b = binary.AppendUvarint(b, uint64(s.UserSeq))
+	b = binary.AppendUvarint(b, uint64(s.Behind))
 	b = binary.AppendUvarint(b, uint64(s.Eph.Worker))
 	b = binary.AppendUvarint(b, s.Eph.Counter)
 	next := uint32(0)
@@ -71,10 +77,14 @@ func (s *Sync) Encode(user id.User) string {
 
 // sum ties a token to its user and finds damage. It is no secret: a token gives nobody access to anything.
 func sum(b []byte, user id.User) uint32 {
-	h := fnv.New32a()
-	_, _ = h.Write(b)
-	_, _ = h.Write([]byte(user))
-	return h.Sum32()
+	h := uint32(2166136261) // FNV-1a
+	for _, c := range b {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	for i := range len(user) {
+		h = (h ^ uint32(user[i])) * 16777619
+	}
+	return h
 }
 
 // ParseSync reads a token that Encode wrote for this user, or returns ErrInvalid.
@@ -117,6 +127,8 @@ func decodeSync(b []byte) (Sync, error) {
 		return int64(n)
 	}
 	s := Sync{UserSeq: position()}
+	s.Behind = position()
+	bad = bad || s.Behind > s.UserSeq
 	worker := number()
 	bad = bad || worker > 1<<32-1
 	s.Eph = Ephemeral{Worker: uint32(worker), Counter: number()}

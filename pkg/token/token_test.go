@@ -16,6 +16,7 @@ func genSync(t *rapid.T) token.Sync {
 		UserSeq: rapid.Int64Range(0, 1<<50).Draw(t, "seq"),
 		Eph:     token.Ephemeral{Worker: rapid.Uint32().Draw(t, "worker"), Counter: rapid.Uint64().Draw(t, "counter")},
 	}
+	s.Behind = rapid.Int64Range(0, s.UserSeq).Draw(t, "behind")
 	for part := range uint32(64) {
 		if rapid.Bool().Draw(t, "has") {
 			s.Pos = append(s.Pos, token.PartPos{Part: part, Pos: rapid.Int64Range(0, 1<<50).Draw(t, "pos")})
