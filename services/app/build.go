@@ -7,6 +7,7 @@ import (
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/destination"
+	"hanse/pkg/keyring"
 	"hanse/pkg/node"
 	"hanse/pkg/password"
 	"hanse/pkg/ratelimit"
@@ -16,6 +17,7 @@ import (
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	"hanse/services/client"
+	"hanse/services/fedin"
 	"hanse/services/fedout"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
@@ -113,4 +115,21 @@ func buildFedout(_ context.Context, b *builder) (Role, error) {
 	}
 	s.Register(b.node.GRPC)
 	return s, nil
+}
+
+func buildFedin(_ context.Context, b *builder) (Role, error) {
+	store := keyring.NewStore(b.node.PG)
+	ring := keyring.New(keyring.Deps{
+		Store: store, Servers: b.node.Servers, Fetcher: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	f, err := fedin.New(b.cfg.Fedin, fedin.Deps{
+		Shards: b.node.PG, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis,
+		Router: b.node.Router, FedOut: b.node.FedOut(), Servers: b.node.Servers, Keys: ring, KeyStore: store,
+		Destinations: b.dests, Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.Routes(b.node.FederationAPI)
+	return f, nil
 }

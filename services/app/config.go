@@ -19,6 +19,7 @@ import (
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	"hanse/services/client"
+	"hanse/services/fedin"
 	"hanse/services/fedout"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
@@ -49,6 +50,7 @@ type Config struct {
 	Sync   syncrole.Config `yaml:"sync"`
 	Room   room.Config     `yaml:"room"`
 	Fedout fedout.Config   `yaml:"fedout"`
+	Fedin  fedin.Config    `yaml:"fedin"`
 }
 
 // Memory is what the roles of a process share.
@@ -154,21 +156,27 @@ func Defaults() *Config {
 		Sync:       syncrole.Defaults(),
 		Room:       room.Defaults(),
 		Fedout:     fedout.Defaults(),
+		Fedin:      fedin.Defaults(),
 	}
 }
 
 // defaultLimits are generous to people and clients, and strict to who guesses passwords.
 func defaultLimits() map[string]ratelimit.Limit {
 	return map[string]ratelimit.Limit{
-		"request":    {PerSecond: 50, Burst: 500}, // of a user, of any kind
-		"login":      {PerSecond: 0.5, Burst: 20}, // of an address
-		"login_user": {PerSecond: 0.2, Burst: 10}, // of an account
-		"register":   {PerSecond: 0.2, Burst: 10},
-		"profile":    {PerSecond: 1, Burst: 20},
-		"presence":   {PerSecond: 2, Burst: 20},
-		"search":     {PerSecond: 2, Burst: 20},
-		"report":     {PerSecond: 0.2, Burst: 10},
-		"to_device":  {PerSecond: 50, Burst: 500},
+		"request":     {PerSecond: 50, Burst: 500}, // of a user, of any kind
+		"login":       {PerSecond: 0.5, Burst: 20}, // of an address
+		"login_user":  {PerSecond: 0.2, Burst: 10}, // of an account
+		"register":    {PerSecond: 0.2, Burst: 10},
+		"profile":     {PerSecond: 1, Burst: 20},
+		"presence":    {PerSecond: 2, Burst: 20},
+		"search":      {PerSecond: 2, Burst: 20},
+		"report":      {PerSecond: 0.2, Burst: 10},
+		"to_device":   {PerSecond: 50, Burst: 500},
+		"send":        {PerSecond: 10, Burst: 200}, // events, state too
+		"redact":      {PerSecond: 2, Burst: 50},
+		"join":        {PerSecond: 1, Burst: 50},
+		"invite":      {PerSecond: 1, Burst: 50},
+		"create_room": {PerSecond: 0.5, Burst: 20},
 	}
 }
 
