@@ -45,7 +45,8 @@ type room struct {
 	last     *change                   // the newest queued
 	// unsettled are changes that may not be in PostgreSQL yet, oldest first.
 	unsettled []unsettled
-	home      id.Server // one of our names that is in the room
+	queuedIDs map[id.Event]int64 // their events
+	home      id.Server          // one of our names that is in the room
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
@@ -269,14 +270,19 @@ type unsettled struct {
 
 // queued finds an event of a change that may not be committed yet. The room is locked.
 func (r *room) queued(eventID id.Event) (nid int64, ok bool) {
-	for _, u := range r.unsettled {
-		for _, e := range u.events {
-			if e.pdu.ID == eventID {
-				return e.nid, true
-			}
-		}
+	nid, ok = r.queuedIDs[eventID]
+	return nid, ok
+}
+
+// noteQueued remembers a change until PostgreSQL has it. The room is locked.
+func (r *room) noteQueued(c *change, events []*newEvent) {
+	r.unsettled = append(r.unsettled, unsettled{c, events})
+	if r.queuedIDs == nil {
+		r.queuedIDs = make(map[id.Event]int64, len(events))
 	}
-	return 0, false
+	for _, e := range events {
+		r.queuedIDs[e.pdu.ID] = e.nid
+	}
 }
 
 // forgetSettled forgets the changes that PostgreSQL has by now.
@@ -284,13 +290,16 @@ func (r *room) forgetSettled() {
 	for len(r.unsettled) > 0 {
 		select {
 		case <-r.unsettled[0].c.settled:
+			for _, e := range r.unsettled[0].events {
+				delete(r.queuedIDs, e.pdu.ID)
+			}
 			r.unsettled[0] = unsettled{}
 			r.unsettled = r.unsettled[1:]
 		default:
 			return
 		}
 	}
-	r.unsettled = nil
+	r.unsettled, r.queuedIDs = nil, nil
 }
 
 // settle waits until all that was queued is in PostgreSQL. The room is locked.

@@ -57,7 +57,7 @@ func (w *writer) put() error {
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
 	}
-	w.r.unsettled = append(w.r.unsettled, unsettled{w.c, events})
+	w.r.noteQueued(w.c, events)
 	for _, e := range events {
 		if e.flags == 0 && !e.history {
 			w.r.recent.add(e, w.c)
