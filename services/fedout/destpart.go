@@ -26,6 +26,7 @@ type destPart struct {
 	mu      sync.Mutex
 	dests   map[id.Server]*dest
 	failing map[id.Server]destination.State // as of the last look
+	left    bool                            // the partition is somebody else's
 
 	// These belong to who flushes.
 	flushing sync.Mutex
@@ -39,7 +40,7 @@ func (p *destPart) dest(server id.Server) *dest {
 	defer p.mu.Unlock()
 	d := p.dests[server]
 	if d == nil {
-		d = &dest{f: p.f, p: p, server: server, used: time.Now(), cleared: make(map[uint32]bool)}
+		d = &dest{f: p.f, p: p, server: server, used: time.Now(), cleared: make(map[uint32]bool), gone: p.left}
 		if st, ok := p.failing[server]; ok && st.BackingOff(time.Now()) {
 			d.wait(st.RetryAfter)
 		}
@@ -94,6 +95,9 @@ func (f *sender) load(ctx context.Context, part uint32) (*destPart, error) {
 
 // leave stops all destinations; what is on its way ends by itself.
 func (p *destPart) leave() {
+	p.mu.Lock()
+	p.left = true
+	p.mu.Unlock()
 	for _, d := range p.all() {
 		d.leave()
 	}

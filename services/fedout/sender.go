@@ -260,14 +260,15 @@ func (f *sender) giveUp(lose []*destPart) {
 	for _, p := range lose {
 		p.leave()
 	}
-	patience := time.After(lastWords)
+	patience, enough := context.WithTimeout(ctx, lastWords)
+	defer enough()
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, p := range lose {
 		g.Go(func() error {
 			select {
 			case <-p.quiet():
-			case <-patience:
+			case <-patience.Done():
 			}
 			if err := p.flush(ctx); err != nil {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
