@@ -56,12 +56,12 @@ func TestOrderAndBatches(t *testing.T) {
 		sent = append(sent, both.send("z")...)
 	}
 	b.gets(sent...)
-	before := len(a.txns)
+	before := a.transactions()
 	close(hold)
 	other := onlyA.send("last")
 	a.gets(sent...)
 	a.gets(other...)
-	if n := len(a.txns) - before; n > 6 {
+	if n := a.transactions() - before; n > 6 {
 		t.Errorf("%d transactions for 121 events that had waited", n)
 	}
 	if a.most != 1 || b.most != 1 {
@@ -144,10 +144,10 @@ func TestOutage(t *testing.T) {
 		err := w.shards.For(0).QueryRow(t.Context(), `SELECT count(*) FROM destination_behind`).Scan(&n)
 		return err == nil && n > 0 && k.sender.bytes.Load() == 0
 	})
-	requests := a.requests
+	requests := a.count()
 	rooms[0].sendNothing()
-	if a.requests > requests+1 {
-		t.Errorf("%d requests to a dead server", a.requests-requests)
+	if a.count() > requests+1 {
+		t.Errorf("%d requests to a dead server", a.count()-requests)
 	}
 
 	a.up()

@@ -509,3 +509,16 @@ func (w *world) heard(r *remote) {
 		w.t.Fatal(err)
 	}
 }
+
+// count is the number of requests so far, transactions that of the transactions taken.
+func (r *remote) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.requests
+}
+
+func (r *remote) transactions() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.txns)
+}
