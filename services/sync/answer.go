@@ -22,6 +22,7 @@ type answer struct {
 	toDevice                   [][]byte
 	changed, left              map[id.User]struct{}
 	keys                       *deviceKeys
+	news                       bool // rooms or presence are worth an answer before its time
 }
 
 // roomAnswer is a room's part of the answer: JSON that is ready to send.
@@ -32,67 +33,58 @@ type roomAnswer struct {
 
 // moment is what one answer is computed from: the user's rooms, and up to where each log counts.
 type moment struct {
-	rooms map[id.Room]*userdb.Membership
-	seq   int64
-	pos   map[uint32]int64
-	eph   token.Ephemeral
+	rooms  map[id.Room]*userdb.Membership
+	joined []*userdb.Membership // by partition
+	seq    int64
+	pos    []token.PartPos // by partition
+	eph    token.Ephemeral
 }
 
-func (s *Service) moment(u *user) *moment {
-	m := &moment{pos: make(map[uint32]int64), eph: s.eph.now()}
-	m.rooms, m.seq = u.memberships()
-	for _, r := range m.rooms {
-		if r.Membership != "join" {
+// moment takes the present. A room that the user has joined counts from its join on: if its log was not seen as far yet,
+// it is waited for.
+func (s *Service) moment(ctx context.Context, u *user) (*moment, error) {
+	m := &moment{eph: s.eph.now()}
+	u.mu.Lock()
+	m.rooms, m.joined, m.seq = u.rooms, u.joined, u.seq
+	u.mu.Unlock()
+	for _, r := range m.joined {
+		n := len(m.pos)
+		if n == 0 || m.pos[n-1].Part != r.RoomPart {
+			m.pos = append(m.pos, token.PartPos{Part: r.RoomPart, Pos: s.tail.head(r.RoomPart)})
+			n++
+		}
+		at := &m.pos[n-1]
+		if r.Pos <= at.Pos {
 			continue
 		}
-		if _, ok := m.pos[r.RoomPart]; !ok {
-			m.pos[r.RoomPart] = s.tail.head(r.RoomPart)
+		if err := s.reader.WaitFor(ctx, at.Part, r.Pos); err != nil {
+			return nil, err
 		}
+		at.Pos = s.tail.head(at.Part)
 	}
-	return m
+	return m, nil
+}
+
+// at returns the position of a partition in which the user has joined rooms.
+func (m *moment) at(part uint32) int64 {
+	t := token.Sync{Pos: m.pos}
+	pos, _ := t.At(part)
+	return pos
 }
 
 // token returns the position behind the answer.
-func (m *moment) token() token.Sync {
-	t := token.Sync{UserSeq: m.seq, Eph: m.eph, Pos: make([]token.PartPos, 0, len(m.pos))}
-	for part, pos := range m.pos {
-		t.Pos = append(t.Pos, token.PartPos{Part: part, Pos: pos})
-	}
-	slices.SortFunc(t.Pos, func(a, b token.PartPos) int { return int(a.Part) - int(b.Part) })
-	return t
-}
+func (m *moment) token() token.Sync { return token.Sync{UserSeq: m.seq, Eph: m.eph, Pos: m.pos} }
 
 // answer computes what has happened since the poll's token.
 func (s *Service) answer(ctx context.Context, p *poll) (*answer, error) {
-	m := s.moment(p.user)
+	m, err := s.moment(ctx, p.user)
+	if err != nil {
+		return nil, err
+	}
 	p.roomData = nil
 	a := &answer{user: p.who.User, next: m.token()}
-	since := token.Sync{}
-	if p.since != nil {
-		since = *p.since
-	}
-	if m.seq > since.UserSeq || p.since == nil {
-		more, err := s.addToDevice(ctx, a, p, since.UserSeq, m.seq)
-		if err != nil {
-			return nil, err
-		}
-		if more && p.since != nil {
-			// What is left of the to-device messages comes with the next answers, and all else after them.
-			a.next.Pos, a.next.Eph = since.Pos, since.Eph
-			return a, s.addKeys(ctx, a, p)
-		}
-		if err := s.addAccountData(ctx, a, p, since.UserSeq, m.seq); err != nil {
-			return nil, err
-		}
-		if p.since != nil {
-			noticed, err := s.userdb.DeviceNotices(ctx, p.who.User, since.UserSeq, m.seq)
-			if err != nil {
-				return nil, err
-			}
-			for _, u := range noticed {
-				a.deviceChanged(u)
-			}
-		}
+	if err := s.addUserStream(ctx, a, p, m); err != nil {
+		return nil, err
 	}
 	if err := s.addRooms(ctx, a, p, m); err != nil {
 		return nil, err
@@ -103,9 +95,39 @@ func (s *Service) answer(ctx context.Context, p *poll) (*answer, error) {
 	return a, s.addKeys(ctx, a, p)
 }
 
-// empty says whether there is nothing to tell. The counts of one-time keys do not count: they are in every answer.
+// addUserStream adds what lies in the user's stream: to-device messages, account data, whose devices changed.
+func (s *Service) addUserStream(ctx context.Context, a *answer, p *poll, m *moment) error {
+	since := token.Sync{}
+	if p.since != nil {
+		since = *p.since
+	}
+	if m.seq > since.DeviceSeq() {
+		if err := s.addToDevice(ctx, a, p, since.DeviceSeq(), m.seq); err != nil {
+			return err
+		}
+	}
+	if p.since != nil && m.seq <= since.UserSeq {
+		return nil
+	}
+	if err := s.addAccountData(ctx, a, p, since.UserSeq, m.seq); err != nil {
+		return err
+	}
+	if p.since == nil {
+		return nil
+	}
+	noticed, err := s.userdb.DeviceNotices(ctx, p.who.User, since.UserSeq, m.seq)
+	if err != nil {
+		return err
+	}
+	for _, u := range noticed {
+		a.deviceChanged(u)
+	}
+	return nil
+}
+
+// empty says whether there is nothing worth an answer before its time. The counts of one-time keys are in every answer.
 func (a *answer) empty() bool {
-	return len(a.join)+len(a.invite)+len(a.knock)+len(a.leave)+len(a.presence)+len(a.accountData)+len(a.toDevice)+
+	return !a.news && len(a.invite)+len(a.knock)+len(a.leave)+len(a.accountData)+len(a.toDevice)+
 		len(a.changed)+len(a.left) == 0 && (a.keys == nil || !a.keys.news)
 }
 

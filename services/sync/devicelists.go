@@ -14,7 +14,7 @@ import (
 // shared any more. A name too many in changed costs the client a query; one too few costs it a message.
 
 // addDeviceLists adds what happened in a room that both were and are in.
-func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, d *delta) error {
+func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *delta) error {
 	for u := range d.devices {
 		a.deviceChanged(u)
 	}
@@ -98,12 +98,9 @@ func (s *Service) roomLeft(ctx context.Context, a *answer, p *poll, r *userdb.Me
 // sharesRoom says whether two users are in a room together now. It looks into the states of the rooms of one: a lookup
 // in memory for each that is cached.
 func (s *Service) sharesRoom(ctx context.Context, u *user, other id.User) (bool, error) {
-	rooms, _ := u.memberships()
 	var keys []roomdb.RoomKey
-	for _, r := range rooms {
-		if r.Membership == "join" {
-			keys = append(keys, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
-		}
+	for _, r := range u.joinedRooms() {
+		keys = append(keys, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
 	}
 	rows, err := s.rooms.RoomsByNID(ctx, keys)
 	if err != nil {

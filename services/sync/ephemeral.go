@@ -13,12 +13,17 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// ephemeral counts the changes of what is in no log, typing and presence. The counter in a token means something to the
-// worker that made it only; to any other, everything is new.
+// ephemeral is a clock for what is in no log, typing and presence: milliseconds since 1970 that never stand still. What
+// a worker stamps itself it compares exactly with its own tokens. A token of another worker is a time to it: what
+// happened later is news; what happened shortly before is told as well, as the other worker may not have heard of it
+// yet, but ends no wait, or a client that is sent from one worker to another would never wait.
 type ephemeral struct {
-	worker  uint32
-	counter atomic.Uint64
+	worker uint32
+	last   atomic.Uint64
 }
+
+// slack is how far a token of another worker is mistrusted.
+const slack = 30 * time.Second
 
 func newEphemeral(worker string) *ephemeral {
 	h := fnv.New32a()
@@ -27,16 +32,34 @@ func newEphemeral(worker string) *ephemeral {
 	return &ephemeral{worker: h.Sum32()}
 }
 
-func (e *ephemeral) now() token.Ephemeral {
-	return token.Ephemeral{Worker: e.worker, Counter: e.counter.Load()}
+// tick returns a stamp behind all stamps and positions before.
+func (e *ephemeral) tick() uint64 {
+	for {
+		old := e.last.Load()
+		next := max(old+1, uint64(time.Now().UnixMilli()))
+		if e.last.CompareAndSwap(old, next) {
+			return next
+		}
+	}
 }
 
-// since returns the counter of a token, 0 if another worker made it.
-func (e *ephemeral) since(t token.Ephemeral) uint64 {
-	if t.Worker != e.worker {
-		return 0
+// now returns a position before all stamps to come.
+func (e *ephemeral) now() token.Ephemeral {
+	for {
+		old := e.last.Load()
+		now := max(old, uint64(time.Now().UnixMilli()))
+		if old == now || e.last.CompareAndSwap(old, now) {
+			return token.Ephemeral{Worker: e.worker, Counter: now}
+		}
 	}
-	return t.Counter
+}
+
+// from returns the stamp behind which a token's client is told of changes.
+func (e *ephemeral) from(t token.Ephemeral) uint64 {
+	if t.Worker == e.worker {
+		return t.Counter
+	}
+	return t.Counter - min(t.Counter, uint64(slack/time.Millisecond))
 }
 
 // typing is who types where, as this worker has heard.
@@ -45,11 +68,12 @@ type typing struct {
 	wake func(id.Room)
 
 	mu    sync.Mutex
+	last  uint64 // the newest stamp of all rooms
 	rooms map[id.Room]*typingRoom
 }
 
 type typingRoom struct {
-	changed uint64 // counter at the last change
+	changed uint64 // stamp of the last change
 	until   map[id.User]time.Time
 }
 
@@ -90,7 +114,8 @@ func (t *typing) set(room id.Room, user id.User, timeout time.Duration) {
 	}
 	changed := was != (timeout > 0)
 	if changed {
-		r.changed = t.eph.counter.Add(1)
+		r.changed = t.eph.tick()
+		t.last = r.changed
 	}
 	t.mu.Unlock()
 	if changed {
@@ -108,19 +133,23 @@ func (t *typing) expire(room id.Room, user id.User, until time.Time) {
 	}
 }
 
-// changed says whether a room has typing news behind a token. To a worker that did not make the token, a room in which
-// somebody types is news, and one in which nobody does is not.
-func (t *typing) changed(room id.Room, since token.Ephemeral) bool {
+// changed says whether a room has typing notifications to tell behind a token, and whether they are news, which end a
+// wait. Before the first token a room in which nobody types has nothing to tell.
+func (t *typing) changed(room id.Room, since token.Ephemeral) (tell, news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.rooms[room]
-	if r == nil {
-		return false
+	if r == nil || (since == token.Ephemeral{} && len(r.until) == 0) {
+		return false, false
 	}
-	if since.Worker != t.eph.worker {
-		return len(r.until) > 0
-	}
-	return r.changed > since.Counter
+	return r.changed > t.eph.from(since), r.changed > since.Counter
+}
+
+// any says whether any room has something to tell behind a token.
+func (t *typing) any(since token.Ephemeral) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.last > t.eph.from(since)
 }
 
 // event returns the m.typing event of a room.
@@ -141,8 +170,13 @@ func (t *typing) event(room id.Room) []byte {
 	return basicEvent("m.typing", content)
 }
 
+// typingKept is for how long a room is remembered in which somebody has typed: a client that was away for longer takes
+// nobody for typing any more.
+const typingKept = 10 * time.Minute
+
 // sweep drops rooms in which nobody has typed for a while.
-func (t *typing) sweep(before uint64) {
+func (t *typing) sweep() {
+	before := uint64(time.Now().Add(-typingKept).UnixMilli())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for room, r := range t.rooms {
@@ -162,11 +196,13 @@ func (s *Service) addEphemeral(p *poll, v *roomView, receipts []receipt) {
 	if p.since != nil {
 		since = p.since.Eph
 	}
-	if f.wantsType("m.typing") && s.typing.changed(v.r.Room, since) {
+	if tell, news := s.typing.changed(v.r.Room, since); tell && f.wantsType("m.typing") {
 		v.ephemeral = append(v.ephemeral, s.typing.event(v.r.Room))
+		v.news = v.news || news
 	}
 	if len(receipts) > 0 && f.wantsType("m.receipt") {
 		v.ephemeral = append(v.ephemeral, receiptEvent(receipts))
+		v.news = true
 	}
 }
 

@@ -54,12 +54,22 @@ const (
 	maxTimeline     = 100
 )
 
+// The values of event_format.
+const (
+	formatClient     = "client"
+	formatFederation = "federation"
+)
+
 func parseFilter(raw []byte) (*filter, error) {
 	f := new(filter)
 	if err := json.Unmarshal(raw, f); err != nil {
 		return nil, merr.InvalidParam("filter: " + err.Error())
 	}
-	return f, nil
+	switch f.EventFormat {
+	case "", formatClient, formatFederation:
+		return f, nil
+	}
+	return nil, merr.InvalidParam("filter: event_format is neither client nor federation")
 }
 
 func (f *filter) timelineLimit() int {

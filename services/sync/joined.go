@@ -23,44 +23,60 @@ type roomView struct {
 	state     []*roomdb.Event
 	ephemeral [][]byte
 	data      [][]byte
-	summary   []byte
+	summary   *summary
 	unread    *unread
+	news      bool // there is more than what another worker may have told already
 }
 
-// incremental writes what is new in a room; nil if the filter leaves nothing of it.
-func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, after int64) ([]byte, error) {
-	upTo := m.pos[r.RoomPart]
+// incremental writes what is new in a room; nil if the filter leaves nothing of it. news says whether it is worth an
+// answer before its time.
+func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, after int64) (json []byte, news bool, err error) {
+	upTo := m.at(r.RoomPart)
+	pr, err := s.prefsOf(ctx, p.user)
+	if err != nil {
+		return nil, false, err
+	}
 	d, err := s.delta(ctx, p, r, after, upTo)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	v := &roomView{r: r, data: p.roomData[r.Room], limited: d.limited, prevBatch: after}
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: d.limited, prevBatch: d.start(after, upTo)}
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: d.after}
-	if v.timeline, err = view.Visible(ctx, s.rooms, reader, d.events); err != nil {
-		return nil, err
-	}
-	if len(d.events) > 0 {
-		v.prevBatch = d.events[0].Ord - 1
-	}
-	if err := s.addStateDelta(ctx, p, v, d); err != nil {
-		return nil, err
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.heed(d.events)); err != nil {
+		return nil, false, err
 	}
 	if len(d.members) > 0 {
 		if v.summary, err = s.summary(ctx, p.who.User, r, d.after); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
+	if err := s.addStateDelta(ctx, p, v, d); err != nil {
+		return nil, false, err
+	}
 	s.addEphemeral(p, v, d.receipts)
-	if v.unread, err = s.unread(ctx, p, r, upTo, d); err != nil {
-		return nil, err
+	if v.unread, err = s.unread(ctx, p, pr, r, upTo); err != nil {
+		return nil, false, err
 	}
-	if err := s.addDeviceLists(ctx, a, p, m, r, d); err != nil {
-		return nil, err
+	if err := s.addDeviceLists(ctx, a, p, d); err != nil {
+		return nil, false, err
 	}
-	if len(v.timeline)+len(v.state)+len(v.ephemeral)+len(v.data) == 0 && v.summary == nil && !v.limited && (v.unread == nil || !v.unread.changed) {
-		return nil, nil
+	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.summary != nil || v.limited || v.unread.changed
+	if !v.news && len(v.ephemeral) == 0 {
+		return nil, false, nil
 	}
-	return s.write(ctx, p, v)
+	json, err = s.write(ctx, p, v)
+	return json, v.news, err
+}
+
+// start returns the position before the timeline: there /messages goes on.
+func (d *delta) start(after, upTo int64) int64 {
+	switch {
+	case len(d.events) > 0:
+		return d.events[0].Ord - 1
+	case d.limited:
+		return upTo
+	}
+	return after
 }
 
 // addStateDelta adds the state that the timeline does not bring: what changed in a gap, and what the resolution of a
@@ -101,7 +117,7 @@ func (s *Service) addStateDelta(ctx context.Context, p *poll, v *roomView, d *de
 			}
 		}
 	}
-	if p.filter.Room.State.LazyLoadMembers && len(v.timeline) > 0 {
+	if p.filter.Room.State.LazyLoadMembers && len(v.timeline) > 0 && d.after != 0 {
 		lazy, err := s.lazyOfTimeline(ctx, p, v, d.after)
 		if err != nil {
 			return err
@@ -146,7 +162,7 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 		if err != nil {
 			return err
 		}
-		a.join = append(a.join, roomAnswer{r.Room, json})
+		a.join, a.news = append(a.join, roomAnswer{r.Room, json}), true
 	}
 	return nil
 }
@@ -161,6 +177,7 @@ type fullLoad struct {
 	receipts  map[roomdb.RoomKey][]roomdb.Receipt
 	events    map[uint32]map[int64]*roomdb.Event
 	unread    map[roomdb.RoomKey]*unread
+	prefs     *prefs
 }
 
 func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership) (*fullLoad, error) {
@@ -172,7 +189,7 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	ends := make([]roomdb.TimelineEnd, len(rooms))
 	for i, r := range rooms {
 		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		ends[i] = roomdb.TimelineEnd{RoomKey: keys[i], UpTo: m.pos[r.RoomPart]}
+		ends[i] = roomdb.TimelineEnd{RoomKey: keys[i], UpTo: m.at(r.RoomPart)}
 	}
 	rows, err := s.rooms.RoomsByNID(ctx, keys)
 	if err != nil {
@@ -182,9 +199,9 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	for _, row := range rows {
 		key := roomdb.RoomKey{Part: row.Part, NID: row.NID}
 		l.rooms[key], l.sids[key] = row, row.SID
-		if row.LastPos > m.pos[row.Part] {
+		if row.LastPos > m.at(row.Part) {
 			// The room went on since the moment: its state then is in the log.
-			if _, sid, err := s.rooms.Span(ctx, row.Part, row.NID, 0, m.pos[row.Part]); err != nil {
+			if _, sid, err := s.rooms.Span(ctx, row.Part, row.NID, 0, m.at(row.Part)); err != nil {
 				return nil, err
 			} else if sid != 0 {
 				l.sids[key] = sid
@@ -206,7 +223,10 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	if l.receipts, err = s.rooms.Receipts(ctx, keys, ""); err != nil {
 		return nil, err
 	}
-	if l.unread, err = s.unreadOfAll(ctx, p, m, rooms, l); err != nil {
+	if l.prefs, err = s.prefsOf(ctx, p.user); err != nil {
+		return nil, err
+	}
+	if l.unread, err = s.unreadOfAll(ctx, p, l.prefs, m, rooms); err != nil {
 		return nil, err
 	}
 	return l, s.loadStateEvents(ctx, p, l)
@@ -269,7 +289,7 @@ const memberType = "m.room.member"
 func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, l *fullLoad) ([]byte, error) {
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	newly := p.since != nil && r.JoinSeq > p.since.UserSeq
-	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key], prevBatch: m.pos[r.RoomPart], unread: l.unread[key]}
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: m.at(r.RoomPart), unread: l.unread[key]}
 	events := l.timelines[key]
 	if p.since != nil && !newly {
 		// full_state: all of the state, but no event twice.
@@ -279,7 +299,9 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 			cut = len(events)
 		}
 		v.limited = v.limited && cut == 0
-		events = events[cut:]
+		if events = events[cut:]; len(events) == 0 && !v.limited {
+			v.prevBatch = after
+		}
 	}
 	end := l.states[state.Ref{Part: key.Part, SID: l.sids[key]}]
 	start := end
@@ -291,13 +313,13 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 	}
 	var err error
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: l.sids[key]}
-	if v.timeline, err = view.Visible(ctx, s.rooms, reader, events); err != nil {
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, l.prefs.heed(events)); err != nil {
+		return nil, err
+	}
+	if v.summary, err = s.summaryOf(ctx, p.who.User, l.rooms[key], end); err != nil {
 		return nil, err
 	}
 	if err := s.addFullState(ctx, p, v, start, end, l); err != nil {
-		return nil, err
-	}
-	if v.summary, err = s.summary(ctx, p.who.User, r, l.sids[key]); err != nil {
 		return nil, err
 	}
 	if newly {
@@ -322,7 +344,8 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 // addAccountDataOf adds the account data of a room that was joined anew: what of it is older than the token was told
 // when the user was not in the room, or never.
 func (s *Service) addAccountDataOf(ctx context.Context, p *poll, v *roomView) error {
-	if v.data != nil {
+	f := &p.filter.Room.AccountData
+	if !f.wantsRoom(v.r.Room) {
 		return nil
 	}
 	all, err := s.userdb.AccountDataSince(ctx, p.who.User, 0, p.since.UserSeq)
@@ -330,7 +353,7 @@ func (s *Service) addAccountDataOf(ctx context.Context, p *poll, v *roomView) er
 		return err
 	}
 	for _, d := range all {
-		if d.Room == v.r.Room && p.filter.Room.AccountData.wantsType(d.Type) {
+		if d.Room == v.r.Room && f.wantsType(d.Type) {
 			v.data = append(v.data, basicEvent(d.Type, d.Content))
 		}
 	}
@@ -358,11 +381,7 @@ func (s *Service) addFullState(ctx context.Context, p *poll, v *roomView, start,
 		}
 	}
 	if f.LazyLoadMembers {
-		lazy, err := s.lazyOfFull(p, v, end)
-		if err != nil {
-			return err
-		}
-		for _, nid := range lazy {
+		for _, nid := range s.lazyOfFull(p, v, end) {
 			if p.stateAfter || !told[nid] {
 				nids = append(nids, nid)
 			}
@@ -393,24 +412,36 @@ func (s *Service) addFullState(ctx context.Context, p *poll, v *roomView, start,
 	return nil
 }
 
+// render writes events as the filter wants them.
+func (s *Service) render(ctx context.Context, p *poll, events []*roomdb.Event) ([][]byte, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	if p.filter.EventFormat == formatFederation {
+		out := make([][]byte, len(events))
+		for i, e := range events {
+			out[i] = e.JSON
+		}
+		return p.filter.prune(out)
+	}
+	out, err := view.Render(ctx, s.rooms, view.Format{User: p.who.User, Device: p.device, Now: time.Now()}, events)
+	if err != nil {
+		return nil, err
+	}
+	return p.filter.prune(out)
+}
+
 // write writes a joined or left room.
 func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, error) {
-	f := view.Format{User: p.who.User, Device: p.device, Now: time.Now()}
-	timeline, err := view.Render(ctx, s.rooms, f, v.timeline)
+	timeline, err := s.render(ctx, p, v.timeline)
 	if err != nil {
 		return nil, err
 	}
-	stateEvents, err := view.Render(ctx, s.rooms, f, v.state)
+	stateEvents, err := s.render(ctx, p, v.state)
 	if err != nil {
 		return nil, err
 	}
-	if timeline, err = p.filter.prune(timeline); err != nil {
-		return nil, err
-	}
-	if stateEvents, err = p.filter.prune(stateEvents); err != nil {
-		return nil, err
-	}
-	size := 300 + len(v.summary)
+	size := 600
 	for _, list := range [][][]byte{timeline, stateEvents, v.ephemeral, v.data} {
 		for _, e := range list {
 			size += len(e) + 1
@@ -436,68 +467,13 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 		b = appendEvents(b, "ephemeral", v.ephemeral)
 		if v.summary != nil {
 			b = append(b, `,"summary":`...)
-			b = append(b, v.summary...)
+			b = v.summary.append(b)
 		}
 		if v.unread != nil {
 			b = v.unread.append(b)
 		}
 	}
 	return append(b, '}'), nil
-}
-
-// addLeft adds a room that the user left, or was made to leave, with what happened until then.
-func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
-	v := &roomView{r: r, prevBatch: r.Pos}
-	if r.JoinPos > 0 {
-		after := r.JoinPos - 1
-		if p.since != nil {
-			if at, ok := p.since.At(r.RoomPart); ok {
-				after = max(at, after)
-			}
-		} else {
-			after = roomdb.Start
-		}
-		d, err := s.deltaFromDB(ctx, p, r, after, r.Pos)
-		if err != nil {
-			return err
-		}
-		reader := view.Reader{User: p.who.User, JoinedUntil: r.Pos}
-		if v.timeline, err = view.Visible(ctx, s.rooms, reader, d.events); err != nil {
-			return err
-		}
-		v.limited = d.limited
-		if len(d.events) > 0 {
-			v.prevBatch = d.events[0].Ord - 1
-		}
-		if err := s.addStateDelta(ctx, p, v, d); err != nil {
-			return err
-		}
-		if p.since != nil {
-			if err := s.roomLeft(ctx, a, p, r, d.before); err != nil {
-				return err
-			}
-		}
-	} else if err := s.addLeaveEvent(ctx, v); err != nil {
-		return err
-	}
-	json, err := s.write(ctx, p, v)
-	if err != nil {
-		return err
-	}
-	a.leave = append(a.leave, roomAnswer{r.Room, json})
-	return nil
-}
-
-// addLeaveEvent shows the end of an invite or a knock: the event itself, if we have it.
-func (s *Service) addLeaveEvent(ctx context.Context, v *roomView) error {
-	events, err := s.rooms.Events(ctx, v.r.RoomPart, []int64{v.r.EventNID})
-	if err != nil {
-		return err
-	}
-	if e := events[v.r.EventNID]; e != nil && e.Is(memberType, string(v.r.User)) {
-		v.timeline = []*roomdb.Event{e}
-	}
-	return nil
 }
 
 // memberOf returns the number of somebody's member event.

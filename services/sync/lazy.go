@@ -10,11 +10,13 @@ import (
 )
 
 // lazyMembers is which members' events a device has been sent, so that they are not sent with each message
-// (client-server API, section "Lazy-loading room members"). It is forgotten when a device repeats a token, as the answer
-// that brought them may have been lost, and with the worker: then they are sent again, which is allowed.
+// (client-server API, section "Lazy-loading room members"). What an answer brought counts once the device comes back
+// with another token; if it repeats the same one, the answer was lost. The worker's memory is no more than that of its
+// own answers: what it has forgotten is sent again, which is allowed.
 type lazyMembers struct {
-	sent  *simplelru.LRU[lazyKey, struct{}]
-	since string
+	sent    *simplelru.LRU[lazyKey, struct{}]
+	since   string    // the token whose answer brought pending
+	pending []lazyKey // sent, but not known to have arrived
 }
 
 type lazyKey struct {
@@ -25,16 +27,14 @@ type lazyKey struct {
 // lazyLimit bounds what is remembered of one device.
 const lazyLimit = 2000
 
-// lazyOf returns what a device has been sent. It begins anew when the device begins anew.
+// lazyOf returns what a device has been sent. It begins anew when the device begins anew. The user is locked.
 func (u *user) lazyOf(p *poll) *lazyMembers {
-	since := ""
-	if p.since != nil {
-		since = p.since.Encode(u.id)
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	l := u.lazy[p.device]
-	if l == nil || p.since == nil || (l.since == since && p.lazyFresh == nil) {
+	if p.lazyKnown && l != nil {
+		return l
+	}
+	p.lazyKnown = true
+	if l == nil || p.since == nil {
 		sent, err := simplelru.NewLRU[lazyKey, struct{}](lazyLimit, nil)
 		if err != nil {
 			panic(err) // only for a size below one
@@ -42,59 +42,68 @@ func (u *user) lazyOf(p *poll) *lazyMembers {
 		l = &lazyMembers{sent: sent}
 		u.lazy[p.device] = l
 	}
-	l.since = since
-	p.lazyFresh = l
+	if l.since == p.sinceText {
+		for _, key := range l.pending {
+			l.sent.Remove(key)
+		}
+	}
+	l.since, l.pending = p.sinceText, nil
 	return l
 }
 
-// lazyOfTimeline returns the member events of those who sent the timeline that the device does not have yet.
+// lazyOfTimeline returns the member events of those who sent the timeline or name the room that the device does not have
+// yet.
 func (s *Service) lazyOfTimeline(ctx context.Context, p *poll, v *roomView, sid int64) ([]int64, error) {
 	m, err := s.rooms.State(ctx, v.r.RoomPart, sid)
 	if err != nil {
 		return nil, err
 	}
-	senders := make(map[id.User]struct{}, 4)
-	for _, e := range v.timeline {
-		senders[e.Sender] = struct{}{}
-	}
-	return s.lazyNew(p, v.r.RoomPart, m, senders), nil
+	return p.user.lazyNew(p, v.r.RoomPart, m, v.lazyUsers(), p.filter.Room.State.IncludeRedundantMembers), nil
 }
 
-// lazyOfFull returns the member events that the state of a whole room needs: of those who sent the timeline, and the
-// user's own, which must always be there.
-func (s *Service) lazyOfFull(p *poll, v *roomView, m state.Map) ([]int64, error) {
-	senders := map[id.User]struct{}{p.who.User: {}}
+// lazyOfFull returns the member events that the state of a whole room needs: of those who sent the timeline, who name
+// the room, and the user's own, which must always be there.
+func (s *Service) lazyOfFull(p *poll, v *roomView, m state.Map) []int64 {
+	users := v.lazyUsers()
+	users[p.who.User] = struct{}{}
+	return p.user.lazyNew(p, v.r.RoomPart, m, users, true)
+}
+
+// lazyUsers are those whose member events an answer needs.
+func (v *roomView) lazyUsers() map[id.User]struct{} {
+	users := make(map[id.User]struct{}, 4)
 	for _, e := range v.timeline {
-		senders[e.Sender] = struct{}{}
+		users[e.Sender] = struct{}{}
 	}
-	l := p.user.lazyOf(p)
-	var nids []int64
-	for user := range senders {
-		if nid, ok := memberOf(m, user); ok {
-			nids = append(nids, nid)
-			p.user.mu.Lock()
-			l.sent.Add(lazyKey{v.r.RoomPart, nid}, struct{}{})
-			p.user.mu.Unlock()
+	if v.summary != nil {
+		for _, u := range v.summary.heroes {
+			users[u] = struct{}{}
 		}
 	}
-	return nids, nil
+	return users
 }
 
-func (s *Service) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]struct{}) []int64 {
-	l := p.user.lazyOf(p)
-	p.user.mu.Lock()
-	defer p.user.mu.Unlock()
+// lazyNew returns those of the users' member events that the device does not have, or all of them.
+func (u *user) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]struct{}, all bool) []int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l := u.lazyOf(p)
 	var nids []int64
-	for user := range users {
-		nid, ok := memberOf(m, user)
+	for who := range users {
+		nid, ok := memberOf(m, who)
 		if !ok {
 			continue
 		}
 		key := lazyKey{part, nid}
-		if !l.sent.Contains(key) || p.filter.Room.State.IncludeRedundantMembers {
-			nids = append(nids, nid)
+		if l.sent.Contains(key) {
+			if all {
+				nids = append(nids, nid)
+			}
+			continue
 		}
+		nids = append(nids, nid)
 		l.sent.Add(key, struct{}{})
+		l.pending = append(l.pending, key)
 	}
 	return nids
 }

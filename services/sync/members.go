@@ -52,8 +52,14 @@ func (s *Service) memberChanges(ctx context.Context, part uint32, before, after 
 // heroes is how many members a summary names.
 const heroes = 5
 
-// summary writes what a client needs to name a room (client-server API, RoomSummary).
-func (s *Service) summary(ctx context.Context, me id.User, r *userdb.Membership, sid int64) ([]byte, error) {
+// summary is what a client needs to name a room (client-server API, RoomSummary).
+type summary struct {
+	heroes          []id.User // nil if the room has a name
+	joined, invited int
+}
+
+// summary returns the summary of a room as of a snapshot; 0 is the current one.
+func (s *Service) summary(ctx context.Context, me id.User, r *userdb.Membership, sid int64) (*summary, error) {
 	rows, err := s.rooms.RoomsByNID(ctx, []roomdb.RoomKey{{Part: r.RoomPart, NID: r.RoomNID}})
 	if err != nil {
 		return nil, err
@@ -62,18 +68,29 @@ func (s *Service) summary(ctx context.Context, me id.User, r *userdb.Membership,
 	if row == nil {
 		return nil, nil
 	}
+	if sid == 0 {
+		sid = row.SID
+	}
 	m, err := s.rooms.State(ctx, r.RoomPart, sid)
 	if err != nil {
 		return nil, err
 	}
-	names, err := s.heroes(ctx, me, r.RoomPart, m)
+	return s.summaryOf(ctx, me, row, m)
+}
+
+func (s *Service) summaryOf(ctx context.Context, me id.User, row *roomdb.Room, m state.Map) (*summary, error) {
+	names, err := s.heroes(ctx, me, row.Part, m)
 	if err != nil {
 		return nil, err
 	}
-	b := append(make([]byte, 0, 256), '{')
-	if names != nil {
+	return &summary{heroes: names, joined: row.Joined, invited: row.Invited}, nil
+}
+
+func (v *summary) append(b []byte) []byte {
+	b = append(b, '{')
+	if v.heroes != nil {
 		b = append(b, `"m.heroes":[`...)
-		for i, u := range names {
+		for i, u := range v.heroes {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -81,10 +98,10 @@ func (s *Service) summary(ctx context.Context, me id.User, r *userdb.Membership,
 		}
 		b = append(b, `],`...)
 	}
-	b = appendCount(b, "m.joined_member_count", int64(row.Joined))
+	b = appendCount(b, "m.joined_member_count", int64(v.joined))
 	b = append(b, ',')
-	b = appendCount(b, "m.invited_member_count", int64(row.Invited))
-	return append(b, '}'), nil
+	b = appendCount(b, "m.invited_member_count", int64(v.invited))
+	return append(b, '}')
 }
 
 // heroes returns some members of a room that has no name, nil for a room that has one. Those who are in the room or

@@ -21,6 +21,7 @@ type poll struct {
 	who        *session.Identity
 	device     id.Device
 	since      *token.Sync // nil: initial
+	sinceText  string
 	filter     *filter
 	fullState  bool
 	stateAfter bool
@@ -28,7 +29,7 @@ type poll struct {
 	presence   string
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
-	lazyFresh  *lazyMembers         // set once the answer has looked at what the device has been sent
+	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
 	first      *entry               // the first event that ended the wait
 	woken      chan struct{}        // something that may concern the poll has happened
@@ -112,7 +113,7 @@ func (s *Service) parsePoll(r *http.Request) (*poll, error) {
 		if err != nil {
 			return nil, merr.InvalidParam("since: " + err.Error())
 		}
-		p.since = &since
+		p.since, p.sinceText = &since, t
 	}
 	if p.filter, err = s.filterOf(r.Context(), who.User, q.Get("filter")); err != nil {
 		return nil, err
@@ -149,6 +150,12 @@ func (s *Service) filterOf(ctx context.Context, user id.User, param string) (*fi
 // nothing between the two concerns the user.
 func (s *Service) wait(ctx context.Context, p *poll) ([]byte, error) {
 	deadline := time.Now().Add(p.timeout)
+	if p.timeout == 0 || p.since == nil || p.fullState {
+		// Who does not wait is told what PostgreSQL knows now, even if the bus is late with it or has lost it.
+		if _, err := s.seqs.newer(ctx, p.user); err != nil {
+			return nil, err
+		}
+	}
 	var timer *time.Timer
 	for first := true; ; first = false {
 		if err := s.users.refresh(ctx, p.user); err != nil {
@@ -163,13 +170,7 @@ func (s *Service) wait(ctx context.Context, p *poll) ([]byte, error) {
 			return a.encode(), nil
 		}
 		if first {
-			// The bus may have lost the word of a change, or be late with it: PostgreSQL knows. From here on, what is
-			// lost is found by the reader of the log and by the next poll.
-			if newer, err := s.seqs.newer(ctx, p.user); err != nil {
-				return nil, err
-			} else if newer {
-				continue
-			}
+			s.seqs.soon(p.user)
 			timer = time.NewTimer(left)
 			defer timer.Stop()
 		}
@@ -194,13 +195,12 @@ func (s *Service) checkToken(ctx context.Context, p *poll) error {
 	if p.since == nil {
 		return nil
 	}
-	_, seq := p.user.memberships()
-	if p.since.UserSeq > seq {
+	if p.since.UserSeq > p.user.position() {
 		raise(&p.user.latest, p.since.UserSeq)
 		if err := s.users.refresh(ctx, p.user); err != nil {
 			return err
 		}
-		if _, seq = p.user.memberships(); p.since.UserSeq > seq {
+		if p.since.UserSeq > p.user.position() {
 			return errFuture
 		}
 	}
@@ -232,9 +232,9 @@ var errFuture = merr.InvalidParam("since: this token lies in the future")
 
 // acknowledge deletes the to-device messages that the token proves to have arrived.
 func (s *Service) acknowledge(ctx context.Context, p *poll) error {
-	if p.since == nil || p.device == "" || !p.user.acknowledge(p.device, p.since.UserSeq) {
+	if p.since == nil || p.device == "" || !p.user.acknowledge(p.device, p.since.DeviceSeq()) {
 		return nil
 	}
-	_, err := s.userdb.AckToDevice(ctx, p.who.User, p.device, p.since.UserSeq)
+	_, err := s.userdb.AckToDevice(ctx, p.who.User, p.device, p.since.DeviceSeq())
 	return err
 }

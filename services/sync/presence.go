@@ -1,9 +1,11 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,10 +28,17 @@ type presence struct {
 
 	mu    sync.Mutex
 	users map[id.User]*presenceOf
+	order []presenceChange // by stamp; those that a newer change of the same user has replaced are swept
+}
+
+// presenceChange says when somebody changed.
+type presenceChange struct {
+	at   uint64
+	user id.User
 }
 
 type presenceOf struct {
-	changed  uint64 // counter at the last change
+	changed  uint64 // stamp of the last change
 	state    *logv1.Presence
 	lastPoll time.Time
 	said     string // what a poll set last
@@ -47,7 +56,8 @@ func (ps *presence) heard(m *logv1.Presence) {
 	p.state = m
 	news := old == nil || old.Presence != m.Presence || old.StatusMsg != m.StatusMsg || old.CurrentlyActive != m.CurrentlyActive
 	if news {
-		p.changed = ps.eph.counter.Add(1)
+		p.changed = ps.eph.tick()
+		ps.order = append(ps.order, presenceChange{p.changed, user})
 	}
 	ps.mu.Unlock()
 	if news {
@@ -114,6 +124,10 @@ func (ps *presence) sweep(ctx context.Context) {
 			delete(ps.users, user)
 		}
 	}
+	ps.order = slices.DeleteFunc(ps.order, func(c presenceChange) bool {
+		p := ps.users[c.user]
+		return p == nil || p.changed != c.at
+	})
 	ps.mu.Unlock()
 	for _, m := range gone {
 		ps.publish(ctx, m)
@@ -135,54 +149,68 @@ func presenceContent(m *logv1.Presence, now time.Time) presenceBody {
 	return b
 }
 
+// maxPresence bounds how many presences one answer looks at: the newest.
+const maxPresence = 2000
+
 // addPresence adds those who changed and whom the user may see: who shares a room with it (client-server API, module
 // Presence).
 func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment) error {
 	if !s.cfg.Presence || !p.filter.Presence.wantsType("m.presence") {
 		return nil
 	}
-	since := uint64(0)
+	since := token.Ephemeral{}
 	if p.since != nil {
-		since = s.eph.since(p.since.Eph)
+		since = p.since.Eph
 	}
-	for _, st := range s.presence.since(since, m.eph) {
-		user := id.User(st.UserId)
-		if !listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, user) {
+	changed := s.presence.since(s.eph.from(since), m.eph.Counter)
+	if len(changed) == 0 {
+		return nil
+	}
+	changed = slices.DeleteFunc(changed, func(c presenceNow) bool {
+		return !listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, id.User(c.state.UserId))
+	})
+	visible, err := s.shared.with(ctx, p.user, changed)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for i, c := range changed {
+		if !visible[i] {
 			continue
 		}
-		if user != p.who.User {
-			shares, err := s.shared.with(ctx, p.user, user)
-			if err != nil {
-				return err
-			}
-			if !shares {
-				continue
-			}
-		}
-		content, err := json.Marshal(presenceContent(st, time.Now()))
+		content, err := json.Marshal(presenceContent(c.state, now))
 		if err != nil {
 			return err
 		}
 		b := append(make([]byte, 0, len(content)+96), `{"content":`...)
 		b = append(b, content...)
 		b = append(b, `,"sender":`...)
-		b = canonjson.AppendString(b, string(user))
+		b = canonjson.AppendString(b, c.state.UserId)
 		a.presence = append(a.presence, append(b, `,"type":"m.presence"}`...))
+		a.news = a.news || c.at > since.Counter
 	}
 	return nil
 }
 
-// since returns who changed behind a counter.
-func (ps *presence) since(after uint64, upTo token.Ephemeral) []*logv1.Presence {
+// presenceNow is somebody's presence and when it changed.
+type presenceNow struct {
+	at    uint64
+	state *logv1.Presence
+}
+
+// since returns who changed behind a stamp and up to another.
+func (ps *presence) since(after, upTo uint64) []presenceNow {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if after >= upTo.Counter {
-		return nil
+	from, _ := slices.BinarySearchFunc(ps.order, after+1, func(c presenceChange, at uint64) int { return cmp.Compare(c.at, at) })
+	order := ps.order[from:]
+	if len(order) > maxPresence {
+		order = order[len(order)-maxPresence:]
 	}
-	var changed []*logv1.Presence
-	for _, p := range ps.users {
-		if p.state != nil && p.changed > after && p.changed <= upTo.Counter {
-			changed = append(changed, p.state)
+	var changed []presenceNow
+	for _, c := range order {
+		if p := ps.users[c.user]; p != nil && p.changed == c.at && c.at <= upTo {
+			changed = append(changed, presenceNow{c.at, p.state})
 		}
 	}
 	return changed

@@ -12,35 +12,27 @@ import (
 
 // addRooms adds the rooms of which there is something to tell.
 func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) error {
-	if p.since == nil {
-		return s.addAllRooms(ctx, a, p, m)
-	}
-	var full, left []*userdb.Membership
-	var joined []*userdb.Membership
-	for _, r := range m.rooms {
-		if !p.filter.wantsRoom(r.Room) {
-			continue
-		}
-		news := r.Seq > p.since.UserSeq
-		switch {
-		case r.Membership == "join" && (r.JoinSeq > p.since.UserSeq || p.fullState):
-			full = append(full, r)
-		case r.Membership == "join":
-			joined = append(joined, r)
-		case news && (r.Membership == "leave" || r.Membership == "ban") && !r.Forgotten:
-			left = append(left, r)
-		case news || p.fullState:
-			a.addInvitation(r)
+	var full []*userdb.Membership
+	switch {
+	case p.since == nil || p.fullState:
+		full = m.joined
+	case m.seq > p.since.UserSeq:
+		for _, r := range m.joined {
+			if r.JoinSeq > p.since.UserSeq {
+				full = append(full, r)
+			}
 		}
 	}
-	if err := s.addJoined(ctx, a, p, m, joined); err != nil {
+	if p.since != nil && !p.fullState {
+		if err := s.addJoined(ctx, a, p, m); err != nil {
+			return err
+		}
+	}
+	if err := s.addFull(ctx, a, p, m, p.filter.rooms(full)); err != nil {
 		return err
 	}
-	if err := s.addFull(ctx, a, p, m, full); err != nil {
-		return err
-	}
-	for _, r := range left {
-		if err := s.addLeft(ctx, a, p, r); err != nil {
+	if p.since == nil || p.fullState || m.seq > p.since.UserSeq {
+		if err := s.addOthers(ctx, a, p, m); err != nil {
 			return err
 		}
 	}
@@ -48,30 +40,41 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 	return nil
 }
 
-// addAllRooms is the initial sync.
-func (s *Service) addAllRooms(ctx context.Context, a *answer, p *poll, m *moment) error {
-	var joined []*userdb.Membership
+// rooms returns those that are to be in the answer at all.
+func (f *filter) rooms(rooms []*userdb.Membership) []*userdb.Membership {
+	if f.Room.Rooms == nil && f.Room.NotRooms == nil {
+		return rooms
+	}
+	var wanted []*userdb.Membership
+	for _, r := range rooms {
+		if f.wantsRoom(r.Room) {
+			wanted = append(wanted, r)
+		}
+	}
+	return wanted
+}
+
+// addOthers adds rooms that the user is not in: invites, knocks, and what it has left.
+func (s *Service) addOthers(ctx context.Context, a *answer, p *poll, m *moment) error {
 	for _, r := range m.rooms {
-		if !p.filter.wantsRoom(r.Room) {
+		if r.Membership == "join" || !p.filter.wantsRoom(r.Room) {
 			continue
 		}
-		switch r.Membership {
-		case "join":
-			joined = append(joined, r)
-		case "leave", "ban":
-			if p.filter.Room.IncludeLeave && !r.Forgotten {
-				if err := s.addLeft(ctx, a, p, r); err != nil {
+		news := p.since == nil || r.Seq > p.since.UserSeq
+		switch {
+		case r.Membership != "leave" && r.Membership != "ban":
+			if news || p.fullState {
+				if err := s.addInvitation(ctx, a, p, r); err != nil {
 					return err
 				}
 			}
+		case r.Forgotten || !news || p.since == nil && !p.filter.Room.IncludeLeave:
 		default:
-			a.addInvitation(r)
+			if err := s.addLeft(ctx, a, p, r); err != nil {
+				return err
+			}
 		}
 	}
-	if err := s.addFull(ctx, a, p, m, joined); err != nil {
-		return err
-	}
-	a.sort()
 	return nil
 }
 
@@ -82,8 +85,9 @@ func (a *answer) sort() {
 	}
 }
 
-// addInvitation adds an invite or a knock with its stripped state.
-func (a *answer) addInvitation(r *userdb.Membership) {
+// addInvitation adds an invite or a knock with its stripped state. Those whom the user ignores invite nobody
+// (client-server API, "Ignoring Users").
+func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
 	stripped := r.Stripped
 	if len(stripped) == 0 {
 		stripped = []byte("[]")
@@ -95,59 +99,89 @@ func (a *answer) addInvitation(r *userdb.Membership) {
 	}
 	switch r.Membership {
 	case "invite":
-		a.invite = append(a.invite, write("invite_state"))
-	case "knock":
-		a.knock = append(a.knock, write("knock_state"))
-	}
-}
-
-// addJoined adds what is new in rooms that the user has been in since before the token.
-func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment, rooms []*userdb.Membership) error {
-	var unknown []*userdb.Membership
-	var fresh []*userdb.Membership
-	for _, r := range rooms {
-		after, ok := p.since.At(r.RoomPart)
-		if !ok {
-			after = r.JoinPos - 1
-		}
-		changed, known := s.tail.changed(r.RoomPart, r.RoomNID, after)
-		switch {
-		case !known:
-			unknown = append(unknown, r)
-		case changed, p.roomData[r.Room] != nil, s.typing.changed(r.Room, p.since.Eph):
-			fresh = append(fresh, r)
-		}
-	}
-	if len(unknown) > 0 {
-		keys := make([]roomdb.RoomKey, len(unknown))
-		for i, r := range unknown {
-			keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		}
-		rows, err := s.rooms.RoomsByNID(ctx, keys)
+		pr, err := s.prefsOf(ctx, p.user)
 		if err != nil {
 			return err
 		}
-		for _, r := range unknown {
-			after, _ := p.since.At(r.RoomPart)
-			if row := rows[r.Room]; row != nil && row.LastPos > after || p.roomData[r.Room] != nil || s.typing.changed(r.Room, p.since.Eph) {
-				fresh = append(fresh, r)
-			}
+		if !pr.ignores(r.Sender) {
+			a.invite = append(a.invite, write("invite_state"))
 		}
+	case "knock":
+		a.knock = append(a.knock, write("knock_state"))
 	}
-	for _, r := range fresh {
+	return nil
+}
+
+// addJoined adds what is new in rooms that the user has been in since before the token.
+func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) error {
+	fresh, err := s.fresh(ctx, p, m)
+	if err != nil {
+		return err
+	}
+	for _, r := range p.filter.rooms(fresh) {
 		after, ok := p.since.At(r.RoomPart)
 		if !ok {
 			after = r.JoinPos - 1
 		}
-		json, err := s.incremental(ctx, a, p, m, r, after)
+		json, news, err := s.incremental(ctx, a, p, m, r, after)
 		if err != nil {
 			return err
 		}
 		if json != nil {
 			a.join = append(a.join, roomAnswer{r.Room, json})
+			a.news = a.news || news
 		}
 	}
 	return nil
+}
+
+// fresh returns those of the user's rooms in which anything has happened.
+func (s *Service) fresh(ctx context.Context, p *poll, m *moment) ([]*userdb.Membership, error) {
+	var fresh []*userdb.Membership
+	var unknown []roomdb.RoomKey
+	maybe := make(map[id.Room]*userdb.Membership)
+	for rooms := m.joined; len(rooms) > 0; {
+		part, n := rooms[0].RoomPart, 1
+		for n < len(rooms) && rooms[n].RoomPart == part {
+			n++
+		}
+		after, ok := p.since.At(part)
+		if !ok {
+			after = rooms[0].JoinPos - 1
+		}
+		s.tail.changed(part, rooms[:n], after, func(r *userdb.Membership, known bool) {
+			switch {
+			case r.JoinSeq > p.since.UserSeq: // told in full
+			case known:
+				fresh = append(fresh, r)
+			default:
+				unknown = append(unknown, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
+				maybe[r.Room] = r
+			}
+		})
+		rooms = rooms[n:]
+	}
+	if len(unknown) > 0 {
+		rows, err := s.rooms.RoomsByNID(ctx, unknown)
+		if err != nil {
+			return nil, err
+		}
+		for room, r := range maybe {
+			if after, _ := p.since.At(r.RoomPart); rows[room] != nil && rows[room].LastPos > after {
+				fresh = append(fresh, r)
+			}
+		}
+	}
+	if p.roomData == nil && !s.typing.any(p.since.Eph) {
+		return fresh, nil
+	}
+	for _, r := range m.joined {
+		tell, _ := s.typing.changed(r.Room, p.since.Eph)
+		if (tell || p.roomData[r.Room] != nil) && r.JoinSeq <= p.since.UserSeq && !slices.Contains(fresh, r) {
+			fresh = append(fresh, r)
+		}
+	}
+	return fresh, nil
 }
 
 // delta is what happened in a room between two positions.
@@ -174,17 +208,45 @@ type memberChange struct {
 	now, then string // memberships; then is empty if it is not known
 }
 
-// delta collects what happened in a room in (after, upTo], from the tail or from PostgreSQL.
+// delta collects what happened in a room in (after, upTo], from the tail or from PostgreSQL. It ends before the user was
+// made to leave, of which the log may tell sooner than the membership index: the room is then told as one that was left.
 func (s *Service) delta(ctx context.Context, p *poll, r *userdb.Membership, after, upTo int64) (*delta, error) {
 	if entries, ok := s.tail.since(r.RoomPart, r.RoomNID, after, upTo); ok {
 		return s.deltaOfEntries(p, entries), nil
 	}
-	return s.deltaFromDB(ctx, p, r, after, upTo)
+	d, err := s.deltaFromDB(ctx, p, r, after, upTo)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range d.members {
+		if c.user == p.who.User && c.now != "join" {
+			at, err := s.leftAt(ctx, r, d.after)
+			if err != nil || at == 0 {
+				return d, err
+			}
+			return s.deltaFromDB(ctx, p, r, after, at-1)
+		}
+	}
+	return d, nil
+}
+
+// leftAt returns where the user's membership of a snapshot lies in the timeline.
+func (s *Service) leftAt(ctx context.Context, r *userdb.Membership, sid int64) (int64, error) {
+	m, err := s.rooms.State(ctx, r.RoomPart, sid)
+	if err != nil {
+		return 0, err
+	}
+	e, err := s.rooms.StateEvent(ctx, r.RoomPart, m, memberType, string(r.User))
+	if err != nil || e == nil {
+		return 0, err
+	}
+	return e.Ord, nil
 }
 
 func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
 	d := new(delta)
 	f := &p.filter.Room.Timeline
+	all := f.all()
 	for _, e := range entries {
 		switch {
 		case e.receipt != nil:
@@ -192,19 +254,48 @@ func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
 		case e.device != nil:
 			d.addDevice(id.User(e.device.UserId))
 		case e.event != nil:
+			if e.leftBy(p.who.User) {
+				return d.limit(p)
+			}
 			if d.before == 0 {
 				d.before = e.before
 			}
 			d.after = e.after
-			if e.log.Membership != "" && e.event.StateKey != nil && e.before != e.after {
-				d.members = append(d.members, memberChange{id.User(*e.event.StateKey), e.log.Membership, e.log.PrevMembership})
-			}
-			if f.all() || f.wants(e.event.PDU) {
+			d.addMembers(e)
+			if all || f.wants(e.event.PDU) {
 				d.events = append(d.events, e.event)
 				p.delivered(e)
 			}
 		}
 	}
+	return d.limit(p)
+}
+
+// leftBy says whether a user is out of the room with this entry.
+func (e *entry) leftBy(who id.User) bool {
+	if e.log.Membership != "" && e.log.Membership != "join" && !e.log.Overruled && e.event.StateKey != nil && *e.event.StateKey == string(who) {
+		return true
+	}
+	for _, m := range e.log.Moved {
+		if m.UserId == string(who) && m.Membership != "join" {
+			return true
+		}
+	}
+	return false
+}
+
+// addMembers adds whose membership changed with an entry.
+func (d *delta) addMembers(e *entry) {
+	if e.log.Membership != "" && e.event.StateKey != nil && !e.log.Overruled {
+		d.members = append(d.members, memberChange{id.User(*e.event.StateKey), e.log.Membership, e.log.PrevMembership})
+	}
+	for _, m := range e.log.Moved {
+		d.members = append(d.members, memberChange{id.User(m.UserId), m.Membership, m.PrevMembership})
+	}
+}
+
+// limit leaves as many events as the filter allows, the newest.
+func (d *delta) limit(p *poll) *delta {
 	if limit := p.filter.timelineLimit(); len(d.events) > limit {
 		d.events, d.limited = d.events[len(d.events)-limit:], true
 	}

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -9,13 +10,15 @@ import (
 	"hanse/pkg/userdb"
 )
 
-// seqs asks PostgreSQL for the newest positions of user streams, many users at once: polls that begin to wait within
-// one window share a query.
+// seqs asks PostgreSQL for the newest positions of user streams, many users at once: the bus may have lost the word of a
+// change. Polls that begin to wait within a second share a query; those that do not wait ask before they answer.
 type seqs struct {
-	db *userdb.DB
+	db  *userdb.DB
+	log *slog.Logger
 
-	mu   sync.Mutex
-	next *seqBatch
+	mu    sync.Mutex
+	next  *seqBatch
+	later map[*user]struct{} // who waits, and is asked for with the next round
 }
 
 type seqBatch struct {
@@ -25,10 +28,51 @@ type seqBatch struct {
 	err   error
 }
 
-// seqWindow is how long a poll waits for others to ask with.
-const seqWindow = 5 * time.Millisecond
+const (
+	// seqWindow is how long a poll that does not wait lingers for others to ask with.
+	seqWindow = 2 * time.Millisecond
+	// seqRound is how long polls wait before they are asked for.
+	seqRound = time.Second
+)
 
-func newSeqs(db *userdb.DB) *seqs { return &seqs{db: db} }
+func newSeqs(db *userdb.DB, log *slog.Logger) *seqs { return &seqs{db: db, log: log} }
+
+// soon asks for a user whose poll begins to wait, and wakes it if its stream has got further than we knew.
+func (q *seqs) soon(u *user) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.later == nil {
+		q.later = make(map[*user]struct{})
+		time.AfterFunc(seqRound, q.round)
+	}
+	q.later[u] = struct{}{}
+}
+
+func (q *seqs) round() {
+	q.mu.Lock()
+	asked := q.later
+	q.later = nil
+	q.mu.Unlock()
+	who := make([]id.User, 0, len(asked))
+	for u := range asked {
+		who = append(who, u.id)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	found, err := q.db.Seqs(ctx, who)
+	if err != nil {
+		q.log.Warn("positions of user streams", "err", err)
+		for u := range asked {
+			q.soon(u)
+		}
+		return
+	}
+	for u := range asked {
+		if raise(&u.latest, found[u.id]) {
+			u.wake()
+		}
+	}
+}
 
 // newer says whether a user's stream has got further than we knew.
 func (q *seqs) newer(ctx context.Context, u *user) (bool, error) {

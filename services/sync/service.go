@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,6 +71,8 @@ type Service struct {
 	filters  *filters
 	seqs     *seqs
 
+	elsewhere atomic.Bool // presence of users who are not connected here has changed
+
 	drain     chan struct{}
 	drainOnce sync.Once
 }
@@ -96,7 +99,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	}
 	s.shared = newShared(s)
 	s.filters = newFilters(d.Users)
-	s.seqs = newSeqs(d.Users)
+	s.seqs = newSeqs(d.Users, d.Log)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
 		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,
@@ -161,7 +164,6 @@ func (s *Service) draining() bool {
 func (s *Service) housekeeping(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
-	var before uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -169,8 +171,10 @@ func (s *Service) housekeeping(ctx context.Context) {
 		case <-tick.C:
 			s.users.forget(s.cfg.Idle)
 			s.presence.sweep(ctx)
-			s.typing.sweep(before)
-			before = s.eph.counter.Load()
+			s.typing.sweep()
+			if s.elsewhere.Swap(false) {
+				s.users.wakeAll()
+			}
 		}
 	}
 }
@@ -190,8 +194,8 @@ func (s *Service) userChanges(m *logv1.UserChanges) {
 func (s *Service) redacted(m *logv1.Redacted) { s.rooms.Forget(m.Part, m.Nids...) }
 
 // changedRooms wakes who is concerned by new entries.
-func (s *Service) changedRooms(part uint32, entries []*entry) {
-	s.users.changedRooms(part, entries)
+func (s *Service) changedRooms(part uint32, rooms []int64) {
+	s.users.changedRooms(part, rooms)
 }
 
 // wakeRoom wakes the connected users of a room.
@@ -206,8 +210,21 @@ func (s *Service) wakeRoom(room id.Room) {
 	}
 }
 
-// wakeRoomsOf wakes those who may see a user's presence. Who that is each of them finds out.
-func (s *Service) wakeRoomsOf(id.User) { s.users.wakeAll() }
+// wakeRoomsOf wakes those who may see a user's presence. Of users who are not connected here nobody knows at once who
+// that is: everybody finds out, some seconds later and for many such changes together.
+func (s *Service) wakeRoomsOf(who id.User) {
+	u := s.users.connectedUser(who)
+	if u == nil {
+		s.elsewhere.Store(true)
+		return
+	}
+	u.wake()
+	for _, r := range u.joinedRooms() {
+		for _, other := range s.users.inRoom(roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}) {
+			other.wake()
+		}
+	}
+}
 
 // deadLetter keeps what cannot be processed: an entry that no version of this code can read.
 func (s *Service) deadLetter(ctx context.Context, d bus.Delivery, cause error) error {

@@ -12,7 +12,7 @@ import (
 // shared answers who shares a room with whom, for presence: not exact to the second.
 type shared struct {
 	s     *Service
-	rooms *cache.Cache[id.User, map[roomdb.RoomKey]struct{}] // of local users
+	rooms *cache.Cache[id.User, map[roomdb.RoomKey]struct{}] // of local users who are not connected here
 	pairs *cache.Cache[[2]id.User, bool]                     // a user here and one of another server
 }
 
@@ -30,38 +30,79 @@ func newShared(s *Service) *shared {
 	}
 }
 
-func (sh *shared) with(ctx context.Context, u *user, other id.User) (bool, error) {
-	if !sh.s.servers.IsLocal(other.Server()) {
-		pair := [2]id.User{u.id, other}
-		if yes, ok := sh.pairs.Get(pair); ok {
-			return yes, nil
+// with says of each of the others whether they are in a room with the user, or the user itself. Those whom nobody has
+// asked about lately are looked up together.
+func (sh *shared) with(ctx context.Context, u *user, others []presenceNow) ([]bool, error) {
+	yes := make([]bool, len(others))
+	var unknown []id.User
+	for i, o := range others {
+		other := id.User(o.state.UserId)
+		switch {
+		case other == u.id:
+			yes[i] = true
+		case !sh.s.servers.IsLocal(other.Server()):
+			shares, err := sh.remote(ctx, u, other)
+			if err != nil {
+				return nil, err
+			}
+			yes[i] = shares
+		default:
+			if shares, known := sh.local(u, other); known {
+				yes[i] = shares
+			} else {
+				unknown = append(unknown, other)
+			}
 		}
-		yes, err := sh.s.sharesRoom(ctx, u, other)
-		if err == nil {
-			sh.pairs.Add(pair, yes)
-		}
-		return yes, err
 	}
-	of, ok := sh.rooms.Get(other)
-	if !ok {
-		rooms, err := sh.s.userdb.JoinedRooms(ctx, other)
-		if err != nil {
-			return false, err
+	if len(unknown) == 0 {
+		return yes, nil
+	}
+	found, err := sh.look(ctx, unknown)
+	if err != nil {
+		return nil, err
+	}
+	for i, o := range others {
+		if rooms, ok := found[id.User(o.state.UserId)]; ok {
+			yes[i] = u.inAny(rooms)
 		}
-		of = make(map[roomdb.RoomKey]struct{}, len(rooms))
-		for _, r := range rooms {
+	}
+	return yes, nil
+}
+
+// local compares with a user whose rooms are in memory.
+func (sh *shared) local(u *user, other id.User) (shares, known bool) {
+	if v := sh.s.users.connectedUser(other); v != nil {
+		return u.sharesWith(v), true
+	}
+	rooms, ok := sh.rooms.Get(other)
+	return ok && u.inAny(rooms), ok
+}
+
+func (sh *shared) look(ctx context.Context, users []id.User) (map[id.User]map[roomdb.RoomKey]struct{}, error) {
+	joined, err := sh.s.userdb.JoinedRoomsOf(ctx, users)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[id.User]map[roomdb.RoomKey]struct{}, len(users))
+	for _, who := range users {
+		of := make(map[roomdb.RoomKey]struct{}, len(joined[who]))
+		for _, r := range joined[who] {
 			of[roomdb.RoomKey{Part: r.Part, NID: r.NID}] = struct{}{}
 		}
-		sh.rooms.Add(other, of)
+		found[who] = of
+		sh.rooms.Add(who, of)
 	}
-	mine, _ := u.memberships()
-	for _, r := range mine {
-		if r.Membership != "join" {
-			continue
-		}
-		if _, ok := of[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}]; ok {
-			return true, nil
-		}
+	return found, nil
+}
+
+func (sh *shared) remote(ctx context.Context, u *user, other id.User) (bool, error) {
+	pair := [2]id.User{u.id, other}
+	if yes, ok := sh.pairs.Get(pair); ok {
+		return yes, nil
 	}
-	return false, nil
+	yes, err := sh.s.sharesRoom(ctx, u, other)
+	if err == nil {
+		sh.pairs.Add(pair, yes)
+	}
+	return yes, err
 }

@@ -10,6 +10,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
 	"hanse/pkg/view"
 	logv1 "hanse/proto/log/v1"
 )
@@ -19,7 +20,7 @@ import (
 type tail struct {
 	parts  []*partTail
 	budget int64 // bytes for each partition
-	wake   func(part uint32, entries []*entry)
+	wake   func(part uint32, rooms []int64)
 }
 
 // partTail is the tail of one partition.
@@ -63,7 +64,7 @@ type entry struct {
 	traceparent string
 }
 
-func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []*entry)) *tail {
+func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []int64)) *tail {
 	t := &tail{parts: make([]*partTail, parts), budget: budget / int64(parts), wake: wake}
 	for i := range t.parts {
 		t.parts[i] = &partTail{head: heads[uint32(i)], rooms: make(map[int64]*roomTail), byID: make(map[id.Room]int64)}
@@ -93,25 +94,31 @@ func (t *tail) handle(_ context.Context, d bus.Delivery) error {
 	p.mu.RUnlock()
 
 	p.mu.Lock()
-	kept := entries[:0]
 	for _, e := range entries {
-		// A room may have got its first user between the locks: it starts at the head from before this delivery, and
-		// must not miss an entry; one that lost its last user is of no interest any more.
+		// One that lost its last user between the locks is of no interest any more.
 		if r := p.rooms[e.roomNID]; r != nil {
 			p.add(r, e)
-			kept = append(kept, e)
 		}
 	}
+	var concerned []int64
 	for _, e := range d.Entries {
-		if r := p.rooms[e.RoomNid]; r != nil && r.last < e.Pos {
+		r := p.rooms[e.RoomNid]
+		if r == nil {
+			continue
+		}
+		if r.last < e.Pos {
+			// A room that got its first user between the locks: its entries were not parsed.
 			r.last, r.from = e.Pos, e.Pos
 			r.entries = nil
+		}
+		if len(concerned) == 0 || concerned[len(concerned)-1] != e.RoomNid {
+			concerned = append(concerned, e.RoomNid)
 		}
 	}
 	p.head = d.Entries[len(d.Entries)-1].Pos
 	p.shrink(t.budget)
 	p.mu.Unlock()
-	t.wake(d.Part, kept)
+	t.wake(d.Part, concerned)
 	return nil
 }
 
@@ -211,11 +218,20 @@ func (t *tail) since(part uint32, nid, after, upTo int64) (entries []*entry, ok 
 	return all[:n:n], true
 }
 
-// changed says whether the room has entries behind a position. Where the tail cannot tell, it says so.
-func (t *tail) changed(part uint32, nid, after int64) (changed, known bool) {
+// changed calls yield for those of some rooms of one partition that have entries behind a position, and for those of
+// which the tail cannot tell.
+func (t *tail) changed(part uint32, rooms []*userdb.Membership, after int64, yield func(r *userdb.Membership, known bool)) {
 	p := t.parts[part]
 	p.mu.RLock()
 	defer p.mu.RUnlock()
+	for _, m := range rooms {
+		if changed, known := p.changed(m.RoomNID, after); changed || !known {
+			yield(m, known)
+		}
+	}
+}
+
+func (p *partTail) changed(nid, after int64) (changed, known bool) {
 	r := p.rooms[nid]
 	switch {
 	case r == nil:

@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"hanse/pkg/bus"
@@ -10,6 +11,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/matrix/signing"
+	"hanse/pkg/token"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -34,10 +36,10 @@ func message(t *testing.T, pos, room int64, body, redacts string) *logv1.Entry {
 	}}}
 }
 
-func newTestTail(t *testing.T, budget int64, head int64) (*tail, *[]*entry) {
+func newTestTail(t *testing.T, budget int64, head int64) (*tail, *[]int64) {
 	t.Helper()
-	var woken []*entry
-	tl := newTail(1, budget, map[uint32]int64{0: head}, func(_ uint32, e []*entry) { woken = append(woken, e...) })
+	var woken []int64
+	tl := newTail(1, budget, map[uint32]int64{0: head}, func(_ uint32, rooms []int64) { woken = append(woken, rooms...) })
 	return tl, &woken
 }
 
@@ -72,8 +74,8 @@ func TestTailHoldsRoomsOfInterestOnly(t *testing.T) {
 	if _, ok := tl.since(0, 2, 10, 13); ok {
 		t.Error("the tail claims to know a room of nobody's")
 	}
-	if len(*woken) != 2 {
-		t.Errorf("woken for %v", positions(*woken))
+	if !slices.Equal(*woken, []int64{1}) {
+		t.Errorf("woken for %v", *woken)
 	}
 	if tl.head(0) != 13 {
 		t.Errorf("head %d, want 13", tl.head(0))
@@ -85,14 +87,14 @@ func TestTailBeginsWithTheFirstUser(t *testing.T) {
 	tl, _ := newTestTail(t, 1<<20, 10)
 	deliver(t, tl, message(t, 11, 1, "a", ""))
 	tl.watch(0, 1, "!r:a")
-	if _, known := tl.changed(0, 1, 10); known {
+	if _, known := tl.parts[0].changed(1, 10); known {
 		t.Error("the tail claims to know what happened before the room was watched")
 	}
-	if changed, known := tl.changed(0, 1, 11); changed || !known {
+	if changed, known := tl.parts[0].changed(1, 11); changed || !known {
 		t.Errorf("changed(11) = %v, %v; want no change, known", changed, known)
 	}
 	tl.unwatch(0, 1)
-	if _, known := tl.changed(0, 1, 11); known {
+	if _, known := tl.parts[0].changed(1, 11); known {
 		t.Error("the tail knows a room after its last user is gone")
 	}
 }
@@ -168,7 +170,7 @@ func TestTyping(t *testing.T) {
 	before := eph.now()
 	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 30_000})
 	<-woken
-	if !ty.changed("!r:a", before) {
+	if tell, news := ty.changed("!r:a", before); !tell || !news || !ty.any(before) {
 		t.Error("typing is no news")
 	}
 	if got := string(ty.event("!r:a")); got != `{"content":{"user_ids":["@u:a"]},"type":"m.typing"}` {
@@ -176,34 +178,31 @@ func TestTyping(t *testing.T) {
 	}
 	now := eph.now()
 	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 30_000})
-	if ty.changed("!r:a", now) {
+	if tell, _ := ty.changed("!r:a", now); tell {
 		t.Error("saying so again is news")
 	}
 	other := now
 	other.Worker++
-	if !ty.changed("!r:a", other) {
-		t.Error("to another worker's token, somebody who types is no news")
+	if tell, news := ty.changed("!r:a", other); !tell || news {
+		t.Errorf("to another worker's token: tell %v, news %v; it may not have heard, but must not be woken by it", tell, news)
+	}
+	other.Counter = before.Counter - 1
+	if _, news := ty.changed("!r:a", other); !news {
+		t.Error("to an older token of another worker, somebody who types is no news")
+	}
+	if tell, _ := ty.changed("!r:a", token.Ephemeral{}); !tell {
+		t.Error("an initial sync does not tell who types")
 	}
 	ty.heard(&logv1.Typing{RoomId: "!r:a", UserId: "@u:a", Typing: true, TimeoutMs: 1})
-	if room := <-woken; room != "!r:a" || !ty.changed("!r:a", now) {
+	room := <-woken
+	if _, news := ty.changed("!r:a", now); room != "!r:a" || !news {
 		t.Error("the end of the timeout is no news")
+	}
+	if tell, _ := ty.changed("!r:a", token.Ephemeral{}); tell {
+		t.Error("an initial sync tells that nobody types")
 	}
 	if got := string(ty.event("!r:a")); got != `{"content":{"user_ids":[]},"type":"m.typing"}` {
 		t.Errorf("event %s", got)
-	}
-}
-
-func TestRulesThatConcernRooms(t *testing.T) {
-	r := parseRules([]byte(`{"global":{
-		"override":[{"rule_id":"!mute:a","enabled":true,"actions":["dont_notify"],"conditions":[{"kind":"event_match","key":"room_id","pattern":"!mute:a"}]}],
-		"room":[{"rule_id":"!quiet:a","enabled":true,"actions":[]},{"rule_id":"!loud:a","enabled":true,"actions":["notify"]},{"rule_id":"!off:a","enabled":false,"actions":[]}]}}`))
-	for room, want := range map[id.Room]ruleLevel{"!mute:a": notifyNone, "!quiet:a": notifyMentions, "!loud:a": notifyAll, "!off:a": notifyAll, "!other:a": notifyAll} {
-		if r.rooms[room] != want {
-			t.Errorf("%s: %v, want %v", room, r.rooms[room], want)
-		}
-	}
-	if !parseRules([]byte(`{"global":{"override":[{"rule_id":".m.rule.master","enabled":true,"actions":[]}]}}`)).off {
-		t.Error("the master rule turns nothing off")
 	}
 }
 

@@ -2,7 +2,10 @@ package sync
 
 import (
 	"context"
+	"maps"
+	"slices"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
@@ -10,183 +13,290 @@ import (
 
 // An unread count is a subtraction: the events of the room that notify by the default rules, which each event carries
 // as a running number, less those up to the user's receipt and the user's own behind it. Only mentions are rows.
+// Users with rules of their own that look at single messages, and users who read by threads, have their unread events
+// looked at one by one, newest first and no more than so many; see tally.go.
 
-// readState is how far a user has read a room, and what lies behind.
+// readState is how far a user has read a room, and what lies behind. It is never changed, only replaced.
 type readState struct {
+	upTo int64 // log position up to which it counts
+	head int64 // notify_seq there
+
+	// Without threads:
 	ord, notifySeq int64 // of the read position
-	upTo           int64 // log position up to which the rest counts
-	head           int64 // notify_seq at upTo
 	own            int64 // events of the user's own behind the read position that notify others
 	mentions       int64
+
+	// One by one, if tallies is not nil: by thread, "" for the main timeline.
+	tallies map[string]tally
+	rules   []byte // the rules that they were counted with
 }
+
+// tally is what counts of one thread.
+type tally struct{ notifications, highlights int64 }
 
 // unread is what an answer says of a room.
 type unread struct {
-	notifications, highlights int64
-	changed                   bool // the last answer said something else, or there was none
+	tally
+	threads map[string]tally // nil if the client did not ask
+	changed bool             // the last answer said something else, or there was none
 }
 
 func (u *unread) append(b []byte) []byte {
-	b = append(b, `,"unread_notifications":{`...)
-	b = appendCount(b, "highlight_count", u.highlights)
-	b = append(b, ',')
-	b = appendCount(b, "notification_count", u.notifications)
+	b = append(b, `,"unread_notifications":`...)
+	b = u.tally.append(b)
+	if u.threads == nil {
+		return b
+	}
+	b = append(b, `,"unread_thread_notifications":{`...)
+	for i, root := range slices.Sorted(maps.Keys(u.threads)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(canonjson.AppendString(b, root), ':')
+		b = u.threads[root].append(b)
+	}
 	return append(b, '}')
 }
 
-// counts applies the user's rules: of a muted room only mentions notify, or nothing does.
-func (s *readState) counts(level ruleLevel) unread {
-	all := max(0, s.head-s.notifySeq-s.own)
-	switch level {
-	case notifyNone:
-		return unread{}
-	case notifyMentions:
-		return unread{notifications: s.mentions, highlights: s.mentions}
-	}
-	return unread{notifications: max(all, s.mentions), highlights: s.mentions}
+func (t tally) append(b []byte) []byte {
+	b = appendCount(append(b, '{'), "highlight_count", t.highlights)
+	b = appendCount(append(b, ','), "notification_count", t.notifications)
+	return append(b, '}')
 }
 
-// unread returns the counts of one room after what happened in it.
-func (s *Service) unread(ctx context.Context, p *poll, r *userdb.Membership, upTo int64, d *delta) (*unread, error) {
-	level, err := s.levelOf(ctx, p.user, r.Room)
-	if err != nil {
-		return nil, err
+// muted applies a rule for the whole room: only mentions notify, or nothing does.
+func (t tally) muted(level ruleLevel) tally {
+	switch level {
+	case notifyNone:
+		return tally{}
+	case notifyMentions:
+		return tally{t.highlights, t.highlights}
 	}
+	return t
+}
+
+// counts applies the rules for the whole room. With rules of the user's own these are in the tallies already.
+func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
+	level := pr.level(room)
+	if s.tallies == nil {
+		all := max(0, s.head-s.notifySeq-s.own)
+		u := unread{tally: tally{max(all, s.mentions), s.mentions}.muted(level)}
+		if byThread {
+			u.threads = map[string]tally{}
+		}
+		return u
+	}
+	if pr.program != nil {
+		level = notifyAll
+	}
+	var u unread
+	if byThread {
+		u.threads = make(map[string]tally, len(s.tallies))
+	}
+	for root, t := range s.tallies {
+		t = t.muted(level)
+		if root != "" && byThread {
+			if t != (tally{}) {
+				u.threads[root] = t
+			}
+			continue
+		}
+		u.notifications += t.notifications
+		u.highlights += t.highlights
+	}
+	return u
+}
+
+func (u *unread) equal(o *unread) bool { return u.tally == o.tally && maps.Equal(u.threads, o.threads) }
+
+// unread returns the counts of one room after what happened in it.
+func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, upTo int64) (*unread, error) {
+	byThread := p.filter.Room.Timeline.UnreadThreadNotifications
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	p.user.mu.Lock()
 	old := p.user.reads[key]
 	p.user.mu.Unlock()
-	now, ok := (*readState)(nil), false
-	if old != nil {
-		now, ok = s.advance(old, p.who.User, key, upTo)
+	var now *readState
+	if old != nil && old.fits(pr, byThread) {
+		var err error
+		if now, err = s.advance(ctx, p, pr, old, r, upTo); err != nil {
+			return nil, err
+		}
 	}
-	if !ok {
-		all, err := s.readStates(ctx, p.who.User, []*userdb.Membership{r}, map[uint32]int64{r.RoomPart: upTo})
+	if now == nil {
+		all, err := s.readStates(ctx, p, pr, []*userdb.Membership{r}, func(uint32) int64 { return upTo })
 		if err != nil {
 			return nil, err
 		}
 		now = all[key]
 	}
-	p.user.mu.Lock()
-	p.user.reads[key] = now
-	p.user.mu.Unlock()
-	u := now.counts(level)
-	u.changed = old == nil || func() bool {
-		o := old.counts(level)
-		return o.notifications != u.notifications || o.highlights != u.highlights
-	}()
+	p.user.keepRead(key, now)
+	u := now.counts(pr, r.Room, byThread)
+	u.changed = true
+	if old != nil {
+		was := old.counts(pr, r.Room, byThread)
+		u.changed = !u.equal(&was)
+	}
 	return &u, nil
 }
 
-// advance continues a read state with what the tail holds; false if that is not all.
-func (s *Service) advance(old *readState, me id.User, key roomdb.RoomKey, upTo int64) (*readState, bool) {
-	if old.upTo == upTo {
-		return old, true
+// keepRead remembers how far a room was read, if the user is still in it.
+func (u *user) keepRead(key roomdb.RoomKey, st *readState) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.in[key]; ok {
+		u.reads[key] = st
 	}
-	entries, ok := s.tail.since(key.Part, key.NID, old.upTo, upTo)
+}
+
+// fits says whether a state can go on with these rules.
+func (s *readState) fits(pr *prefs, byThread bool) bool {
+	if s.tallies == nil {
+		return pr.program == nil && (!byThread || s.head-s.notifySeq-s.own <= 0 && s.mentions == 0)
+	}
+	return pr.program == nil && s.rules == nil || pr.program != nil && string(s.rules) == string(pr.rawRules)
+}
+
+// advance continues a read state with what the tail holds; nil if that is not all.
+func (s *Service) advance(ctx context.Context, p *poll, pr *prefs, old *readState, r *userdb.Membership, upTo int64) (*readState, error) {
+	if old.upTo == upTo {
+		return old, nil
+	}
+	entries, ok := s.tail.since(r.RoomPart, r.RoomNID, old.upTo, upTo)
 	if !ok || old.upTo > upTo {
-		return nil, false
+		return nil, nil
 	}
 	now := *old
 	now.upTo = upTo
+	if byThread := p.filter.Room.Timeline.UnreadThreadNotifications; byThread && now.tallies == nil {
+		now.tallies = map[string]tally{} // nothing is unread, or it would not fit
+	} else {
+		now.tallies = maps.Clone(now.tallies)
+	}
+	me := string(p.who.User)
 	for _, e := range entries {
 		switch {
-		case e.receipt != nil && e.receipt.UserId == string(me):
-			if e.receipt.ThreadId != "" && e.receipt.ThreadId != "main" || e.receipt.Ord <= now.ord {
-				continue
+		case e.receipt != nil && e.receipt.UserId == me:
+			if !now.read(e) {
+				return nil, nil // how much of it lies behind the receipt, PostgreSQL knows
 			}
-			if e.receipt.Ord < e.pos-1 && now.own+now.mentions > 0 {
-				return nil, false // how many of them lie behind the receipt, PostgreSQL knows
-			}
-			now.ord, now.notifySeq = e.receipt.Ord, e.receipt.NotifySeq
-			if now.notifySeq >= now.head {
-				now.own, now.mentions = 0, 0
+		case e.event != nil && now.tallies != nil:
+			if err := s.countEntry(ctx, p, pr, &now, r, e); err != nil {
+				return nil, err
 			}
 		case e.event != nil:
-			notifies := e.log.NotifySeq > now.head
-			now.head = e.log.NotifySeq
-			if e.log.Sender == string(me) {
-				if notifies {
-					now.own++
-				}
-				continue
-			}
-			if e.log.MentionsRoom || contains(e.log.Mentions, string(me)) {
-				now.mentions++
-			}
+			now.count(e, me)
 		}
 	}
-	return &now, true
+	return &now, nil
 }
 
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
+// count goes on by an event.
+func (s *readState) count(e *entry, me string) {
+	notifies := e.log.NotifySeq > s.head
+	s.head = e.log.NotifySeq
+	switch {
+	case e.log.Sender == me:
+		if notifies {
+			s.own++
+		}
+	case mentioned(e, me):
+		s.mentions++
+	}
+}
+
+func mentioned(e *entry, me string) bool {
+	return e.log.MentionsRoom || slices.Contains(e.log.Mentions, me)
+}
+
+// read goes on by a receipt of the user's own; false if what is left behind it must be counted anew.
+func (s *readState) read(e *entry) bool {
+	r := e.receipt
+	if r.Type != "m.read" && r.Type != "m.read.private" {
+		return true
+	}
+	if s.tallies == nil {
+		if r.ThreadId != "" {
+			return s.head <= s.notifySeq+s.own && s.mentions == 0 // nothing is unread, in no thread
+		}
+		if r.Ord <= s.ord {
 			return true
 		}
+		if r.NotifySeq < s.head {
+			return false
+		}
+		s.ord, s.notifySeq, s.own, s.mentions = r.Ord, r.NotifySeq, 0, 0
+		return true
 	}
-	return false
+	if len(s.tallies) == 0 {
+		return true
+	}
+	if s.rules != nil || r.NotifySeq < s.head {
+		return false
+	}
+	switch r.ThreadId {
+	case "":
+		clear(s.tallies)
+	case "main":
+		delete(s.tallies, "")
+	default:
+		delete(s.tallies, r.ThreadId)
+	}
+	return true
 }
 
 // unreadOfAll returns the counts of many rooms, with a fixed number of queries for each shard.
-func (s *Service) unreadOfAll(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership, l *fullLoad) (map[roomdb.RoomKey]*unread, error) {
-	states, err := s.readStates(ctx, p.who.User, rooms, m.pos)
+func (s *Service) unreadOfAll(ctx context.Context, p *poll, pr *prefs, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*unread, error) {
+	states, err := s.readStates(ctx, p, pr, rooms, m.at)
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[roomdb.RoomKey]*unread, len(rooms))
 	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		st := states[key]
-		if st == nil {
-			continue
-		}
-		level, err := s.levelOf(ctx, p.user, r.Room)
-		if err != nil {
-			return nil, err
-		}
-		u := st.counts(level)
+		u := states[key].counts(pr, r.Room, p.filter.Room.Timeline.UnreadThreadNotifications)
 		u.changed = true
 		out[key] = &u
+		p.user.keepRead(key, states[key])
 	}
-	p.user.mu.Lock()
-	for key, st := range states {
-		p.user.reads[key] = st
-	}
-	p.user.mu.Unlock()
 	return out, nil
 }
 
 // readStates reads how far the user has read rooms.
-func (s *Service) readStates(ctx context.Context, me id.User, rooms []*userdb.Membership, upTo map[uint32]int64) (map[roomdb.RoomKey]*readState, error) {
+func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*userdb.Membership, upTo func(part uint32) int64) (map[roomdb.RoomKey]*readState, error) {
 	keys := make([]roomdb.RoomKey, len(rooms))
 	states := make(map[roomdb.RoomKey]*readState, len(rooms))
+	joins := make(map[roomdb.RoomKey]int64, len(rooms))
+	ends := make(map[uint32]int64)
 	for i, r := range rooms {
 		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		states[keys[i]] = &readState{upTo: upTo[r.RoomPart], ord: r.JoinPos}
+		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos}
+		joins[keys[i]], ends[r.RoomPart] = r.JoinPos, upTo(r.RoomPart)
 	}
-	heads, err := s.rooms.NotifySeqs(ctx, keys, upTo, joinsOf(states))
+	heads, err := s.rooms.NotifySeqs(ctx, keys, ends, joins)
 	if err != nil {
 		return nil, err
 	}
-	receipts, err := s.rooms.Receipts(ctx, keys, me)
+	receipts, err := s.rooms.Receipts(ctx, keys, p.who.User)
 	if err != nil {
 		return nil, err
 	}
 	spans := make([]roomdb.UnreadSpan, 0, len(keys))
-	for key, st := range states {
-		h := heads[key]
-		st.head, st.notifySeq = h.Head, h.AtJoin
-		for _, r := range receipts[key] {
-			if (r.Thread == "" || r.Thread == "main") && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord >= st.ord {
-				st.ord, st.notifySeq = r.Ord, r.NotifySeq
+	for _, r := range rooms {
+		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		st := states[key]
+		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
+		threads := st.place(receipts[key])
+		switch {
+		case pr.program != nil, st.head > st.notifySeq && (threads != nil || p.filter.Room.Timeline.UnreadThreadNotifications):
+			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
+				return nil, err
 			}
-		}
-		if st.head > st.notifySeq {
+		case st.head > st.notifySeq:
 			spans = append(spans, roomdb.UnreadSpan{RoomKey: key, After: st.ord, UpTo: st.upTo})
 		}
 	}
-	counts, err := s.rooms.Unread(ctx, me, spans)
+	counts, err := s.rooms.Unread(ctx, p.who.User, spans)
 	if err != nil {
 		return nil, err
 	}
@@ -196,11 +306,21 @@ func (s *Service) readStates(ctx context.Context, me id.User, rooms []*userdb.Me
 	return states, nil
 }
 
-// joinsOf returns the positions of the rooms' joins.
-func joinsOf(states map[roomdb.RoomKey]*readState) map[roomdb.RoomKey]int64 {
-	at := make(map[roomdb.RoomKey]int64, len(states))
-	for key, st := range states {
-		at[key] = st.ord
+// place moves the read position to the newest receipt that counts for all threads, and returns how far single threads
+// were read beyond it, "main" being one of them.
+func (s *readState) place(receipts []roomdb.Receipt) (threads map[string]int64) {
+	for _, r := range receipts {
+		if r.Thread == "" && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord >= s.ord {
+			s.ord, s.notifySeq = r.Ord, r.NotifySeq
+		}
 	}
-	return at
+	for _, r := range receipts {
+		if r.Thread != "" && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord > s.ord {
+			if threads == nil {
+				threads = make(map[string]int64)
+			}
+			threads[r.Thread] = max(threads[r.Thread], r.Ord)
+		}
+	}
+	return threads
 }

@@ -1,9 +1,11 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,10 +38,13 @@ type user struct {
 	stale bool                           // the bus was away: seq may be behind without our knowing
 	seq   int64                          // position up to which rooms is known
 	rooms map[id.Room]*userdb.Membership // never changed, only replaced
-	reads map[roomdb.RoomKey]*readState
-	rules rulesAt
-	polls map[*poll]struct{}
-	used  time.Time
+	// joined are those of them that the user is in, by partition, and keys their numbers. Only replaced, like rooms.
+	joined []*userdb.Membership
+	in     map[roomdb.RoomKey]struct{}
+	reads  map[roomdb.RoomKey]*readState
+	prefs  *prefs
+	polls  map[*poll]struct{}
+	used   time.Time
 	// lazy is which members' events each device has been sent; see lazy.go.
 	lazy  map[id.Device]*lazyMembers
 	keys  map[id.Device]deviceKeys
@@ -66,7 +71,51 @@ func (us *users) get(ctx context.Context, who id.User, p *poll) (*user, error) {
 	u.polls[p] = struct{}{}
 	u.mu.Unlock()
 	us.mu.Unlock()
-	return u, us.refresh(ctx, u)
+	if err := us.refresh(ctx, u); err != nil {
+		us.done(u, p)
+		return nil, err
+	}
+	return u, nil
+}
+
+// connectedUser returns a user who is held here with memberships that are known; nil if there is none.
+func (us *users) connectedUser(who id.User) *user {
+	us.mu.Lock()
+	u := us.byID[who]
+	us.mu.Unlock()
+	if u == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.seq < 0 {
+		return nil
+	}
+	return u
+}
+
+// inAny says whether the user is in one of the rooms.
+func (u *user) inAny(rooms map[roomdb.RoomKey]struct{}) bool {
+	u.mu.Lock()
+	mine := u.in
+	u.mu.Unlock()
+	if len(mine) > len(rooms) {
+		mine, rooms = rooms, mine
+	}
+	for key := range mine {
+		if _, ok := rooms[key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// sharesWith says whether two users are in a room together.
+func (u *user) sharesWith(other *user) bool {
+	other.mu.Lock()
+	rooms := other.in
+	other.mu.Unlock()
+	return u.inAny(rooms)
 }
 
 // done takes the poll back.
@@ -119,6 +168,11 @@ func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
 	defer us.mu.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	// A row of a position behind seq was committed after seq was read; whoever sees it sees all up to it, as positions
+	// of a user are given out one transaction after the other.
+	for i := range rows {
+		seq = max(seq, rows[i].Seq)
+	}
 	rooms := u.rooms
 	if len(rows) > 0 {
 		rooms = make(map[id.Room]*userdb.Membership, len(u.rooms)+len(rows))
@@ -140,8 +194,26 @@ func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
 			us.exit(u, key)
 		}
 	}
-	u.rooms, u.seq = rooms, max(u.seq, seq)
+	if len(rows) > 0 {
+		u.rooms = rooms
+		u.index()
+	}
+	u.seq = max(u.seq, seq)
 	raise(&u.latest, seq)
+}
+
+// index makes what polls need of the rooms that the user is in.
+func (u *user) index() {
+	u.joined, u.in = nil, make(map[roomdb.RoomKey]struct{})
+	for _, r := range u.rooms {
+		if r.Membership == "join" {
+			u.joined = append(u.joined, r)
+			u.in[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}] = struct{}{}
+		}
+	}
+	slices.SortFunc(u.joined, func(a, b *userdb.Membership) int {
+		return cmp.Or(cmp.Compare(a.RoomPart, b.RoomPart), cmp.Compare(a.RoomNID, b.RoomNID))
+	})
 }
 
 func (us *users) enter(u *user, key roomdb.RoomKey, room id.Room) {
@@ -163,11 +235,18 @@ func (us *users) exit(u *user, key roomdb.RoomKey) {
 	us.tail.unwatch(key.Part, key.NID)
 }
 
-// memberships returns the user's rooms, and the position that they are of. The map is not to be changed.
-func (u *user) memberships() (map[id.Room]*userdb.Membership, int64) {
+// position returns up to where the user's stream is known.
+func (u *user) position() int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.rooms, u.seq
+	return u.seq
+}
+
+// joinedRooms returns the rooms that the user is in, by partition. The list is not to be changed.
+func (u *user) joinedRooms() []*userdb.Membership {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.joined
 }
 
 // changed is told of each change of a user's stream.
@@ -181,20 +260,20 @@ func (us *users) changed(who id.User, seq int64) {
 }
 
 // changedRooms wakes the users of rooms that have new entries.
-func (us *users) changedRooms(part uint32, entries []*entry) {
-	if len(entries) == 0 {
+func (us *users) changedRooms(part uint32, rooms []int64) {
+	if len(rooms) == 0 {
 		return
 	}
-	woken := make(map[*user]struct{})
+	var woken []*user
 	us.mu.Lock()
-	for _, e := range entries {
-		for u := range us.in[roomdb.RoomKey{Part: part, NID: e.roomNID}] {
-			woken[u] = struct{}{}
+	for _, nid := range rooms {
+		for u := range us.in[roomdb.RoomKey{Part: part, NID: nid}] {
+			woken = append(woken, u)
 		}
 	}
 	us.mu.Unlock()
-	for u := range woken {
-		u.wake()
+	for _, u := range woken {
+		u.wake() // a second time does nothing
 	}
 }
 

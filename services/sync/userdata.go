@@ -11,22 +11,24 @@ import (
 // toDeviceLimit is how many to-device messages one answer carries.
 const toDeviceLimit = 100
 
-// addToDevice adds what waits for the device. more says that not all of it fitted: the answer's token then ends with
-// what did, at a boundary between positions.
-func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, upTo int64) (more bool, err error) {
+// toDeviceMax bounds the messages of one position, which are of one request: they are never taken apart.
+const toDeviceMax = 10_000
+
+// addToDevice adds what waits for the device. If not all of it fits, the answer's token says how far it went, at a
+// boundary between positions.
+func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, upTo int64) error {
 	if p.device == "" {
-		return false, nil
+		return nil
 	}
 	msgs, err := s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, upTo, toDeviceLimit+1)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if len(msgs) > toDeviceLimit {
 		if msgs, err = s.cutToDevice(ctx, p, msgs, after); err != nil {
-			return false, err
+			return err
 		}
-		more = true
-		a.next.UserSeq = msgs[len(msgs)-1].Seq
+		a.next.Behind = a.next.UserSeq - msgs[len(msgs)-1].Seq
 	}
 	for _, m := range msgs {
 		b := append(make([]byte, 0, len(m.Content)+128), `{"content":`...)
@@ -37,7 +39,7 @@ func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, up
 		b = canonjson.AppendString(b, m.Type)
 		a.toDevice = append(a.toDevice, append(b, '}'))
 	}
-	return more, nil
+	return nil
 }
 
 // cutToDevice cuts off the last position, of which there may be more messages than were read; if there is no other, it
@@ -51,7 +53,7 @@ func (s *Service) cutToDevice(ctx context.Context, p *poll, msgs []userdb.ToDevi
 	if n > 0 {
 		return msgs[:n], nil
 	}
-	return s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, last, 1<<20)
+	return s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, last, toDeviceMax)
 }
 
 // addAccountData adds the user's account data, the rooms' as well: they are kept for the rooms' answers.
@@ -60,10 +62,8 @@ func (s *Service) addAccountData(ctx context.Context, a *answer, p *poll, after,
 	if err != nil {
 		return err
 	}
+	p.user.learn(data, after, upTo)
 	for _, d := range data {
-		if d.Room == "" && d.Type == pushRules {
-			p.user.dropRules()
-		}
 		if d.Room == "" && p.filter.AccountData.wantsType(d.Type) {
 			a.accountData = append(a.accountData, basicEvent(d.Type, d.Content))
 		}

@@ -1,0 +1,102 @@
+package sync
+
+import (
+	"context"
+
+	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
+	"hanse/pkg/view"
+)
+
+// addLeft adds a room that the user left, or was made to leave, with what happened until then.
+func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
+	v := &roomView{r: r, prevBatch: r.Pos, data: p.roomData[r.Room]}
+	before, member, err := s.memberUntil(ctx, r)
+	if err != nil {
+		return err
+	}
+	if member {
+		err = s.addLeftTimeline(ctx, a, p, v, before)
+	} else {
+		err = s.addLeaveEvent(ctx, v)
+	}
+	if err != nil {
+		return err
+	}
+	json, err := s.write(ctx, p, v)
+	if err != nil {
+		return err
+	}
+	a.leave = append(a.leave, roomAnswer{r.Room, json})
+	return nil
+}
+
+// memberUntil says whether the user was in the room until the present membership began, and returns the snapshot before
+// it. Who was banned after having left, or has declined an invite, was not: what happened meanwhile is not theirs to see.
+func (s *Service) memberUntil(ctx context.Context, r *userdb.Membership) (sid int64, member bool, err error) {
+	if r.JoinPos == 0 {
+		return 0, false, nil
+	}
+	events, err := s.rooms.Events(ctx, r.RoomPart, []int64{r.EventNID})
+	if err != nil || events[r.EventNID] == nil {
+		return 0, false, err
+	}
+	sid = events[r.EventNID].SID
+	m, err := s.rooms.State(ctx, r.RoomPart, sid)
+	if err != nil {
+		return 0, false, err
+	}
+	e, err := s.rooms.StateEvent(ctx, r.RoomPart, m, memberType, string(r.User))
+	return sid, e != nil && e.Membership() == "join", err
+}
+
+// addLeftTimeline adds what happened since the token, the end of the membership always. Of a room that the client never
+// knew, and in an initial sync, it is all of the state.
+func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *roomView, before int64) error {
+	r := v.r
+	after, known := roomdb.Start, false
+	if p.since != nil {
+		at, ok := p.since.At(r.RoomPart)
+		known = ok && r.JoinSeq <= p.since.UserSeq
+		if after = r.JoinPos - 1; known {
+			after = max(after, at)
+		}
+		// Polls may have been told of the log beyond the end, but never of the end itself.
+		after = min(after, r.Pos-1)
+	}
+	d, err := s.deltaFromDB(ctx, p, r, after, r.Pos)
+	if err != nil {
+		return err
+	}
+	if !known {
+		d.before = 0
+	}
+	pr, err := s.prefsOf(ctx, p.user)
+	if err != nil {
+		return err
+	}
+	reader := view.Reader{User: p.who.User, JoinedUntil: r.Pos}
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.heed(d.events)); err != nil {
+		return err
+	}
+	v.limited, v.prevBatch = d.limited, d.start(after, r.Pos)
+	if err := s.addStateDelta(ctx, p, v, d); err != nil {
+		return err
+	}
+	if p.since == nil {
+		return nil
+	}
+	return s.roomLeft(ctx, a, p, r, before)
+}
+
+// addLeaveEvent shows the end of an invite or a knock: the event itself, if we have it.
+func (s *Service) addLeaveEvent(ctx context.Context, v *roomView) error {
+	events, err := s.rooms.Events(ctx, v.r.RoomPart, []int64{v.r.EventNID})
+	if err != nil {
+		return err
+	}
+	if e := events[v.r.EventNID]; e != nil && e.Is(memberType, string(v.r.User)) {
+		v.timeline = []*roomdb.Event{e}
+	}
+	return nil
+}

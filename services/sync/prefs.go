@@ -1,0 +1,206 @@
+package sync
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/pushrule"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
+)
+
+// The types of the account data that change what a user is told.
+const (
+	pushRules = "m.push_rules"
+	ignored   = "m.ignored_user_list"
+)
+
+// ruleLevel is how much of a room notifies a user.
+type ruleLevel int
+
+const (
+	notifyAll      ruleLevel = iota // as the default rules say
+	notifyMentions                  // a room rule without notify: only what override rules add
+	notifyNone                      // an override rule for the room without notify, or everything is off
+)
+
+// prefs is what of a user's account data concerns answers. It is never changed, only replaced.
+type prefs struct {
+	seq       int64 // position of the user's stream up to which it counts
+	off       bool  // .m.rule.master
+	rooms     map[id.Room]ruleLevel
+	program   *pushrule.Program // all rules, if some look at single messages otherwise than the default ones; or nil
+	ignored   map[id.User]struct{}
+	rawRules  []byte
+	rawIgnore []byte
+}
+
+// prefsOf returns the user's preferences as of the user's position.
+func (s *Service) prefsOf(ctx context.Context, u *user) (*prefs, error) {
+	u.mu.Lock()
+	old, seq := u.prefs, u.seq
+	u.mu.Unlock()
+	if old != nil && old.seq >= seq {
+		return old, nil
+	}
+	rules, err := s.userdb.AccountData(ctx, u.id, "", pushRules)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return nil, err
+	}
+	ignore, err := s.userdb.AccountData(ctx, u.id, "", ignored)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return nil, err
+	}
+	return u.setPrefs(newPrefs(u.id, old, seq, rules, ignore)), nil
+}
+
+// learn takes account data that was read in (after, upTo] into the preferences, which saves reading it again.
+func (u *user) learn(data []userdb.AccountData, after, upTo int64) {
+	u.mu.Lock()
+	old := u.prefs
+	u.mu.Unlock()
+	if old == nil || old.seq < after || old.seq >= upTo {
+		return
+	}
+	rules, ignore := old.rawRules, old.rawIgnore
+	for _, d := range data {
+		switch {
+		case d.Room == "" && d.Type == pushRules:
+			rules = d.Content
+		case d.Room == "" && d.Type == ignored:
+			ignore = d.Content
+		}
+	}
+	u.setPrefs(newPrefs(u.id, old, upTo, rules, ignore))
+}
+
+func (u *user) setPrefs(p *prefs) *prefs {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.prefs == nil || u.prefs.seq <= p.seq {
+		u.prefs = p
+	}
+	return u.prefs
+}
+
+func newPrefs(who id.User, old *prefs, seq int64, rules, ignore []byte) *prefs {
+	p := &prefs{seq: seq, rawRules: rules, rawIgnore: ignore}
+	if old != nil && bytes.Equal(old.rawRules, rules) {
+		p.off, p.rooms, p.program = old.off, old.rooms, old.program
+	} else {
+		p.parseRules(who, rules)
+	}
+	if old != nil && bytes.Equal(old.rawIgnore, ignore) {
+		p.ignored = old.ignored
+		return p
+	}
+	// Client-server API, m.ignored_user_list: the keys of ignored_users.
+	gjson.GetBytes(ignore, "ignored_users").ForEach(func(key, _ gjson.Result) bool {
+		if p.ignored == nil {
+			p.ignored = make(map[id.User]struct{})
+		}
+		p.ignored[id.User(key.Str)] = struct{}{}
+		return true
+	})
+	return p
+}
+
+// parseRules takes out of the rules what concerns whole rooms. If what is left are the default rules, counts are
+// subtractions; else events are looked at one by one. What cannot be read counts as the default rules.
+func (p *prefs) parseRules(who id.User, content []byte) {
+	if len(content) == 0 {
+		return
+	}
+	set, err := pushrule.Parse(content, who)
+	if err != nil {
+		return
+	}
+	rest := set
+	rest.Override, rest.Room = nil, nil
+	p.rooms = make(map[id.Room]ruleLevel)
+	for _, r := range set.Override {
+		silent := r.Enabled && !notifies(r.Actions)
+		switch {
+		case r.ID == ".m.rule.master":
+			p.off = silent
+			if !silent {
+				rest.Override = append(rest.Override, r)
+			}
+		case silent && len(r.Conditions) == 1 && r.Conditions[0].Kind == "event_match" && r.Conditions[0].Key == "room_id" && r.Conditions[0].Pattern != nil:
+			p.rooms[id.Room(*r.Conditions[0].Pattern)] = notifyNone
+		default:
+			rest.Override = append(rest.Override, r)
+		}
+	}
+	for _, r := range set.Room {
+		if r.Enabled && !notifies(r.Actions) {
+			p.rooms[id.Room(r.ID)] = max(p.rooms[id.Room(r.ID)], notifyMentions)
+		} else {
+			rest.Room = append(rest.Room, r)
+		}
+	}
+	if pushrule.Compile(rest, who).Class() != pushrule.Compile(pushrule.Defaults(who), who).Class() {
+		p.program = pushrule.Compile(set, who)
+	}
+}
+
+// notifies says whether actions notify. Anything but notify changes how, or means nothing (client-server API, "Actions":
+// dont_notify and coalesce are ignored).
+func notifies(actions []json.RawMessage) bool {
+	for _, a := range actions {
+		if string(a) == `"notify"` {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *prefs) level(room id.Room) ruleLevel {
+	if p.off {
+		return notifyNone
+	}
+	return p.rooms[room]
+}
+
+// ignores says whether the user ignores another.
+func (p *prefs) ignores(who id.User) bool {
+	_, yes := p.ignored[who]
+	return yes
+}
+
+// heed takes out of a timeline what ignored users sent, but for state (client-server API, "Ignoring Users").
+func (p *prefs) heed(events []*roomdb.Event) []*roomdb.Event {
+	if len(p.ignored) == 0 {
+		return events
+	}
+	kept := make([]*roomdb.Event, 0, len(events))
+	for _, e := range events {
+		if e.StateKey != nil || !p.ignores(e.Sender) {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+// addDefaultPushRules adds the rules of a user who never changed any: clients expect them in the first answer.
+func (s *Service) addDefaultPushRules(a *answer, p *poll, stored []userdb.AccountData) error {
+	if !p.filter.AccountData.wantsType(pushRules) {
+		return nil
+	}
+	for _, d := range stored {
+		if d.Room == "" && d.Type == pushRules {
+			return nil
+		}
+	}
+	content, err := pushrule.Defaults(p.who.User).ContentJSON()
+	if err != nil {
+		return err
+	}
+	a.accountData = append(a.accountData, basicEvent(pushRules, content))
+	return nil
+}
