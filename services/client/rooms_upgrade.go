@@ -296,7 +296,10 @@ func (u *upgrade) levels(ctx context.Context, p *plan) (first, final map[string]
 		return nil, nil, err
 	}
 	var levels map[string]any
-	if old == nil || json.Unmarshal(old.Content, &levels) != nil {
+	if old != nil {
+		_ = json.Unmarshal(old.Content, &levels) // what cannot be read has no levels
+	}
+	if levels == nil {
 		return p.powerLevels(0, false, nil), nil, nil
 	}
 	if u.rules.IntegerPowerLevels {

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	fedv1 "hanse/proto/federation/v1"
+)
+
+// far answers requests to far.example by the beginning of their paths.
+func (c *cluster) far(answers map[string]string) {
+	c.remote.mu.Lock()
+	defer c.remote.mu.Unlock()
+	c.remote.answer = func(q *fedv1.DoRequest) (int, string) {
+		uri, err := url.PathUnescape(q.Uri)
+		for prefix, body := range answers {
+			if err == nil && q.Destination == "far.example" && strings.HasPrefix(uri, "/_matrix/federation/v1"+prefix) {
+				return http.StatusOK, body
+			}
+		}
+		return http.StatusNotFound, `{"errcode":"M_NOT_FOUND","error":"none"}`
+	}
+}
+
+// Client-server API, "Room aliases"; server-server API, GET /query/directory.
+func TestRemoteAlias(t *testing.T) {
+	c := newCluster(t)
+	get := func(alias string) *reply {
+		return c.do("GET", v3+"/directory/room/"+url.PathEscape(alias), "", nil)
+	}
+	get("#a:far.example").fails(502, "M_UNKNOWN")
+	c.far(map[string]string{"/query/directory?room_alias=#a:far.example": `{"room_id":"!r:far.example","servers":["far.example","not a server"]}`,
+		"/query/directory?room_alias=#bad:far.example": `{"room_id":"r"}`})
+	if a := get("#a:far.example").ok(); a.str("room_id") != "!r:far.example" || fmt.Sprint(a.get("servers")) != "[far.example]" {
+		t.Errorf("alias: %s", a.raw)
+	}
+	get("#b:far.example").fails(404, "M_NOT_FOUND")
+	get("#bad:far.example").fails(502, "M_UNKNOWN")
+}
+
+// Client-server API, "Published Room Directory": the server parameter.
+func TestRemotePublicRooms(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	c.far(map[string]string{"/publicRooms": `{"chunk":[{"room_id":"!r:far.example","num_joined_members":1,"world_readable":true,"guest_can_join":false,"x":1}]}`})
+	a := anna.do("POST", v3+"/publicRooms?server=far.example", map[string]any{"limit": 3, "since": "s", "filter": map[string]any{"generic_search_term": "x"}}).ok()
+	if !strings.Contains(string(a.raw), "!r:far.example") {
+		t.Errorf("answer: %s", a.raw)
+	}
+	anna.do("GET", v3+"/publicRooms?server=nowhere.example", nil).fails(404, "M_NOT_FOUND")
+	anna.do("GET", v3+"/publicRooms?server=not+a+server", nil).fails(400, "M_INVALID_PARAM")
+	c.remote.mu.Lock()
+	defer c.remote.mu.Unlock()
+	if body := string(c.remote.asked[0].Body); body != `{"limit":3,"since":"s","filter":{"generic_search_term":"x"}}` || c.remote.asked[0].Method != "POST" {
+		t.Errorf("asked %s", body)
+	}
+}
+
+// Client-server API, "Discovering rooms within spaces" and "Room Summaries", of rooms that only others know.
+func TestRemoteHierarchy(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	summary := func(room, rule, more string) string {
+		return fmt.Sprintf(`{"room_id":%q,"join_rule":%q,"num_joined_members":2,"world_readable":false,"guest_can_join":false%s}`, room, rule, more)
+	}
+	child := func(room, order string) string {
+		return fmt.Sprintf(`{"type":"m.space.child","state_key":%q,"content":{"via":["far.example"],"order":%q},"sender":"@x:far.example","origin_server_ts":1}`, room, order)
+	}
+	space := `,"room_type":"m.space","children_state":`
+	allowed := `,"allowed_room_ids":["!mine:a.example"]`
+	c.far(map[string]string{
+		"/hierarchy/!root:far.example": `{"room":` + summary("!root:far.example", "public", space+"["+
+			strings.Join([]string{child("!b:far.example", "b"), child("!sub:far.example", "a"), child("!hidden:far.example", "c"), child("!ours:far.example", "d"),
+				`{"type":"m.space.child","state_key":"x","content":{}}`, `1`}, ",")+"]") +
+			`,"children":[` + strings.Join([]string{summary("!b:far.example", "public", ""), summary("!sub:far.example", "public", space+`[]`),
+			summary("!hidden:far.example", "invite", ""), summary("!ours:far.example", "restricted", allowed), "null"}, ",") + `]}`,
+		"/hierarchy/!sub:far.example": `{"room":` + summary("!sub:far.example", "public", space+"["+child("!leaf:far.example", "")+"]") +
+			`,"children":[` + summary("!leaf:far.example", "knock", "") + `]}`,
+		"/hierarchy/!liar:far.example": `{"room":` + summary("!root:far.example", "public", "") + `}`,
+	})
+	walk := func() []string {
+		var rooms []string
+		list, _ := anna.do("GET", "/_matrix/client/v1/rooms/"+url.PathEscape("!root:far.example")+"/hierarchy", nil).ok().get("rooms").([]any)
+		for _, r := range list {
+			rooms = append(rooms, r.(map[string]any)["room_id"].(string))
+		}
+		return rooms
+	}
+	want := []string{"!root:far.example", "!sub:far.example", "!leaf:far.example", "!b:far.example"}
+	if got := walk(); !slices.Equal(got, want) {
+		t.Errorf("hierarchy: %v, want %v", got, want)
+	}
+	c.join(anna.id, "!mine:a.example", "join")
+	if got := walk(); !slices.Equal(got, append(want, "!ours:far.example")) {
+		t.Errorf("hierarchy for a member: %v", got)
+	}
+	path := "/_matrix/client/v1/room_summary/"
+	a := anna.do("GET", path+url.PathEscape("!b:elsewhere.example")+"?via=far.example", nil)
+	a.fails(404, "M_NOT_FOUND")
+	a = anna.do("GET", path+url.PathEscape("!root:far.example")+"?via=nowhere.example&via=far.example", nil).ok()
+	if a.str("join_rule") != "public" || a.get("children_state") != nil {
+		t.Errorf("summary: %s", a.raw)
+	}
+	anna.do("GET", path+url.PathEscape("!liar:far.example"), nil).fails(404, "M_NOT_FOUND")
+	c.do("GET", path+url.PathEscape("!root:far.example")+"?via=far.example", "", nil).fails(404, "M_NOT_FOUND") // only for users
+}
