@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"hanse/pkg/httpx"
 	"hanse/pkg/keyring"
 	"hanse/pkg/matrix/id"
@@ -67,6 +70,7 @@ func (f *Fedin) signed(h handler) httpx.Handler {
 			return err
 		}
 		f.metrics.requests.WithLabelValues("verified").Inc()
+		trace.SpanFromContext(r.Context()).SetAttributes(attribute.String("matrix.origin", string(q.origin)))
 		return h(w, q)
 	}
 }

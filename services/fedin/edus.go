@@ -19,9 +19,11 @@ import (
 const (
 	// typingTime is how long somebody of another server counts as typing without saying so again, as with Synapse.
 	typingTime = time.Minute
-	// maxPresence bounds the users of one m.presence, maxReceipts the receipts of one room in one m.receipt.
-	maxPresence = 500
-	maxReceipts = 256
+	// maxPresence bounds the users of one m.presence, maxReceiptRooms and maxReceipts the rooms of one m.receipt and the
+	// receipts of each.
+	maxPresence     = 500
+	maxReceiptRooms = 100
+	maxReceipts     = 256
 )
 
 // errEDU marks EDUs that are malformed, or that their server has no business to send: they are ignored (server-server
@@ -190,6 +192,9 @@ func (f *Fedin) receiveReceipts(ctx context.Context, origin id.Server, content j
 	var byRoom receiptContent
 	if err := decodeEDU(content, &byRoom); err != nil {
 		return err
+	}
+	if len(byRoom) > maxReceiptRooms {
+		return ignored("too many rooms")
 	}
 	taken := false
 	for text, byType := range byRoom {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -48,7 +47,6 @@ type worker struct {
 	keys   *keyring.Store
 	others *otherServers
 	owners *owners
-	n      int
 }
 
 func newWorker(t *testing.T, change ...func(*Config)) *worker {
@@ -302,9 +300,4 @@ func (w *worker) account(name string) id.User {
 	_, err := w.users.CreateAccount(w.t.Context(), userdb.NewAccount{User: u, Displayname: name, CreatedTS: 1})
 	must(w.t, err)
 	return u
-}
-
-func (w *worker) next(prefix string) string {
-	w.n++
-	return fmt.Sprint(prefix, w.n)
 }
