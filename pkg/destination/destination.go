@@ -55,7 +55,9 @@ type Store struct {
 
 	mu    sync.Mutex
 	known *simplelru.LRU[id.Server, known]
-	seen  *simplelru.LRU[id.Server, time.Time]
+	// failing are those of the known that failed, by partition.
+	failing map[uint32]map[id.Server]bool
+	seen    *simplelru.LRU[id.Server, time.Time]
 }
 
 type known struct {
@@ -68,9 +70,14 @@ const remembered = 50_000
 
 // New returns the store of a cluster.
 func New(shards *pg.Shards, bus Bus) *Store {
-	s := &Store{shards: shards, bus: bus, now: time.Now}
+	s := &Store{shards: shards, bus: bus, now: time.Now, failing: make(map[uint32]map[id.Server]bool)}
 	var err error
-	if s.known, err = simplelru.NewLRU[id.Server, known](remembered, nil); err != nil {
+	forget := func(server id.Server, k known) {
+		if k.Failures > 0 {
+			delete(s.failing[partition.Of(string(server))], server)
+		}
+	}
+	if s.known, err = simplelru.NewLRU(remembered, forget); err != nil {
 		panic(err) // only for a size below one
 	}
 	if s.seen, err = simplelru.NewLRU[id.Server, time.Time](remembered, nil); err != nil {
@@ -130,7 +137,15 @@ func (s *Store) note(server id.Server, failures int, retry int64) State {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.known.Remove(server) // Add would not tell of the old state
 	s.known.Add(server, known{st, s.now().Add(believe)})
+	if failures > 0 {
+		part := partition.Of(string(server))
+		if s.failing[part] == nil {
+			s.failing[part] = make(map[id.Server]bool)
+		}
+		s.failing[part][server] = true
+	}
 	return st
 }
 
@@ -220,9 +235,8 @@ func (s *Store) Failing(ctx context.Context, part uint32) (map[id.Server]State, 
 func (s *Store) Forget(part uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, server := range s.known.Keys() {
-		if k, ok := s.known.Peek(server); ok && k.Failures > 0 && partition.Of(string(server)) == part {
-			s.known.Remove(server)
-		}
+	for server := range s.failing[part] {
+		s.known.Remove(server)
 	}
+	delete(s.failing, part)
 }

@@ -32,6 +32,8 @@ type Config struct {
 	DialTimeout time.Duration
 	Log         *slog.Logger
 	Registerer  prometheus.Registerer
+
+	sessions tls.ClientSessionCache
 }
 
 func (c *Config) setDefaults() {
@@ -59,6 +61,7 @@ func (c *Config) setDefaults() {
 	if c.DialTimeout == 0 {
 		c.DialTimeout = 10 * time.Second
 	}
+	c.sessions = tls.NewLRUClientSessionCache(2000)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -66,5 +69,5 @@ func (c *Config) setDefaults() {
 
 func (c *Config) tls(serverName string) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.RootCAs, ServerName: serverName,
-		NextProtos: []string{"h2", "http/1.1"}}
+		NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: c.sessions}
 }

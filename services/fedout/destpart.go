@@ -122,19 +122,10 @@ func (p *destPart) drop() {
 	}
 }
 
-// look reads what others may have changed of the partition: the health of its destinations, positions of those that
-// are behind, EDUs that wait.
+// look reads all that others may have changed of the partition. The health comes first: nobody is tried too early.
 func (p *destPart) look(ctx context.Context) error {
-	p.f.s.dests.Forget(p.part)
-	failing, err := p.f.s.dests.Failing(ctx, p.part)
-	if err != nil {
+	if err := p.lookHealth(ctx); err != nil {
 		return err
-	}
-	p.mu.Lock()
-	p.failing = failing
-	p.mu.Unlock()
-	for _, d := range p.all() {
-		d.adjust(failing[d.server])
 	}
 	if err := p.lookBehind(ctx); err != nil {
 		return err
@@ -142,15 +133,35 @@ func (p *destPart) look(ctx context.Context) error {
 	return p.lookEDUs(ctx)
 }
 
-// adjust takes over what the table says of the backoff.
-func (d *dest) adjust(st destination.State) {
-	d.mu.Lock()
+// glance reads what a hint is about: destinations that were heard of, and EDUs that wait.
+func (p *destPart) glance(ctx context.Context) error {
+	if err := p.lookHealth(ctx); err != nil {
+		return err
+	}
+	return p.lookEDUs(ctx)
+}
+
+// lookHealth takes over what the table says of backoffs.
+func (p *destPart) lookHealth(ctx context.Context) error {
+	p.f.s.dests.Forget(p.part)
+	failing, err := p.f.s.dests.Failing(ctx, p.part)
+	if err != nil {
+		return err
+	}
 	now := time.Now()
-	waiting := now.Before(d.retryAt)
-	d.mu.Unlock()
-	if waiting && !st.BackingOff(now) {
+	var healthy []*dest
+	p.mu.Lock()
+	p.failing = failing
+	for server, d := range p.dests {
+		if !failing[server].BackingOff(now) {
+			healthy = append(healthy, d)
+		}
+	}
+	p.mu.Unlock()
+	for _, d := range healthy {
 		d.revive()
 	}
+	return nil
 }
 
 func (p *destPart) lookBehind(ctx context.Context) error {
@@ -223,12 +234,13 @@ func (p *destPart) lookEDUs(ctx context.Context) error {
 // takeover no more than this is read in vain.
 const completeEvery = time.Minute
 
-// flush stores where destinations stand that are behind, and then how far the others are.
-func (p *destPart) flush(ctx context.Context) error {
+// flush stores where destinations stand that are behind, and then how far the others are; all of them from time to
+// time, and when the partition is given up.
+func (p *destPart) flush(ctx context.Context, all bool) error {
 	p.flushing.Lock()
 	defer p.flushing.Unlock()
 	now := time.Now()
-	all := now.Sub(p.complete) > completeEvery
+	all = all || now.Sub(p.complete) > completeEvery
 	heads, upTo := make([]int64, len(p.handed)), make([]int64, len(p.handed))
 	wanted := make([]bool, len(p.handed))
 	for q := range heads {

@@ -19,7 +19,6 @@ import (
 
 // subscribe hears what is not in the log.
 func (f *sender) subscribe() ([]*bus.Subscription, error) {
-	users := expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second)
 	rooms := expirable.NewLRU[string, *roomdb.Room](20_000, nil, 10*time.Minute)
 	subs := make([]*bus.Subscription, 0, 3)
 	for _, subscribe := range []func() (*bus.Subscription, error){
@@ -34,7 +33,7 @@ func (f *sender) subscribe() ([]*bus.Subscription, error) {
 		func() (*bus.Subscription, error) {
 			return f.s.bus.SubscribePresence(func(p *logv1.Presence) {
 				if p.Local && f.isLocal(id.User(p.UserId).Server()) {
-					f.later(func() { f.spreadPresence(users, p) })
+					f.later(func() { f.spreadPresence(p) })
 				}
 			})
 		},
@@ -100,18 +99,18 @@ func (f *sender) spreadTyping(rooms *expirable.LRU[string, *roomdb.Room], t *log
 	})
 }
 
-func (f *sender) spreadPresence(users *expirable.LRU[id.User, []userdb.JoinedRoom], p *logv1.Presence) {
+func (f *sender) spreadPresence(p *logv1.Presence) {
 	ctx, cancel := context.WithTimeout(f.ctx, ephemeralTimeout)
 	defer cancel()
 	user := id.User(p.UserId)
-	rooms, ok := users.Get(user)
+	rooms, ok := f.joined.Get(user)
 	if !ok {
 		var err error
 		if rooms, err = f.s.users.JoinedRooms(ctx, user); err != nil {
 			f.s.log.Debug("presence not sent", "user", user, "err", err)
 			return
 		}
-		users.Add(user, rooms)
+		f.joined.Add(user, rooms)
 	}
 	seen := make(map[id.Server]bool)
 	var to []target

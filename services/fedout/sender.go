@@ -42,6 +42,9 @@ type sender struct {
 	mu    sync.RWMutex
 	parts []*destPart // nil: not ours
 
+	// joined are the rooms of users whose presence is sent; an entry goes when its user's memberships change.
+	joined *expirable.LRU[id.User, []userdb.JoinedRoom]
+
 	wakes     chan struct{}
 	woken     []atomic.Bool
 	ephemeral chan func()
@@ -55,6 +58,7 @@ func newSender(s *Service) *sender {
 	f := &sender{
 		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: make(chan struct{}, s.cfg.Transactions),
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
+		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
 		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),
 		drainNow: make(chan struct{}, 1),
 	}
@@ -270,7 +274,7 @@ func (f *sender) giveUp(lose []*destPart) {
 			case <-p.quiet():
 			case <-patience.Done():
 			}
-			if err := p.flush(ctx); err != nil {
+			if err := p.flush(ctx, true); err != nil {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
 			}
 			p.drop()
@@ -292,7 +296,7 @@ func (f *sender) flushes(ctx context.Context) {
 		}
 		fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		for _, p := range f.owned() {
-			if err := p.flush(fctx); err != nil && ctx.Err() == nil {
+			if err := p.flush(fctx, false); err != nil && ctx.Err() == nil {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
 			}
 		}
@@ -306,28 +310,37 @@ func (f *sender) looks(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		full := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for part := range f.woken {
-				f.woken[part].Store(true)
-			}
+			full = true
 		case <-f.wakes:
 		}
 		for part := range f.woken {
-			if !f.woken[part].Swap(false) {
-				continue
+			if f.woken[part].Swap(false) || full {
+				f.look(ctx, uint32(part), full)
 			}
-			f.mu.RLock()
-			p := f.parts[part]
-			f.mu.RUnlock()
-			if p == nil {
-				continue
-			}
-			if err := p.look(ctx); err != nil && ctx.Err() == nil {
-				f.s.log.Warn("destinations not read", "part", part, "err", err)
-			}
+		}
+	}
+}
+
+func (f *sender) look(ctx context.Context, part uint32, full bool) {
+	f.mu.RLock()
+	p := f.parts[part]
+	f.mu.RUnlock()
+	if p == nil {
+		return
+	}
+	look := p.glance
+	if full {
+		look = p.look
+	}
+	if err := look(ctx); err != nil && ctx.Err() == nil {
+		f.s.log.Warn("destinations not read", "part", part, "err", err)
+		if !full {
+			time.AfterFunc(databasePause, func() { f.wake(part) })
 		}
 	}
 }

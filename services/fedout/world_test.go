@@ -202,10 +202,12 @@ func (w *world) nextNID() int64 {
 	return w.nid
 }
 
+const countServer = `INSERT INTO room_server AS s (part, room_nid, server, joined) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (part, room_nid, server) DO UPDATE SET joined = s.joined + excluded.joined`
+
 func (r *room) count(server string, n int) {
 	r.w.t.Helper()
-	_, err := r.w.shards.For(r.part).Exec(r.w.t.Context(), `INSERT INTO room_server AS s (part, room_nid, server, joined) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (part, room_nid, server) DO UPDATE SET joined = s.joined + excluded.joined`, int32(r.part), r.nid, server, n)
+	_, err := r.w.shards.For(r.part).Exec(r.w.t.Context(), countServer, int32(r.part), r.nid, server, n)
 	if err != nil {
 		r.w.t.Fatal(err)
 	}
@@ -226,12 +228,6 @@ func (r *room) sendN(n int) []string { return r.send(make([]string, n)...) }
 // member appends a membership event.
 func (r *room) member(sender, target, before, now string, local bool, alsoTo ...string) string {
 	r.w.t.Helper()
-	if now == "join" && before != "join" {
-		r.count(string(id.User(target).Server()), 1)
-	}
-	if before == "join" && now != "join" {
-		r.count(string(id.User(target).Server()), -1)
-	}
 	return r.append(&logv1.Event{Type: "m.room.member", StateKey: &target, Sender: sender, Local: local, Membership: now,
 		PrevMembership: before, CurrentBefore: 1, CurrentAfter: 2, AlsoTo: alsoTo})[0]
 }
@@ -285,6 +281,9 @@ func (r *room) queue(b *pgx.Batch, e *logv1.Entry) {
 		stored := proto.Clone(x.Event).(*logv1.Event)
 		stored.Json = nil
 		body, kind, nid = stored, roomdb.KindEvent, &x.Event.Nid
+		if n := moves(stored); n != 0 {
+			b.Queue(countServer, int32(r.part), r.nid, string(id.User(*stored.StateKey).Server()), n)
+		}
 		b.Queue(`INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, auth, prev, json)
 			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, 1, '{}', '{}', $9)`,
 			int32(r.part), x.Event.Nid, r.nid, x.Event.EventId, e.Pos, x.Event.Type, x.Event.StateKey, x.Event.Sender, x.Event.Json)
@@ -478,11 +477,18 @@ func (r *remote) until(what string, cond func() bool) {
 // gets waits until all of the events have arrived.
 func (r *remote) gets(ids ...string) {
 	r.w.t.Helper()
+	missing := ""
+	defer func() {
+		if r.w.t.Failed() {
+			r.w.t.Log("first missing event: ", missing)
+		}
+	}()
 	r.until("not all events arrived", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, e := range ids {
 			if !r.seen[e] {
+				missing = e
 				return false
 			}
 		}
