@@ -23,6 +23,7 @@ type Admin struct {
 	cfg    *Config
 	shards *pg.Shards
 	users  *userdb.DB
+	out    userdb.Bus
 	close  []func() error
 }
 
@@ -59,7 +60,7 @@ func (a *Admin) open(ctx context.Context, log *slog.Logger) error {
 		a.close = append(a.close, func() error { b.Close(); return nil })
 		out = b
 	}
-	a.users = userdb.New(shards, out)
+	a.out, a.users = out, userdb.New(shards, out)
 	return nil
 }
 

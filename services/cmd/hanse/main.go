@@ -32,12 +32,13 @@ type globals struct {
 
 var cli struct {
 	globals
-	Run       runCmd       `cmd:"" help:"Run roles; all of them unless --role says which."`
-	ConfigCmd configCmd    `cmd:"" name:"config" help:"Check the configuration and print what is in force, with the source of each value."`
-	Migrate   migrateCmd   `cmd:"" help:"Bring the schema of all shards up to date."`
-	User      userCmd      `cmd:"" help:"Make and change accounts."`
-	Partition partitionCmd `cmd:"" help:"Look at the partitions and move them between workers."`
-	Version   versionCmd   `cmd:"" help:"Print the version."`
+	Run       runCmd        `cmd:"" help:"Run roles; all of them unless --role says which."`
+	ConfigCmd configCmd     `cmd:"" name:"config" help:"Check the configuration and print what is in force, with the source of each value."`
+	Migrate   migrateCmd    `cmd:"" help:"Bring the schema of all shards up to date."`
+	User      userCmd       `cmd:"" help:"Make and change accounts."`
+	Partition partitionCmd  `cmd:"" help:"Look at the partitions and move them between workers."`
+	Dead      deadLetterCmd `cmd:"" name:"deadletter" help:"Look at entries of the log that could not be processed, and have them processed."`
+	Version   versionCmd    `cmd:"" help:"Print the version."`
 }
 
 func main() {

@@ -1,0 +1,214 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
+)
+
+// DeadLetter is an entry of the log that a consumer could not process and passed over.
+type DeadLetter struct {
+	Part     uint32
+	Consumer string
+	Pos      int64
+	Error    string
+	Created  time.Time
+}
+
+// Consumers that leave dead letters.
+const (
+	consumerSync   = "sync"
+	consumerFedout = "fedout"
+)
+
+// ErrNoDeadLetter says that there is nothing to replay at a position.
+var ErrNoDeadLetter = errors.New("there is no such dead letter")
+
+// DeadLetters lists what no consumer could process, by partition, consumer and position.
+func (a *Admin) DeadLetters(ctx context.Context) ([]DeadLetter, error) {
+	var all []DeadLetter
+	for _, pool := range a.shards.All() {
+		rows, err := pool.Query(ctx, `SELECT part, consumer, pos, error, created_ts FROM dead_letter`)
+		if err != nil {
+			return nil, fmt.Errorf("read dead letters: %w", err)
+		}
+		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (DeadLetter, error) {
+			var d DeadLetter
+			var ms int64
+			err := row.Scan(&d.Part, &d.Consumer, &d.Pos, &d.Error, &ms)
+			d.Created = time.UnixMilli(ms)
+			return d, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read dead letters: %w", err)
+		}
+		all = append(all, some...)
+	}
+	slices.SortFunc(all, func(x, y DeadLetter) int {
+		return cmp.Or(cmp.Compare(x.Part, y.Part), cmp.Compare(x.Consumer, y.Consumer), cmp.Compare(x.Pos, y.Pos))
+	})
+	return all, nil
+}
+
+// Replay is what a replay did.
+type Replay struct {
+	// Again are the servers that will read the log again from the entry on.
+	Again []id.Server
+	// Busy are servers that are catching up from a later position now. The letter stays while there are some.
+	Busy []id.Server
+}
+
+// ReplayDeadLetter has an entry processed that a consumer passed over. The entry must be readable by now, else nothing
+// changes.
+//
+// What fedout did not hand out is sent by what sends after an outage: the servers in the room are marked as behind from
+// the entry on. Each of them gets everything of that partition from there on once more; receivers know events that they
+// have by their ids.
+//
+// Entries of sync are not delivered once more: clients read the database at the next full sync or gap, and in the
+// room's history. The letter is removed.
+func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint32, pos int64) (*Replay, error) {
+	if part >= a.shards.P() {
+		return nil, partition.ErrNoPartition
+	}
+	var there bool
+	err := a.shards.For(part).QueryRow(ctx, `SELECT EXISTS (SELECT FROM dead_letter WHERE part = $1 AND consumer = $2 AND pos = $3)`,
+		int32(part), consumer, pos).Scan(&there)
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	if !there {
+		return nil, ErrNoDeadLetter
+	}
+	entry, err := a.readEntry(ctx, part, pos)
+	if err != nil {
+		return nil, err
+	}
+	done := new(Replay)
+	switch consumer {
+	case consumerSync:
+	case consumerFedout:
+		if err := a.sendAgain(ctx, part, entry, done); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("the dead letters of %q cannot be replayed", consumer)
+	}
+	if len(done.Busy) > 0 {
+		return done, nil
+	}
+	_, err = a.shards.For(part).Exec(ctx, `DELETE FROM dead_letter WHERE part = $1 AND consumer = $2 AND pos = $3`, int32(part), consumer, pos)
+	if err != nil {
+		return nil, fmt.Errorf("remove dead letter: %w", err)
+	}
+	return done, nil
+}
+
+// readEntry reads an entry of the log and checks that this program understands it.
+func (a *Admin) readEntry(ctx context.Context, part uint32, pos int64) (*logv1.Entry, error) {
+	const cacheBytes = 1 << 20 // for one entry
+	rooms := roomdb.Open(a.shards, state.NewStore(state.Config{Cache: cacheBytes}, nil), roomdb.Config{EventCache: cacheBytes}, nil)
+	entries, err := rooms.ReadLog(ctx, part, pos, 1)
+	if err != nil {
+		return nil, fmt.Errorf("still unreadable: %w", err)
+	}
+	if len(entries) == 0 || entries[0].Pos != pos {
+		return nil, fmt.Errorf("partition %d has no entry %d", part, pos)
+	}
+	if e := entries[0].GetEvent(); e != nil {
+		rules, ok := roomversion.Get(e.RoomVersion)
+		if !ok {
+			return nil, fmt.Errorf("still unreadable: room version %q", e.RoomVersion)
+		}
+		if _, err := event.ParseTrusted(e.Json, id.Event(e.EventId), rules); err != nil {
+			return nil, fmt.Errorf("still unreadable: %w", err)
+		}
+	}
+	return entries[0], nil
+}
+
+// leavesUs reports whether an entry is one that other servers get from us, as services/fedout decides it.
+func leavesUs(e *logv1.Entry) bool {
+	switch b := e.Body.(type) {
+	case *logv1.Entry_Event:
+		return b.Event.Local
+	case *logv1.Entry_Receipt:
+		return b.Receipt.Local && b.Receipt.Type == "m.read"
+	case *logv1.Entry_DeviceChange:
+		return b.DeviceChange.Local
+	}
+	return false
+}
+
+// sendAgain marks those who should have got an entry as behind from it on.
+func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, done *Replay) error {
+	if !leavesUs(e) {
+		return nil
+	}
+	rows, err := a.shards.For(part).Query(ctx, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`,
+		int32(part), e.RoomNid)
+	if err != nil {
+		return fmt.Errorf("read servers of the room: %w", err)
+	}
+	inRoom, err := pgx.CollectRows(rows, pgx.RowTo[id.Server])
+	if err != nil {
+		return fmt.Errorf("read servers of the room: %w", err)
+	}
+	to := slices.Clone(inRoom)
+	for _, s := range e.GetEvent().GetAlsoTo() {
+		to = append(to, id.Server(s))
+	}
+	slices.Sort(to)
+	for _, server := range slices.Compact(to) {
+		if slices.Contains(a.cfg.ServerNames, string(server)) {
+			continue
+		}
+		again, err := a.fallBehind(ctx, server, part, e, !slices.Contains(inRoom, server))
+		if err != nil {
+			return fmt.Errorf("mark %s as behind: %w", server, err)
+		}
+		if again {
+			done.Again = append(done.Again, server)
+		} else {
+			done.Busy = append(done.Busy, server)
+		}
+	}
+	return nil
+}
+
+// fallBehind lets a server read the log again from an entry on. It returns false if fedout is at a later position with
+// it: that row is fedout's own to move.
+func (a *Admin) fallBehind(ctx context.Context, server id.Server, logPart uint32, e *logv1.Entry, outside bool) (again bool, err error) {
+	part := partition.Of(string(server))
+	err = pgx.BeginFunc(ctx, a.shards.For(part), func(tx pgx.Tx) error {
+		if outside {
+			if _, err := tx.Exec(ctx, `INSERT INTO destination_room (part, server_name, log_part, room_nid) VALUES ($1, $2, $3, $4)
+				ON CONFLICT DO NOTHING`, int32(part), string(server), int32(logPart), e.RoomNid); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO destination_behind (part, server_name, log_part, pos) VALUES ($1, $2, $3, $4)
+			ON CONFLICT DO NOTHING`, int32(part), string(server), int32(logPart), e.Pos-1); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT pos < $4 FROM destination_behind WHERE part = $1 AND server_name = $2 AND log_part = $3`,
+			int32(part), string(server), int32(logPart), e.Pos).Scan(&again)
+	})
+	if err != nil {
+		return false, err
+	}
+	return again, a.out.WakeFedout(part)
+}
