@@ -88,9 +88,9 @@ func (a *answer) sort() {
 // addInvitation adds an invite or a knock with its stripped state. Those whom the user ignores invite nobody
 // (client-server API, "Ignoring Users").
 func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
-	stripped := r.Stripped
-	if len(stripped) == 0 {
-		stripped = []byte("[]")
+	stripped, err := s.stripped(ctx, r)
+	if err != nil {
+		return err
 	}
 	write := func(name string) roomAnswer {
 		b := append(make([]byte, 0, len(stripped)+32), `{"`+name+`":{"events":`...)
