@@ -132,7 +132,7 @@ func (s *scene) until(p *people.Person, what string, fits func(*people.Note) boo
 // after waits for a note that comes after a mark.
 func (s *scene) after(p *people.Person, mark int, what string, fits func(*people.Note) bool) *people.Note {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 45*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
 	defer cancel()
 	return try(p.AfterMark(ctx, mark, what, fits))(s)
 }

@@ -3,6 +3,7 @@ import {
     MatrixEventEvent,
     MemoryStore,
     RoomEvent,
+    RoomMemberEvent,
     SyncState,
     createClient,
 } from "matrix-js-sdk";
@@ -11,8 +12,6 @@ import { logger } from "matrix-js-sdk/lib/logger.js";
 import { write } from "./lines.mjs";
 
 logger.setLevel("warn", false);
-
-const ephemeral = new Set(["m.typing", "m.receipt"]);
 
 // Person is one device of somebody.
 export class Person {
@@ -89,9 +88,12 @@ export class Person {
         c.on(ClientEvent.Event, (event) => {
             const type = event.getType();
             if (type === "m.presence") this.noteEvent("presence", event);
-            else if (ephemeral.has(type)) this.noteEvent("ephemeral", event);
             else if (event.isState()) this.noteEvent("state", event);
         });
+        c.on(RoomEvent.Receipt, (event, room) => this.note("ephemeral", { ...this.shown(event), room: room.roomId }));
+        c.on(RoomMemberEvent.Typing, (event, member) =>
+            this.note("ephemeral", { ...this.shown(event), room: member.roomId }),
+        );
         c.on(ClientEvent.AccountData, (event) => this.noteEvent("account_data", event));
         c.on(ClientEvent.ToDeviceEvent, (event) => this.noteEvent("to_device", event));
         c.on(RoomEvent.MyMembership, (room, membership) => {
