@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -187,12 +188,15 @@ func (f *Fedin) verify(r *http.Request, x signing.XMatrix, body []byte) error {
 			return merr.LimitExceeded(5000).WithCause(ctx.Err())
 		}
 	}
+	if err := f.worthAsking(ctx, key); err != nil {
+		return err
+	}
 	err = f.keys.VerifyRequest(ctx, x, r.Method, r.RequestURI, body)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, keyring.ErrNoKey):
-		f.refused.Add(key, struct{}{})
+		f.noKey(key)
 		return errNoKey.WithCause(err)
 	case errors.Is(err, signing.ErrSignature):
 		return merr.Unauthorized("The request's signature does not verify").WithCause(err)
@@ -201,4 +205,34 @@ func (f *Fedin) verify(r *http.Request, x signing.XMatrix, body []byte) error {
 		return e
 	}
 	return merr.Unavailable("The request's signature cannot be verified now").WithCause(err)
+}
+
+// madeUpKeys is how many keys of a server may turn out not to exist before, for a while, only those count that are stored.
+const madeUpKeys = 5
+
+// noKey remembers that a key could not be had.
+func (f *Fedin) noKey(key keyName) {
+	f.refused.Add(key, struct{}{})
+	n, ok := f.madeUp.Get(key.server)
+	if !ok {
+		n = new(atomic.Int32)
+		f.madeUp.Add(key.server, n)
+	}
+	n.Add(1)
+}
+
+// worthAsking keeps who makes up names of keys from making us ask a server for each of them.
+func (f *Fedin) worthAsking(ctx context.Context, key keyName) error {
+	if n, ok := f.madeUp.Get(key.server); !ok || n.Load() < madeUpKeys {
+		return nil
+	}
+	name := keyring.Name{Server: key.server, KeyID: key.key}
+	stored, err := f.keyStore.Keys(ctx, []keyring.Name{name})
+	if err != nil {
+		return err
+	}
+	if !stored[name].ValidAt(time.Now().UnixMilli()) {
+		return errNoKey
+	}
+	return nil
 }

@@ -82,6 +82,23 @@ func TestStrangersCostLittle(t *testing.T) {
 	}
 }
 
+// Who makes up key after key in a server's name makes us ask it a few times, and does not keep it out.
+func TestMadeUpKeys(t *testing.T) {
+	w := newWorker(t)
+	w.account("anna")
+	s := w.server("victim.example")
+	s.do("GET", profileURI, nil).ok()
+	for range 3 * madeUpKeys {
+		key, err := signing.NewKey()
+		must(t, err)
+		(&server{w, s.name, key}).do("GET", profileURI, nil).fails(401, merr.CodeUnauthorized)
+	}
+	if n := w.others.askedFor("victim.example"); n != 1+madeUpKeys {
+		t.Errorf("asked %d times", n)
+	}
+	s.do("GET", profileURI, nil).ok()
+}
+
 // A key that expired verifies events, but no requests.
 func TestExpiredKey(t *testing.T) {
 	w := newWorker(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -82,10 +83,11 @@ type Fedin struct {
 	metrics      *metrics
 
 	gates    gates
-	known    *cache.Cache[id.Server, struct{}] // servers that were verified a short while ago
-	refused  *cache.Cache[keyName, struct{}]   // keys that could not be had
-	unknown  chan struct{}                     // slots of requests of servers that are not known
-	incoming chan struct{}                     // slots of transactions
+	known    *cache.Cache[id.Server, struct{}]      // servers that were verified a short while ago
+	refused  *cache.Cache[keyName, struct{}]        // keys that could not be had
+	madeUp   *cache.Cache[id.Server, *atomic.Int32] // how many, lately
+	unknown  chan struct{}                          // slots of requests of servers that are not known
+	incoming chan struct{}                          // slots of transactions
 	acls     *cache.Cache[aclKey, *aclOf]
 	shares   *cache.Cache[id.Server, bool]
 
@@ -117,6 +119,8 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		Weigh: func(s id.Server, _ struct{}) int64 { return int64(len(s)) + 150 }})
 	f.refused = cache.New(cache.Config[keyName, struct{}]{Name: "fedin_refused", Budget: 4 << 20, MaxAge: refusedFor, Metrics: d.Registerer,
 		Weigh: func(k keyName, _ struct{}) int64 { return int64(len(k.server)+len(k.key)) + 170 }})
+	f.madeUp = cache.New(cache.Config[id.Server, *atomic.Int32]{Name: "fedin_made_up", Budget: 4 << 20, MaxAge: refusedFor, Metrics: d.Registerer,
+		Weigh: func(s id.Server, _ *atomic.Int32) int64 { return int64(len(s)) + 170 }})
 	f.acls = cache.New(cache.Config[aclKey, *aclOf]{Name: "fedin_acl", Budget: 4 << 20, Metrics: d.Registerer,
 		Weigh: func(_ aclKey, l *aclOf) int64 { return l.list.Bytes() + 200 }})
 	f.shares = cache.New(cache.Config[id.Server, bool]{Name: "fedin_shares", Budget: 4 << 20, MaxAge: time.Minute, Metrics: d.Registerer,

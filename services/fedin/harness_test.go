@@ -38,6 +38,7 @@ import (
 // worker is a fedin worker over real databases; owners of rooms and fedout are replaced by what records their calls.
 type worker struct {
 	t      *testing.T
+	deps   Deps
 	fedin  *Fedin
 	url    string
 	shards *pg.Shards
@@ -66,23 +67,40 @@ func newWorker(t *testing.T, change ...func(*Config)) *worker {
 	for _, c := range change {
 		c(&cfg)
 	}
-	w.fedin, err = New(cfg, Deps{Shards: w.shards, Users: w.users, Rooms: rooms, Directory: roomdir.New(w.shards, rooms, nil), Bus: w.bus,
+	w.deps = Deps{Shards: w.shards, Users: w.users, Rooms: rooms, Directory: roomdir.New(w.shards, rooms, nil), Bus: w.bus,
 		Redis: redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()}), Router: oneOwner{conn}, FedOut: fedout, Servers: w.names,
 		Keys:     keyring.New(keyring.Deps{Store: w.keys, Servers: w.names, Fetcher: fedout}),
-		KeyStore: w.keys, Destinations: destination.New(w.shards, w.bus)})
+		KeyStore: w.keys, Destinations: destination.New(w.shards, w.bus)}
+	w.fedin, err = New(cfg, w.deps)
 	must(t, err)
+	w.serve(ctx, cancel)
+	return w
+}
+
+func (w *worker) serve(ctx context.Context, cancel func()) {
 	rt := httpx.NewRouter(httpx.RouterConfig{Name: "federation"})
 	w.fedin.Routes(rt)
 	srv := httptest.NewServer(rt)
 	w.url = srv.URL
 	var done sync.WaitGroup
 	done.Go(func() { _ = w.fedin.Run(ctx) })
-	t.Cleanup(func() {
+	w.t.Cleanup(func() {
 		srv.Close()
 		cancel()
 		done.Wait()
 	})
-	return w
+}
+
+// twin is a second worker of the same cluster.
+func (w *worker) twin() *worker {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	two := *w
+	var err error
+	two.fedin, err = New(Defaults(), w.deps)
+	must(w.t, err)
+	two.serve(ctx, cancel)
+	return &two
 }
 
 func must(t *testing.T, err error) {

@@ -134,6 +134,64 @@ func TestTransactionOutlivesItsRequest(t *testing.T) {
 	}
 }
 
+// A transaction that one worker took is known to the others.
+func TestTransactionAtAnotherWorker(t *testing.T) {
+	w := newWorker(t)
+	s := w.server("one.example")
+	w.room("!a:one.example", "11")
+	first := s.do("PUT", txnURI("1"), txnBody(s.message("!a:one.example", "11", "a"))).ok()
+	s.w = w.twin()
+	if again := s.do("PUT", txnURI("1"), txnBody()).ok(); string(again.raw) != string(first.raw) || w.owners.calls() != 1 {
+		t.Errorf("%s, at first %s; %d calls", again.raw, first.raw, w.owners.calls())
+	}
+}
+
+// Transactions of one server are taken one after the other, those of several side by side; a server that sends more
+// than it waits for is told to come again.
+func TestTransactionsInTurn(t *testing.T) {
+	w := newWorker(t)
+	one, two := w.server("one.example"), w.server("two.example")
+	w.room("!a:one.example", "11")
+	goOn, begun := make(chan struct{}), make(chan string, 10)
+	w.owners.answer = func(ctx context.Context, q *roomv1.ReceiveRequest) (*roomv1.ReceiveResponse, error) {
+		begun <- q.Origin
+		select {
+		case <-goOn:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return &roomv1.ReceiveResponse{Results: []*roomv1.PduResult{{}}}, nil
+	}
+	replies := make(chan *reply, 10)
+	send := func(s *server, name string) {
+		body := jsonOf(t, txnBody(s.message("!a:one.example", "11", name)))
+		header := s.sign("PUT", txnURI(name), "a.example", body)
+		go func() {
+			r, err := w.raw(t.Context(), "PUT", txnURI(name), header, body)
+			if err != nil {
+				t.Error(err)
+			}
+			replies <- r
+		}()
+	}
+	send(one, "1")
+	<-begun
+	for i := range transactionsWaiting + 1 {
+		send(one, fmt.Sprint("more", i))
+	}
+	if r := <-replies; r.status != 429 {
+		t.Errorf("%d %s", r.status, r.raw)
+	}
+	send(two, "2")
+	if origin := <-begun; origin != "two.example" {
+		t.Errorf("%s, whose first transaction is not done", origin)
+	}
+	close(goOn)
+	for range transactionsWaiting + 2 {
+		(<-replies).ok()
+	}
+}
+
 // A room that has too much to do is tried again for a while.
 func TestBusyRoom(t *testing.T) {
 	w := newWorker(t)
