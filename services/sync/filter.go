@@ -18,6 +18,8 @@ type filter struct {
 	Presence    eventFilter `json:"presence"`
 	AccountData eventFilter `json:"account_data"`
 	Room        roomFilter  `json:"room"`
+
+	size int64 // bytes in memory, about
 }
 
 type eventFilter struct {
@@ -61,7 +63,7 @@ const (
 )
 
 func parseFilter(raw []byte) (*filter, error) {
-	f := new(filter)
+	f := &filter{size: 1000 + 4*int64(len(raw))}
 	if err := json.Unmarshal(raw, f); err != nil {
 		return nil, merr.InvalidParam("filter: " + err.Error())
 	}

@@ -131,13 +131,16 @@ func boolParam(v, name string) (bool, error) {
 	return false, merr.InvalidParam(name + " is neither true nor false")
 }
 
+// noFilter lets everything pass.
+var noFilter = new(filter)
+
 // filterOf returns an inline filter, or one that the client has stored.
 func (s *Service) filterOf(ctx context.Context, user id.User, param string) (*filter, error) {
 	if param == "" {
-		return new(filter), nil
+		return noFilter, nil
 	}
 	if param[0] == '{' {
-		return parseFilter([]byte(param))
+		return s.filters.parse(param)
 	}
 	n, err := strconv.ParseInt(param, 10, 64)
 	if err != nil {

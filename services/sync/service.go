@@ -98,7 +98,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 		users: make(map[id.User]*presenceOf),
 	}
 	s.shared = newShared(s)
-	s.filters = newFilters(d.Users)
+	s.filters = newFilters(d.Users, d.Registerer)
 	s.seqs = newSeqs(d.Users, d.Log)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
@@ -239,10 +239,11 @@ func (s *Service) deadLetter(ctx context.Context, d bus.Delivery, cause error) e
 	return nil
 }
 
-// filters are the stored filters. They never change.
+// filters are the filters that clients have stored, which never change, and those that they send with each poll.
 type filters struct {
-	db    *userdb.DB
-	cache *cache.Cache[filterKey, *filter]
+	db     *userdb.DB
+	cache  *cache.Cache[filterKey, *filter]
+	inline *cache.Cache[string, *filter]
 }
 
 type filterKey struct {
@@ -250,10 +251,28 @@ type filterKey struct {
 	n    int64
 }
 
-func newFilters(db *userdb.DB) *filters {
-	return &filters{db: db, cache: cache.New(cache.Config[filterKey, *filter]{
-		Name: "filter", Budget: 4 << 20, Weigh: func(k filterKey, _ *filter) int64 { return int64(len(k.user)) + 1000 },
-	})}
+func newFilters(db *userdb.DB, reg prometheus.Registerer) *filters {
+	return &filters{
+		db: db,
+		cache: cache.New(cache.Config[filterKey, *filter]{
+			Name: "filter", Budget: 4 << 20, Metrics: reg, Weigh: func(k filterKey, f *filter) int64 { return int64(len(k.user)) + f.size },
+		}),
+		inline: cache.New(cache.Config[string, *filter]{
+			Name: "inline_filter", Budget: 4 << 20, Metrics: reg, Weigh: func(_ string, f *filter) int64 { return f.size },
+		}),
+	}
+}
+
+// parse returns the filter that a text is.
+func (f *filters) parse(text string) (*filter, error) {
+	if v, ok := f.inline.Get(text); ok {
+		return v, nil
+	}
+	v, err := parseFilter([]byte(text))
+	if err == nil {
+		f.inline.Add(text, v)
+	}
+	return v, err
 }
 
 func (f *filters) get(ctx context.Context, user id.User, n int64) (*filter, error) {

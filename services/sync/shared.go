@@ -20,7 +20,7 @@ func newShared(s *Service) *shared {
 	return &shared{
 		s: s,
 		rooms: cache.New(cache.Config[id.User, map[roomdb.RoomKey]struct{}]{
-			Name: "presence_rooms", Budget: 16 << 20, MaxAge: time.Minute,
+			Name: "presence_rooms", Budget: 16 << 20, MaxAge: 5 * time.Second,
 			Weigh: func(u id.User, rooms map[roomdb.RoomKey]struct{}) int64 { return int64(len(u) + 40*len(rooms) + 100) },
 		}),
 		pairs: cache.New(cache.Config[[2]id.User, bool]{
@@ -90,7 +90,9 @@ func (sh *shared) look(ctx context.Context, users []id.User) (map[id.User]map[ro
 			of[roomdb.RoomKey{Part: r.Part, NID: r.NID}] = struct{}{}
 		}
 		found[who] = of
-		sh.rooms.Add(who, of)
+		if len(of) > 0 {
+			sh.rooms.Add(who, of)
+		}
 	}
 	return found, nil
 }
@@ -101,7 +103,8 @@ func (sh *shared) remote(ctx context.Context, u *user, other id.User) (bool, err
 		return yes, nil
 	}
 	yes, err := sh.s.sharesRoom(ctx, u, other)
-	if err == nil {
+	if err == nil && yes {
+		// Only what is so is remembered: who meets somebody sees them at once.
 		sh.pairs.Add(pair, yes)
 	}
 	return yes, err
