@@ -3,15 +3,13 @@ package fedout
 import (
 	"context"
 	"fmt"
-	"time"
-
 	"github.com/hashicorp/golang-lru/v2/expirable"
+	"time"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/userdb"
 	logv1 "hanse/proto/log/v1"
 )
 

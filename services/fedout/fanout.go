@@ -89,6 +89,9 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 	switch b := e.Body.(type) {
 	case *logv1.Entry_Event:
 		f.rooms.advance(key, b.Event)
+		if b.Event.Membership != "" && b.Event.StateKey != nil {
+			f.joined.Remove(id.User(*b.Event.StateKey))
+		}
 		if !b.Event.Local {
 			return offer{}, nil
 		}

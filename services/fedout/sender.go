@@ -7,12 +7,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
+	"hanse/pkg/userdb"
 )
 
 const (

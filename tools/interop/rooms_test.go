@@ -126,8 +126,8 @@ func TestBackfill(t *testing.T) {
 			return nil
 		})
 		for i := range said {
-			if read[len(read)-1-i] != said[i] {
-				t.Fatalf("message %d is %s, was sent as %s", i, read[len(read)-1-i], said[i])
+			if read[i] != said[i] {
+				t.Fatalf("message %d is %s, was sent as %s", i, read[i], said[i])
 			}
 		}
 	})

@@ -98,6 +98,7 @@ allow_public_rooms_without_auth: true
 serve_server_wellknown: false
 default_room_version: "11"
 presence: {enabled: true}
+room_list_publication_rules: [{action: allow}]
 log_config: %[13]q
 federation:
   destination_min_retry_interval: 1s
