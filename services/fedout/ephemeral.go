@@ -3,8 +3,9 @@ package fedout
 import (
 	"context"
 	"fmt"
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
