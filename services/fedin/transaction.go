@@ -189,8 +189,16 @@ func (f *Fedin) noteDone(ctx context.Context, origin id.Server, txnID string, an
 // prune deletes answers that nobody will ask for any more.
 func (f *Fedin) prune(ctx context.Context) error {
 	before := time.Now().Add(-f.cfg.KeepTransactions).UnixMilli()
-	for _, pool := range f.shards.All() {
-		if _, err := pool.Exec(ctx, sqlPruneTransactions, before); err != nil {
+	all := make([]uint32, f.shards.P())
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	for pool, parts := range f.shards.Groups(all) {
+		of := make([]int32, len(parts))
+		for i, part := range parts {
+			of[i] = int32(part)
+		}
+		if _, err := pool.Exec(ctx, sqlPruneTransactions, of, before); err != nil {
 			return fmt.Errorf("prune transactions: %w", err)
 		}
 	}
