@@ -1,6 +1,10 @@
 package fedclient
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/metric"
+)
 
 type metrics struct {
 	routes    *prometheus.CounterVec
@@ -12,30 +16,15 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
-		routes: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_discovery_total",
+		routes: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_discovery_total",
 			Help: "Look-ups of where a server name leads, by whether the cache had it."}, []string{"cache"})),
-		wellKnown: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_well_known_total",
+		wellKnown: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_well_known_total",
 			Help: "Requests for .well-known/matrix/server, by result."}, []string{"result"})),
-		dials: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_dials_total",
+		dials: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_dials_total",
 			Help: "Connections to other servers, by result: ok, failed, refused (by the address rule)."}, []string{"result"})),
-		requests: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_requests_total",
+		requests: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_requests_total",
 			Help: "Requests to other servers, by class of status; failed if there was no answer."}, []string{"status"})),
-		seconds: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_fedout_request_seconds",
+		seconds: metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_fedout_request_seconds",
 			Help: "From the request to the header of the answer.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})),
 	}
-}
-
-// register returns c, or the collector of the same name that is there already.
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	if reg == nil {
-		return c
-	}
-	if err := reg.Register(c); err != nil {
-		if are, ok := err.(prometheus.AlreadyRegisteredError); ok {
-			if old, ok := are.ExistingCollector.(C); ok {
-				return old
-			}
-		}
-	}
-	return c
 }
