@@ -28,6 +28,8 @@ type destPart struct {
 	failing map[id.Server]destination.State // as of the last look
 	left    bool                            // the partition is somebody else's
 
+	looked time.Time // all of it; belongs to who looks
+
 	// These belong to who flushes.
 	flushing sync.Mutex
 	stored   []int64 // the cursors in the table

@@ -21,6 +21,8 @@ const (
 	flushEvery = time.Second
 	// lookEvery is how soon rows are found whose wake-up was lost.
 	lookEvery = 30 * time.Second
+	// fullEvery bounds how often a hint leads to more than a glance.
+	fullEvery = 5 * time.Second
 	// settle is how long the ownership of partitions must stand still before it is acted upon: workers come and go
 	// several at a time.
 	settle = 50 * time.Millisecond
@@ -336,8 +338,8 @@ func (f *sender) look(ctx context.Context, part uint32, full bool) {
 		return
 	}
 	look := p.glance
-	if full {
-		look = p.look
+	if full || time.Since(p.looked) > fullEvery {
+		look, p.looked = p.look, time.Now()
 	}
 	if err := look(ctx); err != nil && ctx.Err() == nil {
 		f.s.log.Warn("destinations not read", "part", part, "err", err)
