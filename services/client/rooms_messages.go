@@ -203,6 +203,7 @@ func (p *pager) older(ctx context.Context) (more bool, err error) {
 		p.unknown = true
 		return false, nil
 	}
+	p.complete = resp.Stored == 0 // else what came may be more than the page takes
 	p.unknown = resp.Stored == 0 && !resp.Complete
 	return resp.Stored > 0, nil
 }
