@@ -2,7 +2,6 @@ package grpcx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -14,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"hanse/pkg/metric"
 )
 
 func serverUnary(log *slog.Logger, m *callMetrics) grpc.UnaryServerInterceptor {
@@ -108,12 +109,12 @@ type callMetric struct {
 func newCallMetrics(reg prometheus.Registerer, side string) *callMetrics {
 	labels := prometheus.Labels{"side": side}
 	return &callMetrics{
-		calls: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_grpc_calls_total",
+		calls: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_grpc_calls_total",
 			Help: "gRPC calls by method and status code.", ConstLabels: labels}, []string{"method", "code"})),
-		seconds: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_grpc_seconds",
+		seconds: metric.Register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_grpc_seconds",
 			Help: "Duration of gRPC calls.", ConstLabels: labels,
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"method"})),
-		panics: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_grpc_panics_total",
+		panics: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_grpc_panics_total",
 			Help: "Panics in gRPC handlers.", ConstLabels: labels})),
 	}
 }
@@ -128,20 +129,6 @@ func (m *callMetrics) observe(method string, code codes.Code, start time.Time) {
 	c := v.(*callMetric)
 	c.calls.Inc()
 	c.seconds.Observe(time.Since(start).Seconds())
-}
-
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	if reg == nil {
-		return c
-	}
-	if err := reg.Register(c); err != nil {
-		if are := (prometheus.AlreadyRegisteredError{}); errors.As(err, &are) {
-			if old, ok := are.ExistingCollector.(C); ok {
-				return old
-			}
-		}
-	}
-	return c
 }
 
 // TraceParent returns the W3C trace context of ctx for a log batch, empty if nothing is traced.

@@ -1,12 +1,13 @@
 package httpx
 
 import (
-	"errors"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/metric"
 )
 
 type metrics struct {
@@ -21,16 +22,16 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, api string) *metrics {
 	labels := prometheus.Labels{"api": api}
 	m := &metrics{
-		requests: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_http_requests_total",
+		requests: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_http_requests_total",
 			Help: "Requests by route and status.", ConstLabels: labels}, []string{"method", "route", "status"})),
-		seconds: register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_http_seconds",
+		seconds: metric.Register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_http_seconds",
 			Help: "Duration of requests, long polls apart.", ConstLabels: labels,
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5}}, []string{"method", "route"})),
-		inFlight: register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hanse_http_in_flight",
+		inFlight: metric.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hanse_http_in_flight",
 			Help: "Requests in progress.", ConstLabels: labels}, []string{"method", "route"})),
-		panics: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_http_panics_total",
+		panics: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_http_panics_total",
 			Help: "Panics in handlers.", ConstLabels: labels})),
-		refused: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_http_refused_total",
+		refused: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_http_refused_total",
 			Help: "Requests refused because too many were in progress.", ConstLabels: labels})),
 	}
 	m.unmatched = m.route("", "unmatched")
@@ -64,18 +65,4 @@ func (m *routeMetrics) observe(status int, start time.Time, long bool) {
 	if !long {
 		m.seconds.Observe(time.Since(start).Seconds())
 	}
-}
-
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	if reg == nil {
-		return c
-	}
-	if err := reg.Register(c); err != nil {
-		if are := (prometheus.AlreadyRegisteredError{}); errors.As(err, &are) {
-			if old, ok := are.ExistingCollector.(C); ok {
-				return old
-			}
-		}
-	}
-	return c
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/metric"
 )
 
 // heartbeats writes our entry every Beat, and when poked. A bucket that is missing is made again.
@@ -115,13 +117,5 @@ func (m *Members) wait(ctx context.Context, d time.Duration, early <-chan struct
 }
 
 func gauge(reg prometheus.Registerer, name, help string) prometheus.Gauge {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-	if reg != nil {
-		if err := reg.Register(g); err != nil {
-			if are, ok := err.(prometheus.AlreadyRegisteredError); ok {
-				return are.ExistingCollector.(prometheus.Gauge)
-			}
-		}
-	}
-	return g
+	return metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
 }

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"hanse/pkg/metric"
 )
 
 // Conns are the connections to other workers (grpcx.Conns).
@@ -69,13 +71,7 @@ func NewRouter(cfg RouterConfig) *Router {
 	r := &Router{cfg: cfg, routes: make([]route, Count()), gone: make(map[string]*presence),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_router_retries_total",
 			Help: "Calls to partition owners that had to be repeated."}, []string{"why"})}
-	if cfg.Registerer != nil {
-		if err := cfg.Registerer.Register(r.retries); err != nil {
-			if are, ok := err.(prometheus.AlreadyRegisteredError); ok {
-				r.retries = are.ExistingCollector.(*prometheus.CounterVec)
-			}
-		}
-	}
+	r.retries = metric.Register(cfg.Registerer, r.retries)
 	return r
 }
 

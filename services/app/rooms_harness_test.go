@@ -133,9 +133,6 @@ func (w *world) guest(t *testing.T) *person {
 	return p
 }
 
-// as is the same person in another test.
-func (p *person) as(t *testing.T) *person { return &person{t: t, w: p.w, id: p.id, token: p.token} }
-
 type (
 	object = map[string]any
 	list   = []any

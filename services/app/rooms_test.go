@@ -116,8 +116,7 @@ func testCreateOptions(t *testing.T, w *world) {
 	}
 	// The order of the specification.
 	bert.join(room)
-	var types []string
-	types = anna.do("GET", in(room, "messages")+"?dir=f&limit=100", nil).ok().texts("chunk.#.type")
+	types := anna.do("GET", in(room, "messages")+"?dir=f&limit=100", nil).ok().texts("chunk.#.type")
 	want := []string{"m.room.create", "m.room.member", "m.room.power_levels", "m.room.canonical_alias", "m.room.history_visibility",
 		"m.room.guest_access", "m.room.join_rules", "x.y", "m.room.name", "m.room.topic", "m.room.member", "m.room.member"}
 	if !slices.Equal(types, want) {

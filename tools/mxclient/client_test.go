@@ -47,14 +47,14 @@ func TestRegisterLoginWhoami(t *testing.T) {
 	if _, err := c.RegisterShared(x, "wrong", "b", "pw", false); !mxclient.IsCode(err, "M_FORBIDDEN") {
 		t.Fatal(err)
 	}
-	b, err := c.Register(x, "b", "pw")
-	if err != nil {
+	if _, err := c.Register(x, "b", "pw"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Register(x, "b", "pw"); !mxclient.IsCode(err, "M_USER_IN_USE") {
 		t.Fatal(err)
 	}
-	if b, err = c.Login(x, "b", "pw", ""); err != nil {
+	b, err := c.Login(x, "b", "pw", "")
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []*mxclient.Client{a, b} {

@@ -118,7 +118,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 		resp, err := s.Client.Sync(ctx, s.Request)
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil
+				break
 			}
 			if s.OnError == nil {
 				return err
@@ -132,7 +132,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 				wait = e.RetryAfter
 			}
 			if sleep(ctx, wait) != nil {
-				return nil
+				break
 			}
 			pause = min(2*pause, time.Second)
 			continue
