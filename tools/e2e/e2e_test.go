@@ -32,6 +32,7 @@ var scenarios = []struct {
 	{"knock", knock},
 	{"restricted", restricted},
 	{"presence", presence},
+	{"bad input", badInput},
 }
 
 // TestCluster plays on clusters with two replicas of each role.
