@@ -10,7 +10,7 @@ TESTFLAGS   ?= -race -timeout 20m
 # What 'make run' passes on: SERVER_NAME, DATA, CLIENT_PORT, CA. See deploy/dev/run.sh.
 export SERVER_NAME DATA CLIENT_PORT CA
 
-.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz interop clean
+.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz interop chart clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,7 +36,7 @@ bin/dev-cert bin/run-cluster:
 
 test: ## everything that must hold: generated code, lint, vet, tests with the race detector, short fuzzing, end to end
 	@deploy/dev/install.sh test
-	@$(MAKE) --no-print-directory generated lint vet unit fuzz
+	@$(MAKE) --no-print-directory generated lint vet unit chart fuzz
 
 unit: ## all tests, end-to-end tests too
 	@set -e; for m in proto pkg services; do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
@@ -58,6 +58,9 @@ generate: bin/buf bin/protoc-gen-go bin/protoc-gen-go-grpc bin/sqlc ## generate 
 generated: generate ## check that the generated code is what its sources say
 	@git diff --exit-code --stat -- '*.pb.go' pkg/userdb/db || \
 		{ echo "The generated code is out of date: commit what 'make generate' made." >&2; exit 1; }
+
+chart: ## render the Helm chart, and hold alerts, dashboards and docs/operating.md to the code
+	cd tools/chart && GOWORK=off $(GO) vet ./... && GOWORK=off $(GO) test ./...
 
 interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
 	@deploy/dev/install.sh interop
