@@ -209,7 +209,7 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 		}
 		refs = append(refs, state.Ref{Part: row.Part, SID: l.sids[key]})
 	}
-	if err := s.loadTimelines(ctx, p, l, ends); err != nil {
+	if err := s.loadTimelines(ctx, p, l, rooms, ends); err != nil {
 		return nil, err
 	}
 	for _, events := range l.timelines {
@@ -233,7 +233,7 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 }
 
 // loadTimelines reads the newest events, oldest first. After a token they are those behind it at most.
-func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, ends []roomdb.TimelineEnd) error {
+func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, rooms []*userdb.Membership, ends []roomdb.TimelineEnd) error {
 	limit := p.filter.timelineLimit()
 	f := &p.filter.Room.Timeline
 	var err error
@@ -243,7 +243,10 @@ func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, ends 
 		}
 	} else {
 		l.timelines = make(map[roomdb.RoomKey][]*roomdb.Event, len(ends))
-		for _, e := range ends {
+		for i, e := range ends {
+			if !f.wantsRoom(rooms[i].Room) {
+				continue
+			}
 			l.timelines[e.RoomKey], err = s.rooms.Timeline(ctx, e.Part, e.NID, roomdb.TimelineQuery{
 				After: roomdb.Start, UpTo: e.UpTo, Backwards: true, Limit: limit + 1, Filter: f.query(),
 			})

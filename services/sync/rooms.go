@@ -322,12 +322,14 @@ func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership
 	if d.before, d.after, err = s.rooms.Span(ctx, r.RoomPart, r.RoomNID, after, upTo); err != nil {
 		return nil, err
 	}
-	limit := p.filter.timelineLimit()
-	d.events, err = s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
-		After: after, UpTo: upTo, Backwards: true, Limit: limit + 1, Filter: p.filter.Room.Timeline.query(),
-	})
-	if err != nil {
-		return nil, err
+	limit, f := p.filter.timelineLimit(), &p.filter.Room.Timeline
+	if f.wantsRoom(r.Room) {
+		d.events, err = s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
+			After: after, UpTo: upTo, Backwards: true, Limit: limit + 1, Filter: f.query(),
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	if len(d.events) > limit {
 		d.events, d.limited = d.events[:limit], true
