@@ -81,8 +81,8 @@ func clientMistakes(s *scene, server *world.Server) []bad {
 		{"a deep array", "PUT", send + "b8", "", `{"a":` + strings.Repeat("[", 30_000) + strings.Repeat("]", 30_000) + "}", 400, ""},
 		{"a large event", "PUT", send + "b9", "", `{"msgtype":"m.text","body":"` + strings.Repeat("x", 66_000) + `"}`, 413, "M_TOO_LARGE"},
 		{"a huge body", "PUT", send + "b10", "", `{"msgtype":"m.text","body":"` + strings.Repeat("x", 30<<20) + `"}`, 413, "M_TOO_LARGE"},
-		{"a long event type", "PUT", "/rooms/" + mine + "/send/" + strings.Repeat("t", 256) + "/b11", "", ok, 400, ""},
-		{"a long state key", "PUT", state + "org.example/" + strings.Repeat("k", 256), "", "{}", 400, ""},
+		{"a long event type", "PUT", "/rooms/" + mine + "/send/" + strings.Repeat("t", 256) + "/b11", "", ok, 413, "M_TOO_LARGE"},
+		{"a long state key", "PUT", state + "org.example/" + strings.Repeat("k", 256), "", "{}", 413, "M_TOO_LARGE"},
 
 		{"a garbage since", "GET", "/sync?since=garbage", "", "", 400, "M_INVALID_PARAM"},
 		{"another's since", "GET", "/sync?since=" + foreign.NextBatch, "", "", 400, "M_INVALID_PARAM"},
@@ -149,7 +149,7 @@ func federationMistakes() []bad {
 	forged := `X-Matrix origin="example.org",destination="x",key="ed25519:a",sig="AAAA"`
 	return []bad{
 		{"no signature", "GET", "/_matrix/federation/v1/state/!r:x?event_id=$e", "", "", 401, "M_UNAUTHORIZED"},
-		{"garbage for a signature", "GET", "/_matrix/federation/v1/query/profile?user_id=@a:b", "X-Matrix garbage", "", 401, "M_UNAUTHORIZED"},
+		{"garbage for a signature", "GET", "/_matrix/federation/v1/query/profile?user_id=@a:b", "X-Matrix garbage", "", 400, "M_UNAUTHORIZED"},
 		{"a bearer token", "GET", "/_matrix/federation/v1/query/profile?user_id=@a:b", "Bearer x", "", 401, "M_UNAUTHORIZED"},
 		{"a forged signature", "PUT", "/_matrix/federation/v1/send/1", forged, `{"origin":"example.org","origin_server_ts":1,"pdus":[]}`, 401, "M_UNAUTHORIZED"},
 		{"an unknown endpoint", "GET", "/_matrix/federation/v1/no/such", "", "", 404, "M_UNRECOGNIZED"},
