@@ -73,6 +73,17 @@ func play(t *testing.T, mode string, cfg world.Config) {
 			})
 		}
 	})
+	exercised := w.Watch.Seen()
+	t.Logf("%d operations of the specification were exercised", len(exercised))
+	if file := os.Getenv("HANSE_E2E_SEEN"); file != "" {
+		var b strings.Builder
+		for _, op := range exercised {
+			fmt.Fprintf(&b, "%6d %s %v %v\n", op.Count, op.Name, op.Status, op.Errors)
+		}
+		if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
 	for _, v := range w.Watch.Violations() {
 		t.Errorf("against the specification: %s", v)
 	}

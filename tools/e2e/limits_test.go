@@ -20,7 +20,6 @@ func TestRateLimits(t *testing.T) {
 		"rate_limits.limits.login":          "{per_second: 5, burst: 5}",
 		"rate_limits.limits.login_user":     "{per_second: 1, burst: 3}",
 		"rate_limits.limits.register":       "{per_second: 100, burst: 100}",
-		"password.time":                     "1", // wrong passwords are to be cheap here
 		"client.registration.shared_secret": "secret",
 	}})
 	if err != nil {

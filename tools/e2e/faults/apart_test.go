@@ -67,6 +67,9 @@ func TestClustersCutApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	both(10)
+	if sameMessages(t, room, here[0], there[0]) == nil || sameState(t, room, here[0], there[0]) == nil {
+		t.Error("the two sides were not apart")
+	}
 	for _, c := range []*cluster.Cluster{shared, other} {
 		c.CutFederation(false)
 	}

@@ -46,7 +46,7 @@ func run(m *testing.M) (code int) {
 		return code
 	}
 	// With fsync: what PostgreSQL has acknowledged must survive its crash.
-	if shared, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, "shared"), CA: ca, Settings: map[string]string{"log.level": "debug"}}); err != nil {
+	if shared, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, "shared"), CA: ca}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return code
 	}
