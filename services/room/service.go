@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
-	"google.golang.org/grpc"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
@@ -128,9 +127,6 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	})
 	return s, nil
 }
-
-// Register puts the role's RPCs on a gRPC server.
-func (s *Service) Register(r grpc.ServiceRegistrar) { roomv1.RegisterRoomServer(r, s) }
 
 // Owner is what takes and gives up this worker's partitions.
 func (s *Service) Owner() *partition.Owner { return s.owner }
