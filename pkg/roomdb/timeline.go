@@ -2,6 +2,7 @@ package roomdb
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -52,22 +53,59 @@ func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (m
 	for i, e := range ends {
 		parts[i] = e.Part
 	}
-	found := make(map[RoomKey][]*Event, len(ends))
+	var places []place
+	want := make(map[uint32][]int64)
 	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
 		rooms, upTo := make([]int64, len(index)), make([]int64, len(index))
 		for i, at := range index {
 			rooms[i], upTo[i] = ends[at].NID, ends[at].UpTo
 		}
-		events, err := d.queryEventsAt(ctx, q, `SELECT e.* FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (p, n, u)
-			CROSS JOIN LATERAL (SELECT `+eventColumns+` FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.u
+		rows, err := q.Query(ctx, `SELECT r.p, r.n, e.* FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (p, n, u)
+			CROSS JOIN LATERAL (SELECT event_nid, ord, coalesce(redacted_by, 0) FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.u
 				ORDER BY ord DESC LIMIT $4) e`, parts, rooms, upTo, limit)
-		for _, e := range events {
-			key := RoomKey{e.Part, e.RoomNID}
-			found[key] = append(found[key], e)
+		if err != nil {
+			return fmt.Errorf("read ends of timelines: %w", err)
 		}
-		return err
+		defer rows.Close()
+		for rows.Next() {
+			var p place
+			if err := rows.Scan(&p.room.Part, &p.room.NID, &p.nid, &p.ord, &p.redactedBy); err != nil {
+				return fmt.Errorf("read ends of timelines: %w", err)
+			}
+			d.forgetOld(p)
+			places = append(places, p)
+			want[p.room.Part] = append(want[p.room.Part], p.nid)
+		}
+		return rows.Err()
 	})
-	return found, err
+	if err != nil {
+		return nil, err
+	}
+	events, err := d.EventsIn(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[RoomKey][]*Event, len(ends))
+	for _, p := range places {
+		if e := events[p.room.Part][p.nid]; e != nil {
+			found[p.room] = append(found[p.room], e)
+		}
+	}
+	return found, nil
+}
+
+// place is an event's place in a timeline, and what may have changed of it since it was cached.
+type place struct {
+	room                 RoomKey
+	nid, ord, redactedBy int64
+}
+
+// forgetOld makes an event be read anew that was redacted, or got its place, after it was cached.
+func (d *DB) forgetOld(p place) {
+	key := eventKey{p.room.Part, p.nid}
+	if e, ok := d.events.Get(key); ok && (e.Ord != p.ord || e.RedactedBy != p.redactedBy) {
+		d.events.Remove(key)
+	}
 }
 
 func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
