@@ -33,6 +33,7 @@ var scenarios = []struct {
 	{"restricted", restricted},
 	{"presence", presence},
 	{"bad input", badInput},
+	{"tour", tour},
 }
 
 // TestCluster plays on clusters with two replicas of each role.
