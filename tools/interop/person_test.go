@@ -28,7 +28,7 @@ func sides() (h, s server) {
 		server{"synapse", other.serverName, other.baseURL, other.secret}
 }
 
-var people atomic.Int64
+var everybody atomic.Int64
 
 // person is a user with a client that syncs.
 type person struct {
@@ -50,7 +50,7 @@ type person struct {
 
 func newPerson(t *testing.T, on server) *person {
 	t.Helper()
-	c, err := mxclient.New(on.baseURL, mxclient.Options{}).RegisterShared(t.Context(), on.secret, fmt.Sprintf("p%d", people.Add(1)), "interop-password-1", false)
+	c, err := mxclient.New(on.baseURL, mxclient.Options{}).RegisterShared(t.Context(), on.secret, fmt.Sprintf("p%d", everybody.Add(1)), "interop-password-1", false)
 	if err != nil {
 		t.Fatalf("register on %s: %v", on.name, err)
 	}
@@ -160,7 +160,7 @@ func (p *person) is(t *testing.T, room, membership string) {
 
 func (p *person) say(t *testing.T, room, text string) string {
 	t.Helper()
-	e, err := p.SendText(t.Context(), room, fmt.Sprintf("txn%d", people.Add(1)), text)
+	e, err := p.SendText(t.Context(), room, fmt.Sprintf("txn%d", everybody.Add(1)), text)
 	if err != nil {
 		t.Fatalf("%s says %q: %v", p.id, text, err)
 	}

@@ -113,35 +113,40 @@ type Syncer struct {
 
 // Run syncs until ctx ends, which is not an error.
 func (s *Syncer) Run(ctx context.Context) error {
-	pause := 20 * time.Millisecond
+	const first = 20 * time.Millisecond
+	pause := first
 	for ctx.Err() == nil {
 		resp, err := s.Client.Sync(ctx, s.Request)
-		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			if s.OnError == nil {
+		if err == nil {
+			pause = first
+			if err = s.OnSync(ctx, resp); err != nil {
 				return err
 			}
-			if err := s.OnError(err); err != nil {
-				return err
-			}
-			var e *Error
-			wait := pause
-			if errors.As(err, &e) && e.RetryAfter > 0 {
-				wait = e.RetryAfter
-			}
-			if sleep(ctx, wait) != nil {
-				break
-			}
-			pause = min(2*pause, time.Second)
+			s.Request.Since = resp.NextBatch
 			continue
 		}
-		pause = 20 * time.Millisecond
-		if err := s.OnSync(ctx, resp); err != nil {
-			return err
+		if ctx.Err() == nil {
+			if err = s.failed(ctx, err, pause); err != nil {
+				return err
+			}
+			pause = min(2*pause, time.Second)
 		}
-		s.Request.Since = resp.NextBatch
 	}
+	return nil
+}
+
+// failed asks whether to go on after an error, and pauses.
+func (s *Syncer) failed(ctx context.Context, err error, pause time.Duration) error {
+	if s.OnError == nil {
+		return err
+	}
+	if err := s.OnError(err); err != nil {
+		return err
+	}
+	var e *Error
+	if errors.As(err, &e) && e.RetryAfter > 0 {
+		pause = e.RetryAfter
+	}
+	_ = sleep(ctx, pause) // the end of ctx is the caller's to see
 	return nil
 }
