@@ -231,7 +231,7 @@ func (g *guide) tourDiscovery() {
 
 	// An invitation from afar that is rejected, and one that is taken back.
 	for range 2 {
-		if err := far.Invite(g.ctx, room, g.UserID, ""); err != nil {
+		if err := far.Invite(g.ctx, room, g.UserID); err != nil {
 			g.Fatal(err)
 		}
 		g.eventually("the invitation", func() bool {
