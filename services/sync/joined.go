@@ -212,13 +212,26 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	if err := s.loadTimelines(ctx, p, l, rooms, ends); err != nil {
 		return nil, err
 	}
+	// Besides the states that are told, those at each event are read, for visibility: together, into the cache.
+	var at []state.Ref
 	for _, events := range l.timelines {
-		if len(events) > 0 && !p.stateAfter {
-			refs = append(refs, state.Ref{Part: events[0].Part, SID: events[0].SID})
+		for i, e := range events {
+			ref := state.Ref{Part: e.Part, SID: e.SID}
+			switch {
+			case i == 0 && !p.stateAfter:
+				refs = append(refs, ref)
+			case i == 0 || e.SID != events[i-1].SID:
+				at = append(at, ref)
+			}
 		}
 	}
-	if l.states, err = s.rooms.States(ctx, refs); err != nil {
+	states, err := s.rooms.States(ctx, append(at, refs...))
+	if err != nil {
 		return nil, err
+	}
+	l.states = make(map[state.Ref]state.Map, len(refs))
+	for _, ref := range refs {
+		l.states[ref] = states[ref]
 	}
 	if l.receipts, err = s.rooms.Receipts(ctx, keys, ""); err != nil {
 		return nil, err
