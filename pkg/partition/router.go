@@ -104,8 +104,8 @@ func (r *Router) Run(ctx context.Context) error {
 }
 
 // Call calls fn with a connection to the owner of a partition, again and again until somebody who
-// is the owner has answered or ctx ends: it follows NotOwner, and repeats what was Unavailable or
-// Aborted. fn may therefore be executed more than once, also after a first execution that had its
+// is the owner has answered or ctx ends: it follows NotOwner, and repeats what was Unavailable,
+// Aborted, or canceled by somebody else. fn may therefore be executed more than once, also after a first execution that had its
 // effect; writes carry an idempotency key.
 func (r *Router) Call(ctx context.Context, part uint32, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error {
 	if part >= uint32(len(r.routes)) {
@@ -137,7 +137,7 @@ func (r *Router) Call(ctx context.Context, part uint32, fn func(ctx context.Cont
 			addr = no.Addr
 			err = r.try(ctx, addr, fn)
 		}
-		why, again := r.judge(part, addr, err)
+		why, again := r.judge(ctx, part, addr, err)
 		if !again {
 			return err
 		}
@@ -206,7 +206,7 @@ func (r *Router) presence(addr string) *presence {
 }
 
 // judge decides whether err means "try again", and unlearns what led there.
-func (r *Router) judge(part uint32, addr string, err error) (why string, again bool) {
+func (r *Router) judge(ctx context.Context, part uint32, addr string, err error) (why string, again bool) {
 	if err == nil {
 		return "", false
 	}
@@ -224,6 +224,12 @@ func (r *Router) judge(part uint32, addr string, err error) (why string, again b
 		return "unavailable", true
 	case codes.Aborted:
 		return "aborted", true
+	case codes.Canceled:
+		// Not by us: a worker that ends has cut off what it, or we, had under way.
+		if ctx.Err() == nil {
+			r.learn(part, "")
+			return "canceled", true
+		}
 	}
 	return "", false
 }

@@ -89,7 +89,6 @@ func (p *process) openWorkers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.onEnd("gRPC", func(ctx context.Context) error { server.Stop(ctx); return nil })
 	conns := grpcx.NewConns(gc, server)
 	p.onEnd("gRPC connections", func(context.Context) error { conns.Close(); return nil })
 	members, err := partition.Join(partition.MembersConfig{
@@ -102,6 +101,8 @@ func (p *process) openWorkers(ctx context.Context) error {
 	p.onEnd("membership", members.Leave)
 	router := partition.NewRouter(partition.RouterConfig{Members: members, Rows: p.node.Rows, Conns: conns, Log: p.log, Registerer: p.metrics})
 	p.background(ctx, "router", router.Run)
+	// It ends before what it needs: calls under way call other workers, and callers cut off calls to one that has left.
+	p.onEnd("gRPC", func(ctx context.Context) error { server.Stop(ctx); return nil })
 	p.node.GRPC, p.node.Conns, p.node.Members, p.node.Router = server, conns, members, router
 	return nil
 }
