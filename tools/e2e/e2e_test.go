@@ -34,6 +34,9 @@ var scenarios = []struct {
 	{"presence", presence},
 	{"bad input", badInput},
 	{"tour", tour},
+	{"replicas", replicas},
+	{"room versions", roomVersions},
+	{"access lists", accessLists},
 }
 
 // TestCluster plays on clusters with two replicas of each role.
