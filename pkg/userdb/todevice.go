@@ -45,8 +45,8 @@ func (d *DB) HasTxn(ctx context.Context, t Txn) (bool, error) {
 }
 
 // SendToDevice stores messages for devices of our users; those to devices that do not exist are dropped. With txn the
-// messages are stored once, however often it is repeated: on the shard of txn's user messages and mark commit
-// together, and other shards come before it, so that a crash between shards can only repeat, never lose.
+// messages are stored once, however often it is repeated and by however many at a time: on each shard messages and a
+// mark commit together. The shard of txn's user comes last: its mark says that all are done.
 func (d *DB) SendToDevice(ctx context.Context, msgs []ToDevice, txn *Txn) error {
 	if txn != nil {
 		if done, err := d.HasTxn(ctx, *txn); err != nil || done {
@@ -56,24 +56,26 @@ func (d *DB) SendToDevice(ctx context.Context, msgs []ToDevice, txn *Txn) error 
 	shards := d.groupMessages(msgs)
 	if txn == nil {
 		for _, m := range shards {
-			if err := d.storeMessages(ctx, m, nil); err != nil {
+			if err := d.storeMessages(ctx, m, nil, 0); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	home := d.shards.For(partition.Of(string(txn.User)))
+	homePart := partition.Of(string(txn.User))
+	home := d.shards.For(homePart)
 	var last db.AddToDeviceParams
 	for pool, m := range shards {
 		if pool == home {
 			last = m.params
 			continue
 		}
-		if err := d.storeMessages(ctx, m, nil); err != nil {
+		// The mark lies with the first message: a repeated request has the same one.
+		if err := d.storeMessages(ctx, m, txn, uint32(m.params.Parts[0])); err != nil {
 			return err
 		}
 	}
-	return d.storeMessages(ctx, &shardMessages{pool: home, params: last}, txn)
+	return d.storeMessages(ctx, &shardMessages{pool: home, params: last}, txn, homePart)
 }
 
 type shardMessages struct {
@@ -107,13 +109,14 @@ func (d *DB) groupMessages(msgs []ToDevice) map[pg.Beginner]*shardMessages {
 	return out
 }
 
-func (d *DB) storeMessages(ctx context.Context, m *shardMessages, txn *Txn) error {
+// storeMessages stores the messages of a shard; with txn only if its mark in the partition is new.
+func (d *DB) storeMessages(ctx context.Context, m *shardMessages, txn *Txn, markPart uint32) error {
 	var raised []db.AddToDeviceRow
 	err := pg.InTx(ctx, m.pool, func(tx pgx.Tx) error {
 		q := db.New(tx)
 		if txn != nil {
 			n, err := q.AddUserTxn(ctx, db.AddUserTxnParams{
-				Part: int32(partition.Of(string(txn.User))), UserID: string(txn.User), DeviceID: string(txn.Device),
+				Part: int32(markPart), UserID: string(txn.User), DeviceID: string(txn.Device),
 				Endpoint: txn.Endpoint, TxnID: txn.ID, CreatedTs: Millis(time.Now()),
 			})
 			if err != nil || n == 0 {

@@ -142,10 +142,13 @@ func TestToDeviceFromManySenders(t *testing.T) {
 					msgs = append(msgs, ToDevice{User: users[(i+s)%len(users)], Device: AllDevices, Sender: users[s], Type: "t", Content: []byte(`{}`)})
 				}
 				txn := &Txn{User: users[s], Device: "D", Endpoint: "e", ID: fmt.Sprint(n)}
-				for range 2 { // and once more, as a client that lost the answer does
-					if err := d.SendToDevice(ctx, msgs, txn); err != nil {
-						return err
-					}
+				// Twice at the same time, by two workers, and once more, as a client that lost the answer does.
+				var twice errgroup.Group
+				for range 2 {
+					twice.Go(func() error { return d.SendToDevice(ctx, msgs, txn) })
+				}
+				if err := errors.Join(twice.Wait(), d.SendToDevice(ctx, msgs, txn)); err != nil {
+					return err
 				}
 			}
 			return nil
