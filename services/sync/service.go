@@ -234,6 +234,7 @@ func (s *Service) deadLetter(ctx context.Context, d bus.Delivery, cause error) e
 		if err != nil {
 			return fmt.Errorf("dead letter: %w", err)
 		}
+		s.tail.skip(d.Part, e.RoomNid, e.Pos)
 	}
 	s.metrics.dead.Add(float64(len(d.Entries)))
 	return nil

@@ -134,6 +134,18 @@ func (p *partTail) add(r *roomTail, e *entry) {
 	p.bytes += e.size
 }
 
+// skip passes an entry that cannot be held. What the room's users ask for from before it is read from PostgreSQL, and
+// fails if it cannot be read there either: no token moves past it.
+func (t *tail) skip(part uint32, roomNID, pos int64) {
+	p := t.parts[part]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.rooms[roomNID]; r != nil {
+		r.from, r.last, r.entries = pos, pos, nil
+	}
+	p.head = max(p.head, pos)
+}
+
 // shrink forgets the oldest entries until the budget is kept.
 func (p *partTail) shrink(budget int64) {
 	n := 0

@@ -139,6 +139,21 @@ func TestTailCallsGarbageUnprocessable(t *testing.T) {
 	}
 }
 
+// A token never moves past what could not be told (law 7): the room is read from PostgreSQL from there on.
+func TestTailSkipsGarbage(t *testing.T) {
+	tl, _ := newTestTail(t, 1<<20, 0)
+	tl.watch(0, 1, "!r:a")
+	deliver(t, tl, message(t, 1, 1, "a", ""))
+	tl.skip(0, 1, 2)
+	deliver(t, tl, message(t, 3, 1, "c", ""))
+	if _, ok := tl.since(0, 1, 0, 3); ok {
+		t.Error("the tail claims to hold an entry that it skipped")
+	}
+	if got, ok := tl.since(0, 1, 2, 3); !ok || len(got) != 1 {
+		t.Errorf("what follows: %v, %v", positions(got), ok)
+	}
+}
+
 // Client-server API, section "Filtering".
 func TestFilterTypes(t *testing.T) {
 	for _, c := range []struct {
