@@ -43,7 +43,7 @@ unit: ## all tests, end-to-end tests too
 	@echo "== test tools"; cd tools && $(GO) test $(TESTFLAGS) -p 1 ./... # whole clusters: one package after the other
 
 vet:
-	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done; cd tools && $(GO) vet -tags interop ./interop/...
+	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done; cd tools && $(GO) vet -tags interop ./interop/... && $(GO) vet -tags goolm ./e2e/gomatrix
 
 lint: bin/golangci-lint ## golangci-lint, with the import law
 	@set -e; for m in $(MODULES); do echo "== lint $$m"; (cd $$m && ../bin/golangci-lint run --config ../.golangci.yml ./...); done
