@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -20,23 +18,7 @@ import (
 // message once and the same state (room versions, "State resolution").
 func TestClustersCutApart(t *testing.T) {
 	begin := time.Now()
-	other, err := cluster.Start(t.Context(), cluster.Config{Dir: filepath.Join(dir, "other"), CA: ca, Host: "127.0.0.1", Unsafe: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			other.DumpLogs(os.Stderr)
-		}
-		if err := other.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	guests, err := register(t.Context(), other, "q", 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("second cluster: %s", time.Since(begin).Round(time.Millisecond))
+	other, guests := neighbour(t)
 	here, there := withRetry(people[:3], stubborn), withRetry(guests, stubborn)
 	room := sharedRoom(t, here, there)
 	one := startTraffic(t, scenario.TrafficConfig{Rooms: []scenario.Room{{ID: room, Users: here}}, Senders: 3, Rate: 20})
