@@ -5,5 +5,8 @@
 // process (TestAllInOne); HANSE_E2E_MODE=cluster or =single picks one of them. Every exchange of the client and the
 // federation API in any scenario is held against the specification's OpenAPI data; what does not fit fails the test.
 //
+// HANSE_E2E_SERVERS=1 puts everybody on one server, which tells federation's troubles from others; HANSE_E2E_KEEP=1
+// keeps data and logs; HANSE_E2E_SEEN names a file that gets the exercised operations with their answers' statuses.
+//
 // Folder world starts the servers, people are the clients, faults does harm to a cluster under load.
 package e2e
