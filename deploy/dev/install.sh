@@ -5,7 +5,7 @@ set -eu
 packages_run="postgresql"
 packages_cluster="$packages_run nats-server redis-server"
 packages_test="$packages_cluster gcc libc6-dev nodejs npm"
-packages_interop="$packages_cluster python3 python3-venv"
+packages_interop="$packages_cluster python3 python3-venv nodejs npm"
 
 case "${1:-run}" in
 run) wanted=$packages_run ;;

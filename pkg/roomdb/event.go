@@ -191,15 +191,3 @@ func (d *DB) EventByID(ctx context.Context, room *Room, eventID id.Event) (*Even
 	}
 	return events[0], nil
 }
-
-// EventByCause returns the event that a request made, if it was made before.
-func (d *DB) EventByCause(ctx context.Context, room *Room, cause string) (*Event, error) {
-	events, err := d.queryEvents(ctx, room.Part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND room_nid = $2 AND cause = $3`, int32(room.Part), room.NID, cause)
-	if err != nil {
-		return nil, err
-	}
-	if len(events) == 0 {
-		return nil, fmt.Errorf("cause: %w", ErrNotFound)
-	}
-	return events[0], nil
-}

@@ -27,14 +27,6 @@ func (d *DB) ReadLog(ctx context.Context, part uint32, from int64, limit int) ([
 		WHERE l.part = $1 AND l.pos >= $2 ORDER BY l.pos LIMIT $3`, int32(part), from, limit)
 }
 
-// ReadRoomLog returns the entries of some rooms of a partition behind a position, at most limit of them, in order.
-func (d *DB) ReadRoomLog(ctx context.Context, part uint32, rooms []int64, after, upTo int64, limit int) ([]*logv1.Entry, error) {
-	return d.queryLog(ctx, part, `SELECT `+logColumns+`
-		FROM log l LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
-		WHERE l.part = $1 AND l.room_nid = ANY($2) AND l.pos > $3 AND l.pos <= $4 ORDER BY l.pos LIMIT $5`,
-		int32(part), rooms, after, upTo, limit)
-}
-
 func (d *DB) queryLog(ctx context.Context, part uint32, sql string, args ...any) ([]*logv1.Entry, error) {
 	rows, err := d.shards.For(part).Query(ctx, sql, args...)
 	if err != nil {

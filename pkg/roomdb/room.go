@@ -209,16 +209,3 @@ func (d *DB) Servers(ctx context.Context, part uint32, roomNID int64) ([]id.Serv
 	}
 	return servers, nil
 }
-
-// RoomsOfServer returns the rooms of a partition in which a server has joined members.
-func (d *DB) RoomsOfServer(ctx context.Context, part uint32, server id.Server) ([]int64, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT room_nid FROM room_server WHERE part = $1 AND server = $2 AND joined > 0`, int32(part), string(server))
-	if err != nil {
-		return nil, fmt.Errorf("read rooms of a server: %w", err)
-	}
-	nids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return nil, fmt.Errorf("read rooms of a server: %w", err)
-	}
-	return nids, nil
-}

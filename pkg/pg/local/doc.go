@@ -6,7 +6,7 @@
 // only the account that owns the data directory, and root, may.
 //
 // PostgreSQL refuses to run as root. When Hanse does, the server runs as the owner of its data directory, at first
-// the account "postgres". That account need not be able to reach the directory by its path (/root/x/data): the
+// the account "postgres". That account need not be able to reach the directory by its path (below the home of root): the
 // server inherits the open directory and works in that.
 //
 // Failures. The child dies with its parent, cleanly (a fast shutdown). If one is found alive all the same, its
