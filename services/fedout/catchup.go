@@ -66,7 +66,7 @@ func (d *dest) lowestBehind() (uint32, int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	part := slices.Min(slices.Collect(maps.Keys(d.behind)))
-	return part, d.behind[part].pos
+	return part, d.behind[part]
 }
 
 // caughtUp notes how far a partition was delivered, and whether nothing is missed any more.
@@ -76,26 +76,17 @@ func (d *dest) caughtUp(part uint32, to int64, done bool) {
 	if done {
 		delete(d.catch, part)
 	}
-	l := d.behind[part]
-	if l == nil {
+	pos, ok := d.behind[part]
+	if !ok {
 		return
 	}
-	l.pos, l.dirty = max(l.pos, to), true
-	if !done || d.newest[part] > l.pos {
+	d.behind[part] = max(pos, to)
+	if !done || d.newest[part] > d.behind[part] {
 		return
 	}
-	stored := l.stored
-	for key, s := range d.extras {
-		if key.part == part {
-			stored = stored || s
-			delete(d.extras, key)
-		}
-	}
+	maps.DeleteFunc(d.extras, func(key roomKey, _ bool) bool { return key.part == part })
 	delete(d.behind, part)
 	delete(d.newest, part)
-	if stored {
-		d.cleared[part] = true
-	}
 }
 
 // beginCatchUp finds the rooms with something for the destination.

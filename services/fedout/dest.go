@@ -19,15 +19,17 @@ type dest struct {
 	queue    []*item
 	inflight []*item
 	// behind is how far each log partition was delivered; a partition that is missing has nothing that was missed.
-	behind map[uint32]*lag
-	// cleared are partitions that were caught up with, and whose rows are to be deleted.
-	cleared map[uint32]bool
+	behind map[uint32]int64
+	// rows are the positions that destination_behind has (or unsure), whatever behind says meanwhile; they belong to
+	// flush and lookBehind.
+	rows map[uint32]int64
 	// extras are rooms that it is not in but must hear of while it is behind; the value says whether it is stored.
 	extras map[roomKey]bool
 	// newest is the last entry of a partition that was for this destination while it was behind.
 	newest  map[uint32]int64
 	retryAt time.Time
 	retry   *time.Timer
+	revived int  // how often revive was called
 	running bool // a goroutine sends
 	gone    bool // the partition belongs to somebody else
 	used    time.Time
@@ -42,13 +44,6 @@ type dest struct {
 	// These belong to the goroutine that sends.
 	streams map[id.User]int64
 	catch   map[uint32]*catchUp
-}
-
-// lag is where a destination stands in one log partition.
-type lag struct {
-	pos    int64
-	stored bool // there is a row
-	dirty  bool // the row is older
 }
 
 type typingKey struct {
@@ -103,23 +98,25 @@ func (d *dest) missed(it *item, inRoom bool) {
 	d.newest[it.logPart] = max(d.newest[it.logPart], it.pos)
 	key := roomKey{it.logPart, it.entry.RoomNid}
 	if _, ok := d.extras[key]; !inRoom && !ok {
-		if d.extras == nil {
-			d.extras = make(map[roomKey]bool)
-		}
-		d.extras[key] = false
+		d.addExtra(key, false)
 	}
+}
+
+// addExtra notes a room that the destination must hear of. d.mu is held.
+func (d *dest) addExtra(key roomKey, stored bool) {
+	if d.extras == nil {
+		d.extras = make(map[roomKey]bool)
+	}
+	d.extras[key] = stored
 }
 
 // lagAt marks a log partition as delivered up to pos, if it is not marked as less already. d.mu is held.
 func (d *dest) lagAt(part uint32, pos int64) {
 	if d.behind == nil {
-		d.behind, d.newest = make(map[uint32]*lag), make(map[uint32]int64)
+		d.behind, d.newest = make(map[uint32]int64), make(map[uint32]int64)
 	}
-	delete(d.cleared, part)
-	if l := d.behind[part]; l == nil {
-		d.behind[part] = &lag{pos: pos, dirty: true}
-	} else if l.pos > pos {
-		l.pos, l.dirty, l.stored = pos, true, false
+	if at, ok := d.behind[part]; !ok || at > pos {
+		d.behind[part] = pos
 	}
 }
 
@@ -175,17 +172,19 @@ func (d *dest) wakeEDUs() {
 
 // wait stops sending until a time. d.mu is held.
 func (d *dest) wait(until time.Time) {
-	d.retryAt = until
+	pause := time.Until(until)
+	d.retryAt = time.Now().Add(pause) // on the timer's clock: it is not early when the timer ends
 	if d.retry != nil {
 		d.retry.Stop()
 	}
-	d.retry = time.AfterFunc(time.Until(until), d.kick)
+	d.retry = time.AfterFunc(pause, d.kick)
 }
 
 // revive ends a pause: the destination was heard of, or somebody reached it.
 func (d *dest) revive() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.revived++
 	if d.retryAt.IsZero() {
 		return
 	}
@@ -194,6 +193,13 @@ func (d *dest) revive() {
 		d.retry.Stop()
 	}
 	d.start()
+}
+
+// revivals counts the calls of revive.
+func (d *dest) revivals() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.revived
 }
 
 // failed ends an attempt: what was on its way and what waits is read from the log later.
@@ -226,21 +232,28 @@ func (d *dest) pins(upTo []int64) {
 			upTo[it.logPart] = min(upTo[it.logPart], it.pos-1)
 		}
 	}
-	for part, l := range d.behind {
-		if !l.stored {
-			upTo[part] = min(upTo[part], l.pos)
+	for part, pos := range d.behind {
+		if row, ok := d.rows[part]; !ok || row > pos {
+			upTo[part] = min(upTo[part], pos)
 		}
 	}
 	for key, stored := range d.extras {
-		if l := d.behind[key.part]; !stored && l != nil {
-			upTo[key.part] = min(upTo[key.part], l.pos)
+		if pos, ok := d.behind[key.part]; ok && !stored {
+			upTo[key.part] = min(upTo[key.part], pos)
 		}
 	}
 }
 
 // idle says whether nothing is lost by forgetting the destination. d.mu is held.
 func (d *dest) idle(now time.Time) bool {
-	return !d.running && !d.hasWork() && len(d.inflight) == 0 && len(d.cleared) == 0 && !now.Before(d.retryAt) && now.Sub(d.used) > time.Minute
+	return !d.running && !d.hasWork() && len(d.inflight) == 0 && len(d.rows) == 0 && !now.Before(d.retryAt) && now.Sub(d.used) > time.Minute
+}
+
+// touch keeps the destination from being idle for a while.
+func (d *dest) touch() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.used = time.Now()
 }
 
 // leave stops the destination for good.

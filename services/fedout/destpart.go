@@ -36,18 +36,20 @@ type destPart struct {
 	complete time.Time
 }
 
-// dest returns a destination, which begins to exist for us if it did not.
+// dest returns a destination, which begins to exist for us if it did not. It will not be forgotten before the caller
+// has used it.
 func (p *destPart) dest(server id.Server) *dest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.dests[server]
 	if d == nil {
-		d = &dest{f: p.f, p: p, server: server, used: time.Now(), cleared: make(map[uint32]bool), gone: p.left}
+		d = &dest{f: p.f, p: p, server: server, gone: p.left}
 		if st, ok := p.failing[server]; ok && st.BackingOff(time.Now()) {
 			d.wait(st.RetryAfter)
 		}
 		p.dests[server] = d
 	}
+	d.touch()
 	return d
 }
 
@@ -166,55 +168,6 @@ func (p *destPart) lookHealth(ctx context.Context) error {
 	return nil
 }
 
-func (p *destPart) lookBehind(ctx context.Context) error {
-	p.flushing.Lock()
-	defer p.flushing.Unlock()
-	pool := p.f.s.shards.For(p.part)
-	rows, err := pool.Query(ctx, sqlBehind, int32(p.part))
-	if err != nil {
-		return fmt.Errorf("read destinations that are behind: %w", err)
-	}
-	var server id.Server
-	var logPart uint32
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&server, &logPart, &n}, func() error {
-		d := p.dest(server)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if l := d.behind[logPart]; l == nil && !d.cleared[logPart] && !d.running {
-			d.lagAt(logPart, n)
-			d.behind[logPart].dirty = false
-		}
-		if l := d.behind[logPart]; l != nil {
-			l.stored = true
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read destinations that are behind: %w", err)
-	}
-	if rows, err = pool.Query(ctx, sqlExtras, int32(p.part)); err != nil {
-		return fmt.Errorf("read rooms of destinations: %w", err)
-	}
-	_, err = pgx.ForEachRow(rows, []any{&server, &logPart, &n}, func() error {
-		d := p.dest(server)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.extras == nil {
-			d.extras = make(map[roomKey]bool)
-		}
-		d.extras[roomKey{logPart, n}] = true
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read rooms of destinations: %w", err)
-	}
-	for _, d := range p.all() {
-		d.kick()
-	}
-	return nil
-}
-
 func (p *destPart) lookEDUs(ctx context.Context) error {
 	rows, err := p.f.s.shards.For(p.part).Query(ctx, sqlEDUServers, int32(p.part))
 	if err != nil {
@@ -307,87 +260,4 @@ func (p *destPart) forgetIdle(dests []*dest, now time.Time) {
 		d.mu.Unlock()
 		p.mu.Unlock()
 	}
-}
-
-// behindRows are changes of destination_behind and destination_room.
-type behindRows struct {
-	servers   []string
-	parts     []int32
-	positions []int64
-}
-
-func (r *behindRows) add(server id.Server, part uint32, pos int64) {
-	r.servers, r.parts, r.positions = append(r.servers, string(server)), append(r.parts, int32(part)), append(r.positions, pos)
-}
-
-// flushBehind stores the positions of destinations that are behind.
-func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
-	var put, drop, extra behindRows
-	for _, d := range dests {
-		d.mu.Lock()
-		for part, l := range d.behind {
-			if l.dirty {
-				put.add(d.server, part, l.pos)
-			}
-		}
-		for part := range d.cleared {
-			drop.add(d.server, part, 0)
-		}
-		for key, stored := range d.extras {
-			if !stored && d.behind[key.part] != nil {
-				extra.add(d.server, key.part, key.nid)
-			}
-		}
-		d.mu.Unlock()
-	}
-	if len(put.parts)+len(drop.parts)+len(extra.parts) == 0 {
-		return nil
-	}
-	var b pgx.Batch
-	if len(extra.parts) > 0 {
-		b.Queue(sqlPutExtras, int32(p.part), extra.servers, extra.parts, extra.positions)
-	}
-	if len(put.parts) > 0 {
-		b.Queue(sqlPutBehind, int32(p.part), put.servers, put.parts, put.positions)
-	}
-	if len(drop.parts) > 0 {
-		b.Queue(sqlDropBehind, int32(p.part), drop.servers, drop.parts)
-		b.Queue(sqlDropExtras, int32(p.part), drop.servers, drop.parts)
-	}
-	if err := p.f.s.shards.For(p.part).SendBatch(ctx, &b).Close(); err != nil {
-		return fmt.Errorf("store destinations that are behind: %w", err)
-	}
-	p.flushed(put, drop, extra)
-	return nil
-}
-
-// flushed notes what the tables have now.
-func (p *destPart) flushed(put, drop, extra behindRows) {
-	each := func(r behindRows, f func(d *dest, part uint32, pos int64)) {
-		for i, server := range r.servers {
-			if d := p.peek(id.Server(server)); d != nil {
-				d.mu.Lock()
-				f(d, uint32(r.parts[i]), r.positions[i])
-				d.mu.Unlock()
-			}
-		}
-	}
-	each(put, func(d *dest, part uint32, pos int64) {
-		if l := d.behind[part]; l != nil {
-			l.stored, l.dirty = true, l.pos != pos
-		} else {
-			d.cleared[part] = true // caught up meanwhile
-		}
-	})
-	each(drop, func(d *dest, part uint32, _ int64) {
-		delete(d.cleared, part)
-		if l := d.behind[part]; l != nil { // fell behind again meanwhile
-			l.stored, l.dirty = false, true
-		}
-	})
-	each(extra, func(d *dest, part uint32, nid int64) {
-		if _, ok := d.extras[roomKey{part, nid}]; ok {
-			d.extras[roomKey{part, nid}] = true
-		}
-	})
 }

@@ -12,7 +12,8 @@
 //
 // fed_cursor says how far the log was handed to the destinations of a partition that keep up. It is stored every
 // second and never passes an entry that is neither delivered nor covered by a destination_behind row: what a killed
-// worker had in memory is read again by the next one.
+// worker had in memory is read again by the next one. What the tables have of a destination is kept apart from where
+// it stands, so that one that catches up and falls behind again between two flushes leaves no row (behind.go).
 //
 // EDUs that must arrive (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them.
 // Typing and presence come over the bus, go to destinations that keep up, and may be lost.

@@ -140,9 +140,7 @@ func TestOutage(t *testing.T) {
 	left.send("not for a any more")
 	b.gets(byRoom[rooms[2]]...)
 	w.waitFor("it was not marked as behind", func() bool {
-		var n int
-		err := w.shards.For(0).QueryRow(t.Context(), `SELECT count(*) FROM destination_behind`).Scan(&n)
-		return err == nil && n > 0 && k.sender.bytes.Load() == 0
+		return w.rowsOf("destination_behind") > 0 && k.sender.bytes.Load() == 0
 	})
 	requests := a.count()
 	rooms[0].sendNothing()
@@ -171,11 +169,10 @@ func TestOutage(t *testing.T) {
 		}
 	}
 	for _, rows := range []string{"destination_behind", "destination_room", "destination WHERE failures > 0"} {
-		w.waitFor("rows are left of "+rows, func() bool {
-			var n int
-			err := w.shards.For(0).QueryRow(t.Context(), `SELECT count(*) FROM `+rows).Scan(&n)
-			return err == nil && n == 0
-		})
+		w.waitFor("rows are left of "+rows, func() bool { return w.rowsOf(rows) == 0 })
+	}
+	if n := len(a.events()); n != all+1 {
+		t.Errorf("%d events arrived until no row was left, want %d", n, all+1)
 	}
 }
 
@@ -407,11 +404,7 @@ func TestEDUs(t *testing.T) {
 		}
 	}
 	a.until("to-device messages are missing", func() bool { g := a.edus("m.direct_to_device"); return len(g) > 0 && g[len(g)-1] == `{"n":129}` })
-	w.waitFor("acknowledged rows are left", func() bool {
-		var n int
-		err := w.shards.For(0).QueryRow(t.Context(), `SELECT count(*) FROM fed_edu`).Scan(&n)
-		return err == nil && n == 0
-	})
+	w.waitFor("acknowledged rows are left", func() bool { return w.rowsOf("fed_edu") == 0 })
 	got := a.edus("m.direct_to_device")
 	for i := range 120 {
 		if want := fmt.Sprintf(`{"n":%d}`, i+10); got[len(got)-120+i] != want {

@@ -58,9 +58,10 @@ func (d *dest) end(err error) {
 		d.failed(time.Now().Add(databasePause))
 	default:
 		d.f.s.metrics.transactions.WithLabelValues("failed").Inc()
+		revived := d.revivals()
 		st := d.f.s.noteFailure(d.f.ctx, d.server)
-		if until := time.Now().Add(destination.First); st.RetryAfter.Before(until) {
-			st.RetryAfter = until
+		if soon := time.Now().Add(destination.First); st.RetryAfter.Before(soon) || d.revivals() != revived {
+			st.RetryAfter = soon // it may have been heard of after it failed, by somebody who could not know of this pause
 		}
 		d.f.s.log.Info("destination failed", "destination", d.server, "failures", st.Failures, "retry", st.RetryAfter, "err", err)
 		d.failed(st.RetryAfter)

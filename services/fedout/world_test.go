@@ -46,6 +46,10 @@ import (
 // ours is the name of the cluster under test.
 const ours = "ours.test"
 
+// patient bounds the wait for what must happen. It may take a pause after a failure, or a whole round of looks, on a
+// machine that does much else.
+const patient = 2 * time.Minute
+
 // world is a cluster's PostgreSQL and NATS, with rooms that the test writes itself, and other servers.
 type world struct {
 	t      testing.TB
@@ -457,7 +461,7 @@ func (r *remote) edus(typ string) (contents []string) {
 // until waits for a condition on what arrived.
 func (r *remote) until(what string, cond func() bool) {
 	r.w.t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patient)
 	for {
 		r.mu.Lock()
 		ch := r.changed
@@ -469,7 +473,7 @@ func (r *remote) until(what string, cond func() bool) {
 		case <-ch:
 		case <-time.After(50 * time.Millisecond):
 		case <-deadline:
-			r.w.t.Fatalf("after 30 s: %s; %d transactions, %d events", what, len(r.txns), len(r.events()))
+			r.w.t.Fatalf("after %s: %s; %d transactions, %d events", patient, what, len(r.txns), len(r.events()))
 		}
 	}
 }
@@ -499,10 +503,10 @@ func (r *remote) gets(ids ...string) {
 // waitFor polls a condition.
 func (w *world) waitFor(what string, cond func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patient)
 	for !cond() {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("after 20 s: %s", what)
+			w.t.Fatalf("after %s: %s", patient, what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
