@@ -71,6 +71,15 @@ func TestGraph(t *testing.T) {
 			for c := range g.CitedBy(g.Find(n.NID)) {
 				got = append(got, g.NID(c))
 			}
+			var listed []int64
+			for c := g.NewestCitation(g.Find(n.NID)); c != 0; {
+				var by authgraph.Index
+				by, c = g.Citer(c)
+				listed = append(listed, g.NID(by))
+			}
+			if !slices.Equal(listed, got) {
+				t.Fatalf("citations of %d: %v and %v", n.NID, listed, got)
+			}
 			slices.Reverse(got)
 			if !slices.Equal(got, citers[n.NID]) {
 				t.Fatalf("%d is cited by %v, want %v", n.NID, got, citers[n.NID])

@@ -97,6 +97,14 @@ func (m Map) Len() int {
 	return m.root.n
 }
 
+// Newest returns the greatest nid among the entries, 0 for the empty map, in O(1).
+func (m Map) Newest() int64 {
+	if m.root == nil {
+		return 0
+	}
+	return m.root.newest
+}
+
 // ID returns the identity of the content. It is computed once per node: the first
 // call on a freshly built map costs O(N), on a map made by Set from one whose ID is
 // known O(log N).

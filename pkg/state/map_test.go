@@ -85,6 +85,9 @@ func checkEqual(t *rapid.T, m Map, g map[Key]int64) {
 		t.Fatalf("Len %d; want %d", m.Len(), len(g))
 	}
 	want := slices.SortedFunc(maps.Keys(g), compareKeys)
+	if newest := slices.Max(append(slices.Collect(maps.Values(g)), 0)); m.Newest() != newest {
+		t.Fatalf("Newest %d; want %d", m.Newest(), newest)
+	}
 	var got []Key
 	for k, nid := range m.All() {
 		if g[k] != nid {

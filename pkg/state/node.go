@@ -44,6 +44,7 @@ type node struct {
 	in     *inner        // nil in pages
 	n      int           // entries below
 	text   int           // bytes of their keys
+	newest int64         // the greatest nid among them
 }
 
 // inner branches at byte len(prefix), the length of the longest common prefix of
@@ -56,11 +57,12 @@ type inner struct {
 }
 
 func newPage(es []entry) *node {
-	t := 0
+	nd := &node{page: es, n: len(es)}
 	for i := range es {
-		t += int(es[i].len)
+		nd.text += int(es[i].len)
+		nd.newest = max(nd.newest, es[i].nid)
 	}
-	return &node{page: es, n: len(es), text: t}
+	return nd
 }
 
 // wrap makes the node of in; the two are one allocation, for the cache's sake.
@@ -82,7 +84,20 @@ func newInner(in inner) *node {
 		nd.n += k.n
 		nd.text += k.text
 	}
+	nd.newest = in.newest()
 	return nd
+}
+
+// newest is the greatest nid below.
+func (in *inner) newest() int64 {
+	var newest int64
+	if in.end != nil {
+		newest = in.end.newest
+	}
+	for _, k := range in.kids {
+		newest = max(newest, k.newest)
+	}
+	return newest
 }
 
 func (in *inner) rank(b byte) int {
@@ -195,7 +210,12 @@ func (nd *node) set(key string, nid int64) *node {
 		n -= old.n
 		text -= old.text
 	}
-	return wrap(nd.in.with(key, c), n, text)
+	out := wrap(nd.in.with(key, c), n, text)
+	out.newest = max(nd.newest, c.newest)
+	if old != nil && old.newest > c.newest && old.newest == nd.newest {
+		out.newest = out.in.newest() // the newest event may be the one that went
+	}
+	return out
 }
 
 func (nd *node) setInPage(key string, nid int64) *node {
@@ -206,7 +226,7 @@ func (nd *node) setInPage(key string, nid int64) *node {
 		}
 		es := append([]entry(nil), nd.page...)
 		es[i].nid = nid
-		return &node{page: es, n: nd.n, text: nd.text}
+		return newPage(es)
 	}
 	es := make([]entry, 0, len(nd.page)+1)
 	es = append(append(append(es, nd.page[:i]...), newEntry(strings.Clone(key), nid)), nd.page[i:]...)

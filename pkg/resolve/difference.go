@@ -1,0 +1,188 @@
+package resolve
+
+import (
+	"hanse/pkg/authgraph"
+)
+
+// difference walks down from the conflicted events and knows of each event that it meets in which of the auth chains
+// AC(Dᵢ) it is, Dᵢ being the conflicted events of state i. An event in all of them, or in AC(U) for the unconflicted state
+// U, is common: it is not in the auth difference, and nor is what it cites. The walk does not go on from common events. So
+// before an event counts as part of the difference, a search along those that cite it looks for a common event, or one of
+// U. docs/state.md has the proof.
+type difference struct {
+	*resolution
+	words int // of a mask: a bit for each state
+	slots map[authgraph.Index]int
+	masks []uint64
+	next  heap[authgraph.Index] // greatest first: an event comes after all that cite it
+
+	common indexSet
+	dead   indexSet // neither common nor of U, and cited by no such event
+	newest authgraph.Index
+	some   bool // newest is set: there is an event in common or in U, and none is newer
+	path   []step
+}
+
+// step is an event of the path that a search follows, with the citations of it that are left.
+type step struct {
+	at   authgraph.Index
+	next authgraph.Citation
+}
+
+// addDifference puts the auth difference into the full conflicted set.
+func (r *resolution) addDifference() error {
+	d := &difference{
+		resolution: r,
+		words:      (len(r.states) + 63) / 64,
+		slots:      make(map[authgraph.Index]int, 2*r.conflicted.n),
+		next:       heap[authgraph.Index]{before: func(x, y *authgraph.Index) bool { return *x > *y }},
+		common:     newIndexSet(r.g.Len()),
+		dead:       newIndexSet(r.g.Len()),
+	}
+	if err := d.start(); err != nil {
+		return err
+	}
+	for len(d.next.items) > 0 {
+		i := d.next.pop()
+		if err := d.visit(1); err != nil {
+			return err
+		}
+		if d.common.has(i) {
+			continue
+		}
+		inherit := true
+		if !d.conflicted.has(i) {
+			common, err := d.search(i)
+			if err != nil {
+				return err
+			}
+			if common {
+				continue
+			}
+			d.full.add(i)
+			inherit = !d.agreed(i)
+		}
+		for _, a := range d.g.Auth(i) {
+			if inherit {
+				d.meet(a, d.mask(d.slots[i]))
+			} else {
+				d.addCommon(a) // cited by an event of U
+			}
+		}
+	}
+	return nil
+}
+
+// start puts the conflicted events at the begin of the walk. Their masks say in which states they are: that is what they
+// pass on. Whether they are in the difference themselves does not matter.
+func (d *difference) start() error {
+	bit := make([]uint64, d.words)
+	disputed := 0
+	for _, c := range d.conflicts {
+		if c.values[0] != 0 {
+			disputed++
+		}
+		for s, nid := range c.values {
+			if nid != 0 {
+				bit[s/64] = 1 << (s % 64)
+				d.meet(d.g.Find(nid), bit)
+				bit[s/64] = 0
+			}
+		}
+	}
+	if d.states[0].Len() == disputed {
+		return nil // U is empty
+	}
+	newest := d.states[0].Newest()
+	for _, m := range d.states[1:] {
+		newest = min(newest, m.Newest())
+	}
+	i, err := d.find(newest)
+	if err != nil {
+		return err
+	}
+	d.raise(i)
+	return nil
+}
+
+func (d *difference) raise(i authgraph.Index) {
+	if !d.some || i > d.newest {
+		d.newest, d.some = i, true
+	}
+}
+
+func (d *difference) mask(slot int) []uint64 { return d.masks[slot*d.words : (slot+1)*d.words] }
+
+// meet adds to the mask of an event, which joins the walk if it is new.
+func (d *difference) meet(i authgraph.Index, mask []uint64) {
+	if d.common.has(i) {
+		return
+	}
+	slot, ok := d.slots[i]
+	if !ok {
+		slot = len(d.slots)
+		d.slots[i] = slot
+		for range d.words {
+			d.masks = append(d.masks, 0)
+		}
+		d.next.push(i)
+	}
+	own := d.mask(slot)
+	left := len(d.states)
+	all := true
+	for w := range own {
+		own[w] |= mask[w]
+		all = all && own[w] == lowBits(left)
+		left -= 64
+	}
+	if all {
+		d.addCommon(i)
+	}
+}
+
+// lowBits has the lowest n bits of a word set, all if n is 64 or more.
+func lowBits(n int) uint64 {
+	if n >= 64 {
+		return ^uint64(0)
+	}
+	return 1<<n - 1
+}
+
+func (d *difference) addCommon(i authgraph.Index) {
+	d.common.add(i)
+	d.raise(i)
+}
+
+// search says whether an event has a descendant (an event from which auth_events lead to it) that is common or in U; then
+// it is common, too. All that it learns is kept: no event is searched from twice. That is right because the walk descends:
+// what lies above an event that is popped does not change any more.
+func (d *difference) search(from authgraph.Index) (bool, error) {
+	if !d.some {
+		return false, nil
+	}
+	d.path = append(d.path[:0], step{from, d.g.NewestCitation(from)})
+	for len(d.path) > 0 {
+		top := &d.path[len(d.path)-1]
+		if top.next == 0 || top.at >= d.newest {
+			d.dead.add(top.at)
+			d.path = d.path[:len(d.path)-1]
+			continue
+		}
+		var by authgraph.Index
+		by, top.next = d.g.Citer(top.next)
+		if err := d.visit(1); err != nil {
+			return false, err
+		}
+		switch {
+		case by > d.newest || d.dead.has(by):
+		case d.common.has(by) || d.agreed(by):
+			for _, s := range d.path {
+				d.addCommon(s.at)
+			}
+			return true, nil
+		default:
+			d.path = append(d.path, step{by, d.g.NewestCitation(by)})
+		}
+	}
+	return false, nil
+}
