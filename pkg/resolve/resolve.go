@@ -166,15 +166,6 @@ func (r *resolution) agreed(i authgraph.Index) bool {
 	return ok && nid == r.g.NID(i) && !r.decided[key].conflicted
 }
 
-// agreement returns the event that all states have for a key, 0 if there is none.
-func (r *resolution) agreement(key state.Key) int64 {
-	if r.decided[key].conflicted {
-		return 0
-	}
-	nid, _ := r.states[0].Get(key)
-	return nid
-}
-
 // result is the first state with the decisions. What was not in conflict stays as it was, even where an event was
 // replayed for it.
 func (r *resolution) result() state.Map {
