@@ -40,6 +40,24 @@ type Draft struct {
 // Build hashes and signs a draft. Content that has no canonical form is ErrInvalid, an event above a size limit
 // ErrTooLarge.
 func Build(d Draft, rules *roomversion.Rules, origin id.Server, key *signing.Key) (*PDU, error) {
+	u, err := Hash(d, rules, origin)
+	if err != nil {
+		return nil, err
+	}
+	return u.Sign(key)
+}
+
+// Unsigned is an event that lacks nothing but its signature.
+type Unsigned struct {
+	object  canonjson.Object
+	message []byte
+	rules   *roomversion.Rules
+	origin  id.Server
+}
+
+// Hash is the part of Build that comes before the signature. In room versions whose event ids are hashes, the event can
+// be named by others from here on.
+func Hash(d Draft, rules *roomversion.Rules, origin id.Server) (*Unsigned, error) {
 	o, err := d.object(rules, origin)
 	if err != nil {
 		return nil, err
@@ -51,24 +69,39 @@ func Build(d Draft, rules *roomversion.Rules, origin id.Server, key *signing.Key
 	if err != nil {
 		return nil, err
 	}
-	if o, err = signing.AddSignature(o, origin, key.ID, key.Sign(message)); err != nil {
+	return &Unsigned{o, message, rules, origin}, nil
+}
+
+// ID is the event's id.
+func (u *Unsigned) ID() id.Event {
+	if u.rules.EventID == 1 {
+		text, _ := u.object.String("event_id")
+		return id.Event(text)
+	}
+	return eventID(sha256.Sum256(u.message), u.rules)
+}
+
+// Sign makes the event. It may be called from any goroutine.
+func (u *Unsigned) Sign(key *signing.Key) (*PDU, error) {
+	o, err := signing.AddSignature(u.object, u.origin, key.ID, key.Sign(u.message))
+	if err != nil {
 		return nil, err
 	}
 	b := o.Bytes()
 	if len(b) > MaxBytes {
 		return nil, fmt.Errorf("%d bytes: %w", len(b), ErrTooLarge)
 	}
-	if err := checkShape(o, rules); err != nil {
+	if err := checkShape(o, u.rules); err != nil {
 		return nil, err
 	}
-	p, err := view(b, o, rules)
+	p, err := view(b, o, u.rules)
 	if err != nil {
 		return nil, err
 	}
-	if rules.EventID == 1 {
+	if u.rules.EventID == 1 {
 		return p, p.namedID(o)
 	}
-	p.setID(sha256.Sum256(message)) // what is signed is what the reference hash is of
+	p.setID(sha256.Sum256(u.message)) // what is signed is what the reference hash is of
 	return p, nil
 }
 
