@@ -73,10 +73,11 @@ func TestDeterministic(t *testing.T) {
 		}
 		return r.PDU(r.Len()).ID
 	}
-	if last(1) != last(1) {
-		t.Error("not the same")
+	first := last(1)
+	if again := last(1); again != first {
+		t.Errorf("%s and %s", first, again)
 	}
-	if last(1) == last(2) {
+	if first == last(2) {
 		t.Error("the same with another seed")
 	}
 }
