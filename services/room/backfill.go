@@ -99,7 +99,7 @@ func (in *intake) backfillFrom(ctx context.Context, from []id.Event, limit int) 
 	if err != nil {
 		return 0, err
 	}
-	pdus = ordered(reachable(pdus, from), func(p *event.PDU) []id.Event { return p.PrevEvents })
+	pdus = ordered(reachable(pdus, from, limit), func(p *event.PDU) []id.Event { return p.PrevEvents })
 	states, err := in.prepareHistory(ctx, pdus)
 	if err != nil {
 		return 0, err
@@ -107,8 +107,8 @@ func (in *intake) backfillFrom(ctx context.Context, from []id.Event, limit int) 
 	return in.storeHistory(ctx, pdus, states)
 }
 
-// reachable leaves out events that are no ancestors of those that we lack.
-func reachable(pdus []*event.PDU, from []id.Event) []*event.PDU {
+// reachable leaves out events that are no ancestors of those that we lack, and the farthest if they are too many.
+func reachable(pdus []*event.PDU, from []id.Event, limit int) []*event.PDU {
 	byID := make(map[id.Event]*event.PDU, len(pdus))
 	for _, p := range pdus {
 		byID[p.ID] = p
@@ -116,9 +116,9 @@ func reachable(pdus []*event.PDU, from []id.Event) []*event.PDU {
 	seen := make(map[id.Event]bool, len(pdus))
 	next := append([]id.Event(nil), from...)
 	var out []*event.PDU
-	for len(next) > 0 {
-		at := next[len(next)-1]
-		next = next[:len(next)-1]
+	for len(next) > 0 && len(out) < limit {
+		at := next[0]
+		next = next[1:]
 		if p := byID[at]; p != nil && !seen[at] {
 			seen[at] = true
 			out = append(out, p)

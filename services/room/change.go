@@ -5,6 +5,7 @@ import (
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 )
@@ -52,6 +53,7 @@ func (c *change) commit() { close(c.settled) }
 // finish answers whoever waits. It is called once.
 func (c *change) finish(err error) {
 	c.err = err
+	c.room.p.written(c.events)
 	select {
 	case <-c.settled:
 	default:
@@ -97,6 +99,8 @@ type newEvent struct {
 	// history marks an event from before what we had; its ord is given out when the draft is complete.
 	history bool
 	why     cause
+	// stored is the event as readers see it once it is written.
+	stored *roomdb.Event
 	// mentions are local users; "" stands for the room.
 	mentions []string
 	thread   string

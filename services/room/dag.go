@@ -333,6 +333,9 @@ func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snaps
 			tips = append(tips, t)
 		}
 	}
+	if !local && len(tips) == len(old) && len(tips) >= w.maxTips {
+		return errCrowded
+	}
 	var snaps []*state.Snapshot
 	for _, t := range tips {
 		snap, err := w.afterTip(ctx, t)

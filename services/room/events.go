@@ -43,6 +43,7 @@ func (s *Service) remember(r *room, e *newEvent) {
 	ev := &roomdb.Event{
 		PDU: e.pdu, Part: r.p.part, RoomNID: r.nid, NID: e.nid, SID: e.sid, Flags: e.flags, Auth: e.auth, Prev: e.prev,
 	}
+	e.stored = ev
 	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
 }
 
@@ -67,6 +68,8 @@ func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomd
 	var missing []int64
 	for i, nid := range nids {
 		if e, ok := s.cache.Get(eventKey{p.part, p.epoch, nid}); ok {
+			out[i] = e
+		} else if e := p.queuedEvent(nid); e != nil {
 			out[i] = e
 		} else {
 			missing = append(missing, nid)

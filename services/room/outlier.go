@@ -3,22 +3,33 @@ package room
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 )
 
-// outlierChunk is how many outliers one change stores.
-const outlierChunk = 500
-
-// maxOutliers bounds what one answer of another server may make us store: the state and auth chain of a large room.
-const maxOutliers = 1_000_000
+// Bounds of what is stored without a place.
+const (
+	// outlierChunk is how many outliers one change stores, outlierBytes how large they are together, and outlierChunks
+	// how many changes of one request are queued at a time: others have their turn in between.
+	outlierChunk, outlierBytes, outlierChunks = 500, 4 << 20, 4
+	// maxOutliers bounds what one answer of another server may make us store: the state and auth chain of a large room.
+	maxOutliers = 1_000_000
+	// maxChain bounds the auth chain of one event.
+	maxChain = 50_000
+)
 
 // fetchAuth gets auth events that we lack: the whole auth chain, of which we usually have most.
 func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Event) error {
+	if err := in.fetch(); err != nil {
+		return err
+	}
 	raw, err := in.s.fetchAuth(ctx, in.home, in.origin, in.roomID, pdu.ID)
+	if err == nil && len(raw) > maxChain {
+		return fmt.Errorf("%s: an auth chain of %d events", in.origin, len(raw))
+	}
 	if err != nil {
 		in.s.log.Debug("event_auth", "room", in.roomID, "server", in.origin, "err", err)
 		raw = nil
@@ -30,41 +41,85 @@ func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Ev
 			raw = append(raw, one...)
 		}
 	}
-	pdus, err := in.s.parseAll(ctx, raw, in.rules, in.roomID)
+	return in.storeRaw(ctx, raw)
+}
+
+// storeRaw stores those of the events that we lack, without a place. Only these are verified.
+func (in *intake) storeRaw(ctx context.Context, raw rawPDUs) error {
+	pdus := in.s.parse(raw, in.rules, in.roomID)
+	ids := make([]id.Event, len(pdus))
+	for i, p := range pdus {
+		ids[i] = p.ID
+	}
+	lacking, err := in.lacking(ctx, ids)
 	if err != nil {
+		return err
+	}
+	isNew := make(map[id.Event]bool, len(lacking))
+	for _, e := range lacking {
+		isNew[e] = true
+	}
+	pdus = slices.DeleteFunc(pdus, func(p *event.PDU) bool { return !isNew[p.ID] })
+	if pdus, err = in.s.genuine(ctx, pdus); err != nil {
 		return err
 	}
 	return in.storeOutliers(ctx, pdus)
 }
 
 // storeOutliers stores events without a place, each after those that it cites. Such an event is judged by its auth
-// events only; one whose auth events we cannot have is left out.
+// events only; one whose auth events we cannot have is left out. All are written when it returns.
 func (in *intake) storeOutliers(ctx context.Context, pdus []*event.PDU) error {
 	if len(pdus) > maxOutliers {
 		return fmt.Errorf("%s sent %d events", in.origin, len(pdus))
 	}
-	left := byAuth(pdus)
-	for len(left) > 0 {
-		n := min(len(left), outlierChunk)
-		if err := in.storeChunk(ctx, left[:n]); err != nil {
+	var queued []*change
+	for left := byAuth(pdus); len(left) > 0; {
+		n := chunkOf(left)
+		c, err := in.storeChunk(ctx, left[:n])
+		if err != nil {
 			return err
 		}
 		left = left[n:]
+		if c != nil {
+			queued = append(queued, c)
+		}
+		if len(queued) >= outlierChunks {
+			if err := queued[0].wait(ctx); err != nil {
+				return err
+			}
+			queued = queued[1:]
+		}
+	}
+	for _, c := range queued {
+		if err := c.wait(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) error {
+// chunkOf is how many of the events one change may store.
+func chunkOf(pdus []*event.PDU) int {
+	n, size := 0, 0
+	for n < len(pdus) && n < outlierChunk && (n == 0 || size+len(pdus[n].JSON) <= outlierBytes) {
+		size += len(pdus[n].JSON)
+		n++
+	}
+	return n
+}
+
+// storeChunk queues some outliers; nil if all are known.
+func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (*change, error) {
 	r, err := in.s.lockRoom(ctx, in.roomID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
 	if err := w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
-		return err
+		return nil, err
 	}
-	return w.put()
+	return w.c, w.put()
 }
 
 // outliers drafts outliers, in an order in which none cites a later one.
@@ -79,6 +134,10 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) error {
 	}
 	for _, p := range pdus {
 		if found[p.ID] != nil {
+			continue
+		}
+		if err := w.unclaimed(ctx, p.ID); err != nil {
+			w.s.log.Debug("outlier refused", "event", p.ID, "err", err)
 			continue
 		}
 		e := &newEvent{pdu: p, nid: w.nid(), flags: flagOutlier}
@@ -104,9 +163,7 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) error {
 		w.s.remember(w.r, e)
 		w.drafted[p.ID] = e.nid
 		w.c.events = append(w.c.events, e)
-		if found[p.ID], err = w.s.event(ctx, w.r.p, e.nid); err != nil {
-			return err
-		}
+		found[p.ID] = e.stored
 	}
 	return nil
 }
@@ -180,125 +237,6 @@ func ordered(pdus []*event.PDU, names func(*event.PDU) []id.Event) []*event.PDU 
 		}
 	}
 	return out
-}
-
-// fetchedState is the state after an event that we do not have, as another server told it; all its events are stored.
-type fetchedState struct {
-	events []id.Event
-	before id.Event // whose state before it this is
-	after  id.Event // the event itself, if the state after it is meant
-}
-
-// fetchedMap makes a map of it. Rejected events are no part of a state.
-func (w *writer) fetchedMap(ctx context.Context, st fetchedState) (state.Map, error) {
-	found, err := w.stored(ctx, append(st.events[:len(st.events):len(st.events)], st.after))
-	if err != nil {
-		return state.Map{}, err
-	}
-	entries := func(yield func(state.Key, int64) bool) {
-		for _, eventID := range append(st.events[:len(st.events):len(st.events)], st.after) {
-			e := found[eventID]
-			if e == nil || !e.IsState() || e.Flags&flagRejected != 0 {
-				continue
-			}
-			if !yield(state.Key(e.Tuple()), e.NID) {
-				return
-			}
-		}
-	}
-	return state.New(entries), nil
-}
-
-// statesAt asks the origin for the state after each missing prev event.
-func (in *intake) statesAt(ctx context.Context, missing []id.Event) ([]fetchedState, error) {
-	if len(missing) > missingStates {
-		return nil, fmt.Errorf("%d prev events are missing", len(missing))
-	}
-	var states []fetchedState
-	for _, m := range missing {
-		st, err := in.stateAfter(ctx, m)
-		if err != nil {
-			return nil, fmt.Errorf("state after %s: %w", m, err)
-		}
-		states = append(states, st)
-	}
-	return states, nil
-}
-
-// stateAfter gets the state after an event that we do not have, and the event itself.
-func (in *intake) stateAfter(ctx context.Context, at id.Event) (fetchedState, error) {
-	st, err := in.stateBefore(ctx, at)
-	st.after = at
-	return st, err
-}
-
-// stateBefore gets the state before an event, with all events that we lack of it.
-func (in *intake) stateBefore(ctx context.Context, at id.Event) (fetchedState, error) {
-	ids, err := in.s.fetchStateIDs(ctx, in.home, in.origin, in.roomID, at)
-	if err != nil {
-		return fetchedState{}, err
-	}
-	if len(ids.State)+len(ids.Auth) > maxOutliers {
-		return fetchedState{}, fmt.Errorf("%s: a state of %d events", in.origin, len(ids.State))
-	}
-	all := dedupe(append(append([]id.Event{at}, ids.State...), ids.Auth...))
-	lacking, err := in.lacking(ctx, all)
-	if err != nil {
-		return fetchedState{}, err
-	}
-	return fetchedState{events: ids.State, before: at}, in.fetchEvents(ctx, at, lacking)
-}
-
-// fewEvents is up to how many events are asked for one by one.
-const fewEvents = 20
-
-// fetchEvents gets and stores events of the state at an event.
-func (in *intake) fetchEvents(ctx context.Context, at id.Event, lacking []id.Event) error {
-	if len(lacking) == 0 {
-		return nil
-	}
-	var raw rawPDUs
-	if len(lacking) > fewEvents {
-		st, chain, err := in.s.fetchState(ctx, in.home, in.origin, in.roomID, at)
-		if err != nil {
-			return err
-		}
-		raw = append(st, chain...)
-		lacking = []id.Event{at}
-	}
-	for _, eventID := range lacking {
-		one, err := in.s.fetchEvent(ctx, in.home, in.origin, eventID)
-		if err != nil {
-			in.s.log.Debug("event", "event", eventID, "server", in.origin, "err", err)
-			continue // a state that lacks an event or two is better than none; auth decides
-		}
-		raw = append(raw, one...)
-	}
-	pdus, err := in.s.parseAll(ctx, raw, in.rules, in.roomID)
-	if err != nil {
-		return err
-	}
-	return in.storeOutliers(ctx, pdus)
-}
-
-// lacking returns those of the events that are not stored.
-func (in *intake) lacking(ctx context.Context, ids []id.Event) ([]id.Event, error) {
-	r, err := in.s.lockRoom(ctx, in.roomID)
-	if err != nil {
-		return nil, err
-	}
-	defer r.unlock()
-	found, err := r.storedEvents(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	var lacking []id.Event
-	for _, eventID := range ids {
-		if found[eventID] == nil {
-			lacking = append(lacking, eventID)
-		}
-	}
-	return lacking, nil
 }
 
 func dedupe(ids []id.Event) []id.Event {

@@ -173,7 +173,11 @@ ORDER BY l.pos LIMIT $3`
 	// sqlAwaited says whether an event is among those that others name and we lack, and which redactions wait for it.
 	sqlAwaited = `
 SELECT EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = $3),
-	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3)`
+	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3 ORDER BY redaction LIMIT 1000)`
+
+	// sqlClaimed reads what a state is made of.
+	sqlClaimed = `
+SELECT event_id, event_nid, type, state_key, flags FROM event WHERE part = $1 AND room_nid = $2 AND event_id = ANY($3)`
 
 	sqlMembership = `
 SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`

@@ -1,7 +1,6 @@
 package room
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +21,11 @@ const (
 	missingStates = 5   // missing prev events whose state is asked for
 	maxWaiting    = 64  // transactions that wait for one room
 	maxReceive    = 100 // events in one request
+	maxFetches    = 20  // states and auth chains asked for on behalf of one request
 )
+
+// errTooMuchMissing is the answer to events that lack more than one request may make us ask for.
+var errTooMuchMissing = errors.New("too much is missing before the event")
 
 // errBusy is the answer to events of a room that has more to do than it can.
 var errBusy = errors.New("too many events wait for this room")
@@ -94,6 +97,7 @@ type verdict struct {
 	event   *newEvent
 	change  *change // to be waited for
 	part    uint32
+	crowded bool // the room has so many ends that they must be merged before more come
 }
 
 func (v verdict) problem(err error) string {
@@ -119,6 +123,21 @@ type intake struct {
 	shallow bool
 	// relay says that it is our business to send the events to the other servers.
 	relay bool
+	// fetched counts the states and auth chains that were asked for.
+	fetched *int
+}
+
+// fetch is called before a state or an auth chain is asked for: the other servers of the room wait for as long as
+// that takes.
+func (in *intake) fetch() error {
+	if in.fetched == nil {
+		in.fetched = new(int)
+	}
+	if *in.fetched >= maxFetches {
+		return errTooMuchMissing
+	}
+	*in.fetched++
+	return nil
 }
 
 func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) (*intake, error) {
@@ -134,7 +153,7 @@ func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) 
 	if err != nil {
 		return nil, err
 	}
-	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home}, nil
+	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home, fetched: new(int)}, nil
 }
 
 // enter waits for its turn in the room.
@@ -169,6 +188,9 @@ type gaps struct {
 
 // take takes one event in, and before it what it needs.
 func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
+	if namesItself(pdu) {
+		return verdict{}, fmt.Errorf("%w: it names itself", event.ErrInvalid)
+	}
 	g, err := in.look(ctx, pdu)
 	if err != nil || g.known {
 		return verdict{known: g.known}, err
@@ -190,7 +212,16 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 	if err != nil {
 		return verdict{}, err
 	}
-	return in.attach(ctx, pdu, states, false)
+	v, err := in.attach(ctx, pdu, states, false)
+	if v.crowded {
+		in.s.mergeAll(ctx, in.roomID)
+	}
+	return v, err
+}
+
+// namesItself finds what only the room versions can express whose event ids are made up.
+func namesItself(pdu *event.PDU) bool {
+	return slices.Contains(pdu.PrevEvents, pdu.ID) || slices.Contains(pdu.AuthEvents, pdu.ID)
 }
 
 // look finds out what is missing. No network is asked while the room is locked.
@@ -242,7 +273,8 @@ func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(pdus, func(a, b *event.PDU) int { return cmp.Compare(a.Depth, b.Depth) })
+	// What their depths say is the business of who made them up.
+	pdus = ordered(reachable(pdus, pdu.PrevEvents, missingLimit), func(p *event.PDU) []id.Event { return p.PrevEvents })
 	before := *in
 	before.shallow = true
 	for _, p := range pdus {
@@ -266,6 +298,9 @@ func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedSt
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
+	if in.shallow { // what comes after it may well name it
+		w.maxTips *= 2
+	}
 	e, err := w.receive(ctx, pdu, states, history, in.relay)
 	if err != nil || e == nil {
 		return verdict{known: err == nil}, err
@@ -277,7 +312,7 @@ func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedSt
 	if len(r.head.tips) > mergeAbove {
 		in.s.mergeSoon(in.roomID)
 	}
-	return verdict{flags: e.flags, refusal: e.refusal, event: e, change: w.c, part: r.p.part}, nil
+	return verdict{flags: e.flags, refusal: e.refusal, event: e, change: w.c, part: r.p.part, crowded: len(r.head.tips) > crowdedTips}, nil
 }
 
 func outcome(flags int32) string {
@@ -302,6 +337,9 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	}
 	e := &newEvent{pdu: pdu, cause: why.at(0), why: why}
 	if old := found[pdu.ID]; old == nil {
+		if err := w.unclaimed(ctx, pdu.ID); err != nil {
+			return nil, err
+		}
 		e.nid = w.nid()
 	} else if old.Flags&flagOutlier != 0 {
 		e.nid, e.place = old.NID, true
@@ -339,17 +377,17 @@ func (w *writer) awaited(ctx context.Context, e *newEvent) (known bool, err erro
 	if err != nil {
 		return false, fmt.Errorf("look for %s: %w", e.pdu.ID, err)
 	}
-	for _, nid := range redactions {
-		by, err := w.s.event(ctx, w.r.p, nid)
-		if err != nil {
-			return false, err
-		}
+	by, err := w.s.events(ctx, w.r.p, redactions)
+	if err != nil {
+		return false, err
+	}
+	for _, by := range by {
 		powerful, err := w.mayRedact(ctx, by.Sender)
 		if err != nil {
 			return false, err
 		}
 		if by.Flags == 0 && redacts(by.PDU, e.pdu, powerful) {
-			e.redactedBy = nid
+			e.redactedBy = by.NID
 		}
 	}
 	return known, nil

@@ -47,6 +47,8 @@ type room struct {
 	unsettled []unsettled
 	queuedIDs map[id.Event]int64 // their events
 	home      id.Server          // one of our names that is in the room
+	merger    id.User            // who sent the last event that merged ends
+	mute      *state.Map         // a current state in which nobody of ours may do that
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
@@ -105,6 +107,9 @@ func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {
 				r.drop()
 				r.unlock()
 				return nil, err
+			}
+			if len(r.head.tips) > mergeAbove && r.head.joinedLocal > 0 {
+				s.mergeSoon(roomID) // the owner before did not come to it
 			}
 		}
 		return r, nil
@@ -251,8 +256,11 @@ func (r *room) put(c *change, h head) error {
 	}
 	c.row = h.row()
 	r.pending.Add(1)
+	events := c.events // the lane may be done with the change before we are
+	r.p.enqueued(events)
 	if err := r.p.lane.put(c); err != nil {
 		r.pending.Add(-1)
+		r.p.written(events)
 		return err
 	}
 	if h.joinedLocal != r.head.joinedLocal {

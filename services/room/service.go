@@ -74,6 +74,7 @@ type Service struct {
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
 	resolving    chan struct{}                // slots of state resolutions
+	large        chan struct{}                // slots of states that are got from other servers
 	clock        atomic.Int64                 // ticks with each use of a room
 	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
 	joins        singleflight.Group           // joins through other servers that are under way
@@ -89,6 +90,9 @@ type faults struct {
 	commit func(error) error
 }
 
+// largeAnswers bounds the states that are got from other servers at once: each may take hundreds of megabytes.
+const largeAnswers = 8
+
 // repeatUsers bounds how many users who repeat old requests are remembered.
 const repeatUsers = 10000
 
@@ -103,6 +107,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		fedout: deps.FedOut, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), resolving: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		large: make(chan struct{}, largeAnswers),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -12,6 +12,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -42,6 +43,38 @@ type tenure struct {
 
 	mu    sync.Mutex
 	rooms map[id.Room]*room
+
+	// queued are the events of changes that may not be in PostgreSQL yet, by number. The cache may forget them, but
+	// nobody else has them; the lanes' bounds are theirs.
+	queuedMu sync.Mutex
+	queued   map[int64]*roomdb.Event
+}
+
+// enqueued notes the events of a change that was queued.
+func (p *tenure) enqueued(events []*newEvent) {
+	p.queuedMu.Lock()
+	defer p.queuedMu.Unlock()
+	for _, e := range events {
+		if e.stored != nil {
+			p.queued[e.nid] = e.stored
+		}
+	}
+}
+
+// written forgets the events of a change that was committed, or never will be.
+func (p *tenure) written(events []*newEvent) {
+	p.queuedMu.Lock()
+	defer p.queuedMu.Unlock()
+	for _, e := range events {
+		delete(p.queued, e.nid)
+	}
+}
+
+// queuedEvent returns an event of a queued change, or nil.
+func (p *tenure) queuedEvent(nid int64) *roomdb.Event {
+	p.queuedMu.Lock()
+	defer p.queuedMu.Unlock()
+	return p.queued[nid]
 }
 
 func (p *tenure) lostError() error {
@@ -54,7 +87,8 @@ func (p *tenure) lostError() error {
 // Acquired implements partition.Handler: it catches up with what the owner before may have left undone, and tells
 // the readers how far the log goes.
 func (s *Service) Acquired(ctx context.Context, part uint32, lease partition.Lease) error {
-	p := &tenure{part: part, epoch: lease.Epoch, lane: s.laneOf(part), head: lease.Head, rooms: make(map[id.Room]*room)}
+	p := &tenure{part: part, epoch: lease.Epoch, lane: s.laneOf(part), head: lease.Head, rooms: make(map[id.Room]*room),
+		queued: make(map[int64]*roomdb.Event)}
 	p.nid.Store(lease.NID)
 	p.projected.Store(lease.Projected)
 	p.published.Store(lease.Head)

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"hanse/pkg/matrix/auth"
@@ -10,12 +11,28 @@ import (
 	"hanse/pkg/merr"
 )
 
-// mergeAbove is the number of forward extremities above which a room gets an event that merges them (Synapse's dummy
-// event): the state of a room with many ends costs a resolution with every event.
-const mergeAbove = 10
+// The state of a room with many ends costs a resolution of all their states with every event, and our own events can
+// name 20 of them only.
+const (
+	// mergeAbove is the number of forward extremities above which a room gets events that merge them, soon and in the
+	// background (Synapse's dummy events).
+	mergeAbove = 10
+	// crowdedTips is the number above which whoever sends more waits until they are merged.
+	crowdedTips = 50
+	// maxTips is the number at which events that only add to it are not taken in, where nobody of ours may merge. A
+	// server is free not to have got an event: it is asked for again when one that is taken in names it.
+	maxTips = 200
+)
 
-// mergeTimeout bounds one merge.
-const mergeTimeout = time.Minute
+// errCrowded is the answer to events that would add one more end to a room that has too many.
+var errCrowded = errors.New("the room has too many forward extremities")
+
+const (
+	// mergeTimeout bounds the merging of one room.
+	mergeTimeout = time.Minute
+	// maxMerges bounds how often it is tried: each merge leaves 19 ends less.
+	maxMerges = 1000
+)
 
 // mergeSoon merges the ends of a room in the background, one room at a time for each room.
 func (s *Service) mergeSoon(roomID id.Room) {
@@ -24,18 +41,23 @@ func (s *Service) mergeSoon(roomID id.Room) {
 	}
 	s.work.Go(func() {
 		defer s.merging.Delete(roomID)
-		ctx, cancel := context.WithTimeout(context.Background(), mergeTimeout)
-		defer cancel()
-		for range maxRebuilds {
-			more, err := s.mergeTips(ctx, roomID)
-			if err != nil {
-				s.log.Debug("merge of forward extremities", "room", roomID, "err", err)
-			}
-			if !more {
-				return
-			}
-		}
+		s.mergeAll(context.Background(), roomID)
 	})
+}
+
+// mergeAll merges the ends of a room until they are few, or nobody of ours may.
+func (s *Service) mergeAll(ctx context.Context, roomID id.Room) {
+	ctx, cancel := context.WithTimeout(ctx, mergeTimeout)
+	defer cancel()
+	for range maxMerges {
+		more, err := s.mergeTips(ctx, roomID)
+		if err != nil {
+			s.log.Debug("merge of forward extremities", "room", roomID, "err", err)
+		}
+		if !more {
+			return
+		}
+	}
 }
 
 // mergeTips sends one dummy event; more is true if there are still too many ends.
@@ -58,12 +80,19 @@ func (s *Service) mergeTips(ctx context.Context, roomID id.Room) (more bool, err
 	if err != nil {
 		return false, err
 	}
-	return more, w.c.wait(ctx)
+	if err := w.c.wait(ctx); err != nil {
+		return errors.Is(err, errStale), err // the room is read anew, and its ends with it
+	}
+	return more, nil
 }
 
 // dummy sends a dummy event by any local member who may.
 func (w *writer) dummy(ctx context.Context) error {
-	found, err := w.s.authEvents(ctx, w.r.p, w.h.state, []event.Tuple{{Type: typePowerLevels}})
+	r := w.r
+	if r.mute != nil && r.mute.Equal(w.h.state) {
+		return merr.Forbidden("Nobody of ours may send to the room")
+	}
+	found, err := w.s.authEvents(ctx, r.p, w.h.state, []event.Tuple{{Type: typePowerLevels}})
 	if err != nil {
 		return err
 	}
@@ -71,19 +100,38 @@ func (w *writer) dummy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for key := range w.h.state.Type(typeMember) {
-		user := id.User(key.StateKey)
-		if !w.s.localUser(user) || auth.PowerOf(user, found.lookup) < required {
-			continue
+	may := func(user id.User) (bool, error) {
+		if user == "" || auth.PowerOf(user, found.lookup) < required {
+			return false, nil
 		}
-		now, _, err := w.s.membershipIn(ctx, w.r.p, w.h.state, user)
-		if err != nil {
-			return err
-		}
-		if now == "join" {
-			_, err = w.send(ctx, intent{typ: typeDummy, content: []byte(`{}`), sender: user})
-			return err
+		now, _, err := w.s.membershipIn(ctx, r.p, w.h.state, user)
+		return now == "join", err
+	}
+	ok, err := may(r.merger)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		r.merger = ""
+		for key := range w.h.state.Type(typeMember) {
+			user := id.User(key.StateKey)
+			if !w.s.localUser(user) {
+				continue
+			}
+			if ok, err = may(user); err != nil {
+				return err
+			}
+			if ok {
+				r.merger = user
+				break
+			}
 		}
 	}
-	return merr.Forbidden("Nobody of ours may send to the room")
+	if !ok {
+		mute := w.h.state
+		r.mute = &mute
+		return merr.Forbidden("Nobody of ours may send to the room")
+	}
+	_, err = w.send(ctx, intent{typ: typeDummy, content: []byte(`{}`), sender: r.merger})
+	return err
 }

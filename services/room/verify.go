@@ -21,11 +21,16 @@ const keyTrust = 7 * 24 * time.Hour
 // parseAll parses and verifies events from another server. Those that are malformed, of another room or badly signed
 // are left out: nothing can be known of them.
 func (s *Service) parseAll(ctx context.Context, raw rawPDUs, rules *roomversion.Rules, room id.Room) ([]*event.PDU, error) {
+	return s.genuine(ctx, s.parse(raw, rules, room))
+}
+
+// parse is the first half of parseAll.
+func (s *Service) parse(raw rawPDUs, rules *roomversion.Rules, room id.Room) []*event.PDU {
 	pdus := make([]*event.PDU, 0, len(raw))
 	seen := make(map[id.Event]bool, len(raw))
 	for _, b := range raw {
 		pdu, err := event.Parse(b, rules)
-		if err != nil || pdu.RoomID != room || storable(pdu) != nil {
+		if err != nil || pdu.RoomID != room || storable(pdu) != nil || namesItself(pdu) {
 			s.metrics.pdus.WithLabelValues("malformed").Inc()
 			continue
 		}
@@ -34,6 +39,11 @@ func (s *Service) parseAll(ctx context.Context, raw rawPDUs, rules *roomversion.
 			pdus = append(pdus, pdu)
 		}
 	}
+	return pdus
+}
+
+// genuine returns those of the events that are signed as they must be.
+func (s *Service) genuine(ctx context.Context, pdus []*event.PDU) ([]*event.PDU, error) {
 	bad, err := s.verify(ctx, pdus)
 	if err != nil {
 		return nil, err
@@ -83,10 +93,18 @@ func (s *Service) verify(ctx context.Context, pdus []*event.PDU) ([]error, error
 // wantedKeys names the keys with which a server signed an event, and when they had to be valid.
 func wantedKeys(pdu *event.PDU, server id.Server) map[keyName]int64 {
 	wanted := make(map[keyName]int64, 1)
-	for _, key := range signing.SignatureKeyIDs(pdu.JSON, server) {
+	for _, key := range signatureKeys(pdu, server) {
 		wanted[keyName{server, key}] = pdu.OriginServerTS
 	}
 	return wanted
+}
+
+// keysPerSigner bounds the signatures of one server on one event that are looked at.
+const keysPerSigner = 5
+
+func signatureKeys(pdu *event.PDU, server id.Server) []string {
+	names := signing.SignatureKeyIDs(pdu.JSON, server)
+	return names[:min(len(names), keysPerSigner)]
 }
 
 func (s *Service) keys(ctx context.Context, wanted map[keyName]int64) (map[keyName]*federationv1.ServerKey, error) {
@@ -121,7 +139,7 @@ func (s *Service) verifyOne(pdu *event.PDU, keys map[keyName]*federationv1.Serve
 }
 
 func (s *Service) verifyBy(pdu *event.PDU, server id.Server, keys map[keyName]*federationv1.ServerKey) error {
-	names := signing.SignatureKeyIDs(pdu.JSON, server)
+	names := signatureKeys(pdu, server)
 	if s.servers.IsLocal(server) {
 		return s.verifyOwn(pdu, server, names)
 	}

@@ -43,12 +43,14 @@ type writer struct {
 	afters  map[int64]*state.Snapshot
 	// ready are snapshots one of which may be the next current state.
 	ready []*state.Snapshot
+	// maxTips is how many ends of the room events of other servers may lead to.
+	maxTips int
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
 	c := newChange(r)
 	c.traceparent = traceparent(ctx)
-	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot)}
+	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot), maxTips: maxTips}
 }
 
 // put queues the draft.

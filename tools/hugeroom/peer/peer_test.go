@@ -174,7 +174,7 @@ func (f *fixture) join(user id.User, query string) (*event.PDU, joined) {
 		f.Fatal(err)
 	}
 	var out joined
-	if s := f.ask(0, "PUT", fmt.Sprintf("/_matrix/federation/v2/send_join/%s/%s%s", roomID, pdu.ID, query), []byte(pdu.JSON), &out); s != 200 {
+	if s := f.ask(0, "PUT", fmt.Sprintf("/_matrix/federation/v2/send_join/%s/%s%s", roomID, pdu.ID, query), pdu.JSON, &out); s != 200 {
 		f.Fatal(s)
 	}
 	return pdu, out
