@@ -28,6 +28,7 @@ import (
 // cluster is PostgreSQL, NATS, worker processes, and a router in this process.
 type cluster struct {
 	t       *testing.T
+	timing  partition.Timing
 	nats    *bustest.Server
 	dsn     string
 	shards  *pg.Shards
@@ -37,9 +38,12 @@ type cluster struct {
 	procs   map[*exec.Cmd]string
 }
 
-func newCluster(t *testing.T) *cluster {
+// patient bounds the wait for what must happen, on a machine that does much else.
+const patient = 2 * time.Minute
+
+func newCluster(t *testing.T, timing partition.Timing) *cluster {
 	cfg := pgtest.Config(t, 2)
-	c := &cluster{t: t, nats: bustest.New(t), dsn: strings.Join(cfg.Shards, "|"), shards: pgtest.Open(t, cfg), procs: make(map[*exec.Cmd]string)}
+	c := &cluster{t: t, timing: timing, nats: bustest.New(t), dsn: strings.Join(cfg.Shards, "|"), shards: pgtest.Open(t, cfg), procs: make(map[*exec.Cmd]string)}
 	c.rows = partition.NewRows(c.shards)
 	for _, pool := range c.shards.All() {
 		if _, err := pool.Exec(t.Context(), `
@@ -49,7 +53,7 @@ func newCluster(t *testing.T) *cluster {
 		}
 	}
 	var err error
-	c.members, err = partition.Join(partition.MembersConfig{Bus: c.nats.Open("router"), Timing: testTiming,
+	c.members, err = partition.Join(partition.MembersConfig{Bus: c.nats.Open("router"), Timing: timing,
 		Self: partition.Member{ID: "router", Addr: "memory", Roles: []string{"client"}, State: partition.Ready}})
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +79,7 @@ func newCluster(t *testing.T) *cluster {
 func (c *cluster) start(id string) *exec.Cmd {
 	c.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), workerEnv+"="+id, "HANSE_TEST_NATS="+c.nats.URL(), "HANSE_TEST_DSN="+c.dsn)
+	cmd.Env = append(os.Environ(), workerEnv+"="+id, "HANSE_TEST_NATS="+c.nats.URL(), "HANSE_TEST_DSN="+c.dsn, "HANSE_TEST_TTL="+c.timing.TTL.String())
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
@@ -108,7 +112,7 @@ func (c *cluster) write(ctx context.Context, part uint32, key string) error {
 // writeAll makes sure that every partition can be written.
 func (c *cluster) writeAll(key string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patient)
 	defer cancel()
 	for part := range partition.Count() {
 		if err := c.write(ctx, part, fmt.Sprintf("%s-%d", key, part)); err != nil {
@@ -120,7 +124,7 @@ func (c *cluster) writeAll(key string) {
 // waitOwners waits until the rows name just these workers.
 func (c *cluster) waitOwners(want ...string) []partition.Row {
 	c.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patient)
 	for {
 		rows, err := c.rows.List(c.t.Context())
 		if err != nil {
@@ -190,7 +194,7 @@ func (c *cluster) check(acked []string) {
 // Random kills, stops, graceful ends, doubles and wipes of NATS under load (issue: randomised test of
 // ownership).
 func TestOwnershipUnderFaults(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, testTiming)
 	live := []*exec.Cmd{c.start("w1"), c.start("w2"), c.start("w3")}
 	c.waitOwners("w1", "w2", "w3")
 
@@ -205,7 +209,7 @@ func TestOwnershipUnderFaults(t *testing.T) {
 			for n := 0; ctx.Err() == nil; n++ {
 				key := fmt.Sprintf("c%d-%d", i, n)
 				start := time.Now()
-				call, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+				call, cancel := context.WithTimeout(context.WithoutCancel(ctx), patient)
 				err := c.write(call, rnd.Uint32N(partition.Count()), key)
 				cancel()
 				if err != nil {
@@ -260,27 +264,22 @@ func TestOwnershipUnderFaults(t *testing.T) {
 // pause lets a fault last; what is waited for is the passing of time itself.
 func pause(rnd *rand.Rand, upTo time.Duration) { <-time.After(upTo/2 + rand.N(upTo/2+1)) }
 
-// A killed worker's partitions are taken within a second, by the tether, long before its heartbeats
-// count as missing.
+// A killed worker's partitions are taken by the tether, though its heartbeats never count as missing.
 func TestKilledOwnerIsMissedAtOnce(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, patientTiming)
 	w1 := c.start("w1")
 	c.start("w2")
 	c.waitOwners("w1", "w2")
 	c.writeAll("before")
-	start := time.Now()
 	c.signal(w1, syscall.SIGKILL)
 	c.waitOwners("w2")
-	if d := time.Since(start); d > testTiming.TTL {
-		t.Errorf("takeover took %s", d)
-	}
 	c.writeAll("after")
 	c.check(nil)
 }
 
 // A graceful end hands over without a failed or slow call, and a pin moves a partition.
 func TestDrainAndPin(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, testTiming)
 	w1 := c.start("w1")
 	c.start("w2")
 	rows := c.waitOwners("w1", "w2")
@@ -288,7 +287,7 @@ func TestDrainAndPin(t *testing.T) {
 	if err := c.rows.Pin(t.Context(), part, "w2"); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patient)
 	for {
 		row, err := c.rows.Get(t.Context(), part)
 		if err != nil {

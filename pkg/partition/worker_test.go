@@ -32,11 +32,14 @@ const workerEnv = "HANSE_TEST_WORKER"
 
 var testTiming = partition.Timing{Beat: 150 * time.Millisecond, TTL: 1200 * time.Millisecond}
 
+// patientTiming is for a test in which no worker may be missed by its heartbeats.
+var patientTiming = partition.Timing{Beat: testTiming.Beat, TTL: time.Hour}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) == "" {
 		os.Exit(m.Run())
 	}
-	if err := runWorker(os.Getenv(workerEnv), os.Getenv("HANSE_TEST_NATS"), os.Getenv("HANSE_TEST_DSN")); err != nil {
+	if err := runWorker(os.Getenv(workerEnv), os.Getenv("HANSE_TEST_NATS"), os.Getenv("HANSE_TEST_DSN"), os.Getenv("HANSE_TEST_TTL")); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
 	}
@@ -49,7 +52,12 @@ type worker struct {
 	owner  *partition.Owner
 }
 
-func runWorker(id, natsURL, dsn string) error {
+func runWorker(id, natsURL, dsn, ttl string) error {
+	timing := testTiming
+	var err error
+	if timing.TTL, err = time.ParseDuration(ttl); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})).With("worker", id)
@@ -71,7 +79,7 @@ func runWorker(id, natsURL, dsn string) error {
 	}
 	w := &worker{id: id, shards: shards}
 	healthv1.RegisterHealthServer(srv, w)
-	members, err := partition.Join(partition.MembersConfig{Bus: b, Timing: testTiming, Log: log,
+	members, err := partition.Join(partition.MembersConfig{Bus: b, Timing: timing, Log: log,
 		Self: partition.Member{ID: id, Addr: srv.Addr(), Roles: []string{partition.RoleRoom}}})
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func newInbound(t *testing.T) *inbound {
 	srv, err := grpcx.NewServer(cfg)
 	check(t, err)
 	conns := grpcx.NewConns(cfg, srv)
-	members, err := partition.Join(partition.MembersConfig{Bus: w.bus, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: time.Second},
+	members, err := partition.Join(partition.MembersConfig{Bus: w.bus, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second},
 		Self: partition.Member{ID: "worker", Addr: srv.Addr(), Roles: []string{"room", "fedin"}}})
 	check(t, err)
 	w.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(w.shards), Conns: conns})
@@ -159,7 +159,7 @@ func (w *inbound) account(name string) id.User {
 // owner calls the owner of a room.
 func (w *inbound) owner(room id.Room, fn func(ctx context.Context, c roomv1.RoomClient) error) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
 	check(w.t, w.router.Call(ctx, partition.Of(string(room)), func(ctx context.Context, conn grpc.ClientConnInterface) error {
 		return fn(ctx, roomv1.NewRoomClient(conn))

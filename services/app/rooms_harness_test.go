@@ -98,12 +98,12 @@ func freePorts(t *testing.T, n int) []string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within a minute", what)
+	t.Fatalf("%s: not within two minutes", what)
 }
 
 // person is somebody with an access token. Requests go to the workers in turn.

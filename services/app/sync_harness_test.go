@@ -56,12 +56,12 @@ func (c *client) ask(since string, timeout time.Duration) *reply {
 func (c *client) until(what string, ok func(*reply) bool) *reply {
 	c.t.Helper()
 	var last *reply
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		if last = c.poll(5 * time.Second); ok(last) {
 			return last
 		}
 	}
-	c.t.Fatalf("no %s within a minute; last answer: %s", what, last.raw)
+	c.t.Fatalf("no %s within two minutes; last answer: %s", what, last.raw)
 	return nil
 }
 

@@ -111,11 +111,10 @@ func testSyncLongPoll(t *testing.T, w *world) {
 		c.poll(0)
 		c.poll(time.Millisecond)
 		answers := make(chan *reply)
-		begin := time.Now()
 		go func() { answers <- c.ask(c.since, time.Minute) }()
 		do()
-		if r := <-answers; r.status != 200 || time.Since(begin) > 30*time.Second {
-			t.Errorf("answered after %v: %s", time.Since(begin), r.raw)
+		if r := <-answers; r.status != 200 || len(r.get("rooms").Map())+len(r.get("account_data.events").Array()) == 0 {
+			t.Errorf("the poll ended without what happened: %s", r.raw)
 		}
 	}
 }

@@ -132,7 +132,7 @@ func TestSeenServerIsTriedAgain(t *testing.T) {
 		if part != partition.Of(string(s.name)) {
 			t.Errorf("partition %d", part)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("fedout was not woken")
 	}
 	failing, err := store.Failing(t.Context(), partition.Of(string(s.name)))

@@ -123,7 +123,7 @@ func (w *world) start(name string, change ...func(*Config)) *worker {
 	w.t.Helper()
 	b := w.nats.Open(name)
 	members, err := partition.Join(partition.MembersConfig{Bus: b, Self: partition.Member{ID: name, Addr: name + ":1", Roles: []string{"fedout"}},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 600 * time.Millisecond}})
+		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 3 * time.Second}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func (w *world) start(name string, change ...func(*Config)) *worker {
 	s, err := New(cfg, Deps{
 		Shards: shards, DB: roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil),
 		Users: userdb.New(shards, b), Bus: b, Members: members, Servers: w.reg, Log: log,
-		Network: Network{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Client: fedclient.Config{RootCAs: w.roots, DialTimeout: 2 * time.Second}},
+		Network: Network{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Client: fedclient.Config{RootCAs: w.roots, DialTimeout: 20 * time.Second}},
 	})
 	if err != nil {
 		w.t.Fatal(err)

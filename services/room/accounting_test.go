@@ -219,7 +219,7 @@ func (c *cluster) replace() {
 // audit compares what was acknowledged with the log, the log with the bus, and the log with itself.
 func (c *cluster) audit(t *testing.T, acked [][]ack, book *ledger, reader *bus.LogReader) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	log := make(map[uint32]map[int64]*logv1.Event)
 	heads, err := c.read.Heads(ctx)

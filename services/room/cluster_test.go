@@ -125,7 +125,7 @@ func (c *cluster) open(workers int) *cluster {
 func (c *cluster) caller() {
 	conns := grpcx.NewConns(grpcx.Config{}, nil)
 	members, err := partition.Join(partition.MembersConfig{Bus: c.nats.Open("caller"), Self: partition.Member{ID: "caller", Addr: "nowhere"},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: time.Second}})
+		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second}})
 	if err != nil {
 		c.tb.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func (c *cluster) start() *worker {
 	}
 	w.conns = grpcx.NewConns(w.cfg, w.grpc)
 	w.members, err = partition.Join(partition.MembersConfig{Bus: b, Self: partition.Member{ID: w.name, Addr: w.grpc.Addr(),
-		Roles: []string{"room"}}, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: time.Second}, Log: log})
+		Roles: []string{"room"}}, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second}, Log: log})
 	if err != nil {
 		c.tb.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func (w *worker) stop() {
 // settle waits until every worker serves what it should, and knows all others.
 func (c *cluster) settle() {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for _, w := range c.workers {
 		for len(w.members.Of("room")) != len(c.workers) {
