@@ -3,6 +3,7 @@ package roomdb
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,7 +37,21 @@ type Event struct {
 	Cause string
 	// Auth and Prev are the auth events and those of the prev events that we hold.
 	Auth, Prev []int64
+
+	head atomic.Pointer[[]byte]
 }
+
+// Head returns what KeepHead stored, or nil.
+func (e *Event) Head() []byte {
+	if head := e.head.Load(); head != nil {
+		return *head
+	}
+	return nil
+}
+
+// KeepHead keeps the beginning of the event as clients see it: package view writes it once for all of them. It must
+// follow from the event alone.
+func (e *Event) KeepHead(head []byte) { e.head.Store(&head) }
 
 // Visible says whether the event has a place in the timeline.
 func (e *Event) Visible() bool { return e.Ord != 0 }

@@ -54,7 +54,8 @@ func Open(shards *pg.Shards, states *state.Store, cfg Config, metrics prometheus
 		states: states,
 		events: cache.New(cache.Config[eventKey, *Event]{
 			Name: "event", Budget: cfg.EventCache, MaxAge: maxAge, Metrics: metrics,
-			Weigh: func(_ eventKey, e *Event) int64 { return int64(len(e.JSON)) + 600 },
+			// Its JSON, and its beginning as clients see it.
+			Weigh: func(_ eventKey, e *Event) int64 { return 2*int64(len(e.JSON)) + 600 },
 		}),
 		metas: cache.New(cache.Config[eventKey, *meta]{
 			Name: "room_meta", Budget: cfg.EventCache / 8, Metrics: metrics,

@@ -2,6 +2,7 @@ package view
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,9 +36,75 @@ func Render(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Event
 	}
 	out := make([][]byte, len(events))
 	for i, e := range events {
-		out[i] = e.ClientJSON(nil, unsigned(e, f, related), f.WithRoomID)
+		b := make([]byte, 0, len(e.Content)+400)
+		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause})
 	}
 	return out, nil
+}
+
+// Append is Render to one buffer, with commas between the events.
+func Append(ctx context.Context, db *roomdb.DB, f Format, b []byte, events []*roomdb.Event) ([]byte, error) {
+	related, err := relatedTo(ctx, db, events)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range events {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause})
+	}
+	return b, nil
+}
+
+// List is a list of events, written for any reader but for what depends on who that is and on the time. It is
+// immutable.
+type List struct {
+	heads []byte
+	marks []mark
+}
+
+// mark is what an event in a list lacks.
+type mark struct {
+	end   int // of its head
+	ts    int64
+	cause string
+}
+
+// Prepare writes a list of events. It holds until one of them, or what its unsigned data shows, is redacted. The
+// format's user, device and time do not matter.
+func Prepare(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Event) (List, error) {
+	related, err := relatedTo(ctx, db, events)
+	if err != nil {
+		return List{}, err
+	}
+	l := List{marks: make([]mark, 0, len(events))}
+	for _, e := range events {
+		l.heads = f.appendHead(l.heads, e, related)
+		l.marks = append(l.marks, mark{len(l.heads), e.OriginServerTS, e.Cause})
+	}
+	l.heads = slices.Clip(l.heads)
+	return l, nil
+}
+
+// Len returns the number of events.
+func (l *List) Len() int { return len(l.marks) }
+
+// Size returns about how many bytes the list takes, in memory and as JSON.
+func (l *List) Size() int { return len(l.heads) + 50*len(l.marks) }
+
+// Append appends the events for a reader, with commas between them.
+func (l *List) Append(b []byte, f Format) []byte {
+	start := 0
+	for i, m := range l.marks {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, l.heads[start:m.end]...)
+		b = f.appendEnd(b, m)
+		start = m.end
+	}
+	return b
 }
 
 // relatedTo loads the events that the unsigned data of others shows.
@@ -57,29 +124,55 @@ func relatedTo(ctx context.Context, db *roomdb.DB, events []*roomdb.Event) (map[
 	return db.Events(ctx, events[0].Part, nids)
 }
 
-func unsigned(e *roomdb.Event, f Format, related map[int64]*roomdb.Event) []byte {
-	b := append(make([]byte, 0, 64), `{"age":`...)
-	b = strconv.AppendInt(b, max(0, f.Now.UnixMilli()-e.OriginServerTS), 10)
-	if txn, ok := transaction(e.Cause, f); ok {
-		b = append(b, `,"transaction_id":`...)
-		b = canonjson.AppendString(b, txn)
+// appendHead appends an event up to the number of unsigned.age. That of an event which shows no other is kept beside
+// it: many are told of the same message.
+func (f *Format) appendHead(b []byte, e *roomdb.Event, related map[int64]*roomdb.Event) []byte {
+	alone := !f.WithRoomID && e.Replaces == 0 && e.RedactedBy == 0
+	if alone {
+		if head := e.Head(); head != nil {
+			return append(b, head...)
+		}
 	}
+	start := len(b)
+	b = e.ClientJSON(b, nil, f.WithRoomID)
+	b = append(b[:len(b)-1], `,"unsigned":{`...)
 	if prev := related[e.Replaces]; prev != nil {
-		b = append(b, `,"prev_content":`...)
+		b = append(b, `"prev_content":`...)
 		b = append(b, prev.Content...)
 		b = append(b, `,"prev_sender":`...)
 		b = canonjson.AppendString(b, string(prev.Sender))
 		b = append(b, `,"replaces_state":`...)
 		b = canonjson.AppendString(b, string(prev.ID))
+		b = append(b, ',')
 	}
 	if because := related[e.RedactedBy]; because != nil {
-		b = append(b, `,"redacted_because":`...)
+		b = append(b, `"redacted_because":`...)
 		b = because.ClientJSON(b, nil, f.WithRoomID)
+		b = append(b, ',')
 	}
-	return append(b, '}')
+	b = append(b, `"age":`...)
+	if alone {
+		e.KeepHead(slices.Clone(b[start:]))
+	}
+	return b
 }
 
-func transaction(cause string, f Format) (string, bool) {
-	rest, ok := strings.CutPrefix(cause, string(f.User)+"\x1f"+string(f.Device)+"\x1f")
-	return rest, ok && f.Device != ""
+// appendEnd appends what is behind the head: the age, and the transaction id for the device that sent the event.
+func (f *Format) appendEnd(b []byte, m mark) []byte {
+	b = strconv.AppendInt(b, max(0, f.Now.UnixMilli()-m.ts), 10)
+	if txn, ok := f.transaction(m.cause); ok {
+		b = append(b, `,"transaction_id":`...)
+		b = canonjson.AppendString(b, txn)
+	}
+	return append(b, '}', '}')
+}
+
+// transaction takes what Cause wrote apart.
+func (f *Format) transaction(cause string) (string, bool) {
+	user, rest, ok := strings.Cut(cause, "\x1f")
+	if !ok || user != string(f.User) {
+		return "", false
+	}
+	device, txn, ok := strings.Cut(rest, "\x1f")
+	return txn, ok && device != "" && device == string(f.Device)
 }

@@ -191,27 +191,20 @@ func appendEvents(b []byte, name string, events [][]byte) []byte {
 	if len(events) == 0 {
 		return b
 	}
-	b = append(b, ',')
-	return appendEventList(b, name, events)
+	b = canonjson.AppendString(append(b, ','), name)
+	b = append(b, `:{"events":[`...)
+	b = appendItems(b, events)
+	return append(b, `]}`...)
 }
 
-// appendEventList appends a member with a list of events.
-func appendEventList(b []byte, name string, events [][]byte) []byte {
-	b = canonjson.AppendString(b, name)
-	b = append(b, `:{"events":`...)
-	b = appendList(b, events)
-	return append(b, '}')
-}
-
-func appendList(b []byte, items [][]byte) []byte {
-	b = append(b, '[')
+func appendItems(b []byte, items [][]byte) []byte {
 	for i, e := range items {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = append(b, e...)
 	}
-	return append(b, ']')
+	return b
 }
 
 func appendUsers(b []byte, users map[id.User]struct{}) []byte {

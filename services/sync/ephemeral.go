@@ -188,6 +188,15 @@ func (t *typing) sweep() {
 
 // addEphemeral adds typing and receipts to a room's answer.
 func (s *Service) addEphemeral(p *poll, v *roomView, receipts []receipt) {
+	s.addTyping(p, v)
+	f := &p.filter.Room.Ephemeral
+	if len(receipts) > 0 && f.wantsRoom(v.r.Room) && f.wantsType("m.receipt") {
+		v.ephemeral = append(v.ephemeral, receiptEvent(receipts))
+		v.news = true
+	}
+}
+
+func (s *Service) addTyping(p *poll, v *roomView) {
 	f := &p.filter.Room.Ephemeral
 	if !f.wantsRoom(v.r.Room) {
 		return
@@ -199,10 +208,6 @@ func (s *Service) addEphemeral(p *poll, v *roomView, receipts []receipt) {
 	if tell, news := s.typing.changed(v.r.Room, since); tell && f.wantsType("m.typing") {
 		v.ephemeral = append(v.ephemeral, s.typing.event(v.r.Room))
 		v.news = v.news || news
-	}
-	if len(receipts) > 0 && f.wantsType("m.receipt") {
-		v.ephemeral = append(v.ephemeral, receiptEvent(receipts))
-		v.news = true
 	}
 }
 

@@ -107,3 +107,16 @@ func (u *user) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]stru
 	}
 	return nids
 }
+
+// lazySent notes that an answer brings the member events of these keys.
+func (u *user) lazySent(p *poll, keys []lazyKey) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l := u.lazyOf(p)
+	for _, key := range keys {
+		if !l.sent.Contains(key) {
+			l.sent.Add(key, struct{}{})
+			l.pending = append(l.pending, key)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -79,12 +80,15 @@ func (s *Service) summary(ctx context.Context, me id.User, r *userdb.Membership,
 }
 
 func (s *Service) summaryOf(ctx context.Context, me id.User, row *roomdb.Room, m state.Map) (*summary, error) {
-	names, err := s.heroes(ctx, me, row.Part, m)
+	c, err := s.candidates(ctx, row.Part, m)
 	if err != nil {
 		return nil, err
 	}
-	return &summary{heroes: names, joined: row.Joined, invited: row.Invited}, nil
+	return &summary{heroes: c.heroes(me), joined: row.Joined, invited: row.Invited}, nil
 }
+
+// names says whether somebody names the room.
+func (v *summary) names(user id.User) bool { return slices.Contains(v.heroes, user) }
 
 func (v *summary) append(b []byte) []byte {
 	b = append(b, '{')
@@ -104,57 +108,74 @@ func (v *summary) append(b []byte) []byte {
 	return append(b, '}')
 }
 
-// heroes returns some members of a room that has no name, nil for a room that has one. Those who are in the room or
-// invited come first, those who left only if there is nobody else.
-func (s *Service) heroes(ctx context.Context, me id.User, part uint32, m state.Map) ([]id.User, error) {
+// candidates are who may name a room, whoever asks.
+type candidates struct {
+	named bool // the room has a name, and needs nobody
+	// present are in the room or invited, gone were. One more of each than is named: nobody names a room to themselves.
+	present, gone []id.User
+}
+
+// heroes returns who names the room to somebody; nil if it has a name. Those who left come in only if there is nobody
+// else.
+func (c *candidates) heroes(me id.User) []id.User {
+	if c.named {
+		return nil
+	}
+	for _, users := range [][]id.User{c.present, c.gone} {
+		others := make([]id.User, 0, heroes)
+		for _, u := range users {
+			if u != me && len(others) < heroes {
+				others = append(others, u)
+			}
+		}
+		if len(others) > 0 {
+			return others
+		}
+	}
+	return []id.User{}
+}
+
+// memberStep is how many members are looked at together for candidates: a large room has its heroes at once.
+const memberStep = 12
+
+// candidates finds who may name a room.
+func (s *Service) candidates(ctx context.Context, part uint32, m state.Map) (*candidates, error) {
 	named, err := s.named(ctx, part, m)
 	if err != nil || named {
-		return nil, err
+		return &candidates{named: named}, err
 	}
-	// Members are looked at in small steps: a large room has its heroes at once.
-	present, gone := []id.User{}, []id.User{}
+	c := new(candidates)
 	var step []int64
 	look := func() error {
 		events, err := s.rooms.InOrder(ctx, part, step)
 		if err != nil {
 			return err
 		}
-		slices.SortFunc(events, func(a, b *roomdb.Event) int { return int(min(1, max(-1, a.Ord-b.Ord))) })
+		slices.SortFunc(events, func(a, b *roomdb.Event) int { return cmp.Compare(a.Ord, b.Ord) })
 		for _, e := range events {
-			user := id.User(*e.StateKey)
-			switch e.Membership() {
-			case "join", "invite":
-				present = append(present, user)
-			default:
-				gone = append(gone, user)
+			users := &c.gone
+			if m := e.Membership(); m == "join" || m == "invite" {
+				users = &c.present
+			}
+			if len(*users) <= heroes {
+				*users = append(*users, id.User(*e.StateKey))
 			}
 		}
 		step = step[:0]
 		return nil
 	}
-	for key, nid := range m.Type(memberType) {
-		if key.StateKey == string(me) {
-			continue
-		}
-		if step = append(step, nid); len(step) < 32 {
+	for _, nid := range m.Type(memberType) {
+		if step = append(step, nid); len(step) < memberStep {
 			continue
 		}
 		if err := look(); err != nil {
 			return nil, err
 		}
-		if len(present) >= heroes {
-			break
+		if len(c.present) > heroes {
+			return c, nil
 		}
 	}
-	if len(present) < heroes {
-		if err := look(); err != nil {
-			return nil, err
-		}
-	}
-	if len(present) == 0 {
-		present = gone
-	}
-	return present[:min(heroes, len(present))], nil
+	return c, look()
 }
 
 // named says whether the room has a name or a canonical alias that is not empty.

@@ -28,7 +28,7 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 			return err
 		}
 	}
-	if err := s.addFull(ctx, a, p, m, p.filter.rooms(full)); err != nil {
+	if err := s.addWhole(ctx, a, p, m, p.filter.rooms(full)); err != nil {
 		return err
 	}
 	if p.since == nil || p.fullState || m.seq > p.since.UserSeq {
@@ -38,6 +38,21 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 	}
 	a.sort()
 	return nil
+}
+
+// addWhole adds rooms as if for the first time.
+func (s *Service) addWhole(ctx context.Context, a *answer, p *poll, m *moment, rooms []*userdb.Membership) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	pr, err := s.prefsOf(ctx, p.user)
+	if err != nil {
+		return err
+	}
+	if p.plain(pr) {
+		return s.addFirst(ctx, a, p, pr, m, rooms)
+	}
+	return s.addFull(ctx, a, p, m, rooms)
 }
 
 // rooms returns those that are to be in the answer at all.

@@ -70,6 +70,7 @@ type Service struct {
 	shared   *shared
 	filters  *filters
 	seqs     *seqs
+	openings *cache.Cache[openingKey, *opening]
 
 	elsewhere atomic.Bool // presence of users who are not connected here has changed
 
@@ -100,6 +101,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.shared = newShared(s)
 	s.filters = newFilters(d.Users, d.Registerer)
 	s.seqs = newSeqs(d.Users, d.Log)
+	s.openings = newOpenings(cfg.Openings, d.Registerer)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
 		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,

@@ -293,7 +293,7 @@ func parseEntry(part uint32, e *logv1.Entry) (*entry, error) {
 			out.event.Cause = view.Cause(id.User(l.Sender), id.Device(l.DeviceId), l.TxnId)
 		}
 		out.before, out.after, out.log = l.CurrentBefore, l.CurrentAfter, l
-		out.size += int64(len(l.Json)) + 800
+		out.size += 2*int64(len(l.Json)) + 800 // with what is written of it for clients
 	}
 	return out, nil
 }

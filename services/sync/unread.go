@@ -113,15 +113,9 @@ func (u *unread) equal(o *unread) bool { return u.tally == o.tally && maps.Equal
 func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, upTo int64) (*unread, error) {
 	byThread := p.filter.Room.Timeline.UnreadThreadNotifications
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-	p.user.mu.Lock()
-	old := p.user.reads[key]
-	p.user.mu.Unlock()
-	var now *readState
-	if old != nil && old.fits(pr, byThread) {
-		var err error
-		if now, err = s.advance(ctx, p, pr, old, r, upTo); err != nil {
-			return nil, err
-		}
+	old, now, err := s.knownRead(ctx, p, pr, r, upTo)
+	if err != nil {
+		return nil, err
 	}
 	if now == nil {
 		all, err := s.readStates(ctx, p, pr, []*userdb.Membership{r}, func(uint32) int64 { return upTo })
@@ -138,6 +132,19 @@ func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Memb
 		u.changed = !u.equal(&was)
 	}
 	return &u, nil
+}
+
+// knownRead returns how far the worker knows a room to have been read, and what follows for a position from the tail;
+// nil where that is not enough.
+func (s *Service) knownRead(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, upTo int64) (old, now *readState, err error) {
+	p.user.mu.Lock()
+	old = p.user.reads[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}]
+	p.user.mu.Unlock()
+	if old == nil || !old.fits(pr, p.filter.Room.Timeline.UnreadThreadNotifications) {
+		return old, nil, nil
+	}
+	now, err = s.advance(ctx, p, pr, old, r, upTo)
+	return old, now, err
 }
 
 // keepRead remembers how far a room was read, if the user is still in it.
@@ -245,19 +252,40 @@ func (s *readState) read(e *entry) bool {
 	return true
 }
 
-// unreadOfAll returns the counts of many rooms, with a fixed number of queries for each shard.
+// unreadOfAll returns the counts of many rooms, with a fixed number of queries for each shard for those of which the
+// worker does not know them.
 func (s *Service) unreadOfAll(ctx context.Context, p *poll, pr *prefs, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*unread, error) {
-	states, err := s.readStates(ctx, p, pr, rooms, m.at)
+	byThread := p.filter.Room.Timeline.UnreadThreadNotifications
+	out := make(map[roomdb.RoomKey]*unread, len(rooms))
+	add := func(r *userdb.Membership, key roomdb.RoomKey, st *readState) {
+		u := st.counts(pr, r.Room, byThread)
+		u.changed = true
+		out[key] = &u
+		p.user.keepRead(key, st)
+	}
+	var unknown []*userdb.Membership
+	for _, r := range rooms {
+		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		_, now, err := s.knownRead(ctx, p, pr, r, m.at(r.RoomPart))
+		if err != nil {
+			return nil, err
+		}
+		if now == nil {
+			unknown = append(unknown, r)
+			continue
+		}
+		add(r, key, now)
+	}
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	states, err := s.readStates(ctx, p, pr, unknown, m.at)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[roomdb.RoomKey]*unread, len(rooms))
-	for _, r := range rooms {
+	for _, r := range unknown {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		u := states[key].counts(pr, r.Room, p.filter.Room.Timeline.UnreadThreadNotifications)
-		u.changed = true
-		out[key] = &u
-		p.user.keepRead(key, states[key])
+		add(r, key, states[key])
 	}
 	return out, nil
 }

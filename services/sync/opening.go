@@ -1,0 +1,243 @@
+package sync
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/cache"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	"hanse/pkg/userdb"
+	"hanse/pkg/view"
+)
+
+// opening is what a first sync tells of a room to whoever is in it: worked out once, and given to everybody until
+// something happens in the room. It is immutable.
+type opening struct {
+	pos     int64 // of the log, as of which it counts
+	sid     int64 // the state then
+	missing bool  // the room has no row: nothing to tell
+	// closed says that not everybody in the room may see all of the timeline; who may see what is decided for each.
+	closed bool
+
+	joined, invited int
+	candidates      *candidates
+	limited         bool
+	prevBatch       int64
+	timeline, state view.List
+	members         []openingMember // if members are loaded lazily, who may be needed
+	receipts        []roomdb.Receipt
+	private         map[id.User]struct{} // whose receipts only they see
+	receiptEvent    []byte               // of those that everybody sees; nil if there are none
+	size            int64
+}
+
+// openingMember is the member event of somebody who sent the timeline or may name the room.
+type openingMember struct {
+	user  id.User
+	nid   int64
+	wrote bool      // the timeline
+	told  bool      // the timeline brings the event
+	event view.List // of one
+}
+
+// openingKey says what of the poll an opening depends on.
+type openingKey struct {
+	room       roomdb.RoomKey
+	limit      int
+	lazy       bool
+	stateAfter bool
+}
+
+// openingAge bounds how long an opening is kept. Fetched history, which changes the timeline without an entry in the
+// log, is told after that time at the latest.
+const openingAge = 5 * time.Minute
+
+func newOpenings(budget int64, reg prometheus.Registerer) *cache.Cache[openingKey, *opening] {
+	return cache.New(cache.Config[openingKey, *opening]{
+		Name: "opening", Budget: budget, MaxAge: openingAge, Metrics: reg,
+		Weigh: func(_ openingKey, o *opening) int64 { return o.size },
+	})
+}
+
+func (p *poll) openingKey(key roomdb.RoomKey) openingKey {
+	return openingKey{key, p.filter.timelineLimit(), p.filter.Room.State.LazyLoadMembers, p.stateAfter}
+}
+
+// plain says whether the answer of a poll can be made of openings: it is a first one, and the filter leaves events and
+// their form alone.
+func (p *poll) plain(pr *prefs) bool {
+	f := p.filter
+	return p.since == nil && f.EventFormat != formatFederation && len(f.EventFields) == 0 &&
+		f.Room.Timeline.all() && f.Room.State.all() && len(pr.ignored) == 0
+}
+
+// openings returns what is to be told of rooms. Those of which that is not known, or in which something has happened
+// since it was worked out, are read together.
+func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*opening, error) {
+	found := make(map[roomdb.RoomKey]*opening, len(rooms))
+	var unknown []*userdb.Membership
+	for _, r := range rooms {
+		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		if o, ok := s.openings.Get(p.openingKey(key)); ok && s.tail.quiet(key, o.pos) {
+			found[key] = o
+		} else {
+			unknown = append(unknown, r)
+		}
+	}
+	if len(unknown) == 0 {
+		return found, nil
+	}
+	load, err := s.loadFull(ctx, p, m, unknown)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range unknown {
+		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		o, err := s.open(ctx, p, m, key, load)
+		if err != nil {
+			return nil, err
+		}
+		s.openings.Add(p.openingKey(key), o)
+		found[key] = o
+	}
+	return found, nil
+}
+
+// open works out a room's opening.
+func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomKey, l *fullLoad) (*opening, error) {
+	row := l.rooms[key]
+	if row == nil {
+		return &opening{missing: true, pos: m.at(key.Part), size: 200}, nil
+	}
+	o := &opening{
+		pos: m.at(key.Part), sid: l.sids[key], joined: row.Joined, invited: row.Invited, limited: l.limited[key],
+		prevBatch: m.at(key.Part), receipts: l.receipts[key],
+	}
+	events := l.timelines[key]
+	// What somebody may see who was no member at any of these events, anybody may see who is one now.
+	visible, err := view.Visible(ctx, s.rooms, view.Reader{Joined: true}, events)
+	if err != nil {
+		return nil, err
+	}
+	if len(visible) < len(events) {
+		return &opening{closed: true, pos: o.pos, size: 200}, nil
+	}
+	if o.timeline, err = view.Prepare(ctx, s.rooms, view.Format{}, events); err != nil {
+		return nil, err
+	}
+	end := l.states[state.Ref{Part: key.Part, SID: o.sid}]
+	start := end
+	if len(events) > 0 {
+		o.prevBatch = events[0].Ord - 1
+		if !p.stateAfter {
+			start = l.states[state.Ref{Part: key.Part, SID: events[0].SID}]
+		}
+	}
+	if o.candidates, err = s.candidates(ctx, key.Part, end); err != nil {
+		return nil, err
+	}
+	told := toldBy(events)
+	stateEvents, err := s.stateEvents(ctx, key.Part, p.stateBefore(start, end, told), l)
+	if err != nil {
+		return nil, err
+	}
+	if o.state, err = view.Prepare(ctx, s.rooms, view.Format{}, stateEvents); err != nil {
+		return nil, err
+	}
+	if p.filter.Room.State.LazyLoadMembers {
+		if err := s.addOpeningMembers(ctx, p, o, key.Part, end, events, told); err != nil {
+			return nil, err
+		}
+	}
+	o.addReceipts()
+	o.weigh()
+	return o, nil
+}
+
+// addOpeningMembers adds the member events that lazy loading may need.
+func (s *Service) addOpeningMembers(ctx context.Context, p *poll, o *opening, part uint32, end state.Map, timeline []*roomdb.Event, told map[int64]bool) error {
+	index := make(map[id.User]struct{})
+	add := func(user id.User, wrote bool) {
+		if _, ok := index[user]; ok {
+			return
+		}
+		index[user] = struct{}{}
+		if nid, ok := memberOf(end, user); ok {
+			o.members = append(o.members, openingMember{user: user, nid: nid, wrote: wrote, told: told[nid] && !p.stateAfter})
+		}
+	}
+	for _, e := range timeline {
+		add(e.Sender, true)
+	}
+	for _, users := range [][]id.User{o.candidates.present, o.candidates.gone} {
+		for _, u := range users {
+			add(u, false)
+		}
+	}
+	var nids []int64
+	for _, m := range o.members {
+		if !m.told {
+			nids = append(nids, m.nid)
+		}
+	}
+	events, err := s.rooms.Events(ctx, part, nids)
+	if err != nil {
+		return err
+	}
+	for i := range o.members {
+		m := &o.members[i]
+		if e := events[m.nid]; e != nil {
+			if m.event, err = view.Prepare(ctx, s.rooms, view.Format{}, []*roomdb.Event{e}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addReceipts writes the receipts that everybody sees.
+func (o *opening) addReceipts() {
+	for _, r := range o.receipts {
+		if r.Type == "m.read.private" {
+			if o.private == nil {
+				o.private = make(map[id.User]struct{})
+			}
+			o.private[r.User] = struct{}{}
+		}
+	}
+	if public := receiptsFor(o.receipts, ""); len(public) > 0 {
+		o.receiptEvent = receiptEvent(public)
+	}
+	if o.private == nil {
+		o.receipts = nil // the event says it all
+	}
+}
+
+// receiptsOf returns the event with the receipts that a user sees; nil if there are none.
+func (o *opening) receiptsOf(me id.User) []byte {
+	if _, ok := o.private[me]; !ok {
+		return o.receiptEvent
+	}
+	return receiptEvent(receiptsFor(o.receipts, me))
+}
+
+func (o *opening) weigh() {
+	size := 800 + o.timeline.Size() + o.state.Size() + len(o.receiptEvent) + 250*len(o.receipts) + 120*len(o.private)
+	for i := range o.members {
+		size += 150 + o.members[i].event.Size()
+	}
+	o.size = int64(size)
+}
+
+// quiet says that nothing has happened in a room since a position.
+func (t *tail) quiet(room roomdb.RoomKey, since int64) bool {
+	p := t.parts[room.Part]
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	changed, known := p.changed(room.NID, since)
+	return known && !changed
+}
