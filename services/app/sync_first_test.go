@@ -20,10 +20,13 @@ func testSyncFirst(t *testing.T, w *world) {
 	for i := range 4 {
 		s.people = append(s.people, w.register(t, fmt.Sprint("first", i)))
 	}
-	for range 3 {
-		s.rooms = append(s.rooms, &firstRoom{owner: s.people[0], in: map[*person]bool{s.people[0]: true}, id: s.people[0].create(object{"preset": "public_chat"})})
+	owner := s.people[0]
+	for _, history := range []string{"shared", "joined", "invited"} {
+		room := owner.create(object{"preset": "public_chat", "initial_state": list{
+			object{"type": "m.room.history_visibility", "content": object{"history_visibility": history}}}})
+		s.rooms = append(s.rooms, &firstRoom{owner: owner, in: map[*person]bool{owner: true}, id: room})
 	}
-	for step := range 60 {
+	for step := range 80 {
 		what := s.act()
 		if step%4 == 0 {
 			for _, p := range s.people {
