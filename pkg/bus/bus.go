@@ -47,6 +47,9 @@ type Bus struct {
 // are dropped: readers find them in PostgreSQL.
 const reconnectBuffer = 4 << 20
 
+// syncQueue bounds the messages that wait in a subscription of a LogReader; QueueMsgs beyond it have no effect.
+const syncQueue = 1024
+
 // Open connects. With an URL it returns at once even if NATS is not there yet: the connection is
 // tried for ever in the background. With an embedded server it returns when that is ready.
 func Open(ctx context.Context, cfg Config) (*Bus, error) {
@@ -70,6 +73,8 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(2 * time.Second),
 		nats.IgnoreAuthErrorAbort(),
+		// The queue of each subscription is allocated whole, and looked at by each garbage collection.
+		nats.SyncQueueLen(syncQueue),
 		nats.ConnectHandler(func(*nats.Conn) { b.onReconnect() }),
 		nats.ReconnectHandler(func(*nats.Conn) { b.onReconnect() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { b.onDisconnect(err) }),

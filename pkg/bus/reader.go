@@ -61,7 +61,7 @@ func NewLogReader(b *Bus, cfg ReaderConfig) *LogReader {
 		cfg.CatchUpLimit = 256
 	}
 	if cfg.QueueMsgs <= 0 {
-		cfg.QueueMsgs = 1024
+		cfg.QueueMsgs = syncQueue
 	}
 	if cfg.QueueBytes <= 0 {
 		cfg.QueueBytes = 4 << 20

@@ -169,10 +169,10 @@ func (f *Format) appendEnd(b []byte, m mark) []byte {
 
 // transaction takes what Cause wrote apart.
 func (f *Format) transaction(cause string) (string, bool) {
-	user, rest, ok := strings.Cut(cause, "\x1f")
-	if !ok || user != string(f.User) {
-		return "", false
+	if rest, ok := strings.CutPrefix(cause, string(f.User)); ok && f.Device != "" && strings.HasPrefix(rest, "\x1f") {
+		if rest, ok = strings.CutPrefix(rest[1:], string(f.Device)); ok {
+			return strings.CutPrefix(rest, "\x1f")
+		}
 	}
-	device, txn, ok := strings.Cut(rest, "\x1f")
-	return txn, ok && device != "" && device == string(f.Device)
+	return "", false
 }

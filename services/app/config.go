@@ -57,6 +57,8 @@ type Config struct {
 type Memory struct {
 	States int64 `yaml:"states" doc:"Bytes for the states of rooms."`
 	Events int64 `yaml:"events" doc:"Bytes for events that clients read."`
+	// Garbage trades memory for CPU; see package gcpace.
+	Garbage int64 `yaml:"garbage" doc:"Bytes that are allocated at least between two garbage collections, however small the heap is. 0: as Go has it. The environment variables GOGC and GOMEMLIMIT work as ever, and GOGC overrides this."`
 }
 
 // Listen has the address of each API. An API without an address is not served.
@@ -151,7 +153,7 @@ func Defaults() *Config {
 		RateLimits: RateLimits{Enabled: true, Keys: 100_000, Limits: defaultLimits()},
 		Log:        Log{Format: "json"},
 		Tracing:    Tracing{Ratio: 0.01},
-		Memory:     Memory{States: state.DefaultConfig().Cache, Events: roomdb.DefaultConfig().EventCache},
+		Memory:     Memory{States: state.DefaultConfig().Cache, Events: roomdb.DefaultConfig().EventCache, Garbage: 64 << 20},
 		Client:     client.Defaults(),
 		Sync:       syncrole.Defaults(),
 		Room:       room.Defaults(),

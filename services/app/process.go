@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel/trace"
 
+	"hanse/pkg/gcpace"
 	"hanse/pkg/httpx"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
@@ -57,6 +58,7 @@ func Run(ctx context.Context, cfg *Config, names []string, version string, log *
 	}
 	p := &process{cfg: cfg, specs: specs, version: version, log: log, metrics: prometheus.NewRegistry(), failed: make(chan error, 16)}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer gcpace.Keep(cfg.Memory.Garbage)()
 	err = p.start(ctx)
 	if err == nil {
 		select {

@@ -127,14 +127,14 @@ func (s *Service) first(ctx context.Context, p *poll, r *userdb.Membership, l *f
 		if !m.wrote && m.user != p.who.User && !v.summary.names(m.user) {
 			continue
 		}
-		l.sent = append(l.sent, lazyKey{key.Part, m.nid})
+		l.sent = append(l.sent, keyOf(key.Part, m.nid))
 		if m.event.Len() > 0 {
 			comma()
 			b = m.event.Append(b, l.format)
 		}
 	}
 	if e := l.own[key]; e != nil {
-		l.sent = append(l.sent, lazyKey{key.Part, e.NID})
+		l.sent = append(l.sent, keyOf(key.Part, e.NID))
 		comma()
 		var err error
 		if b, err = view.Append(ctx, s.rooms, l.format, b, []*roomdb.Event{e}); err != nil {

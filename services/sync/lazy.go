@@ -3,8 +3,6 @@ package sync
 import (
 	"context"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/state"
 )
@@ -14,18 +12,10 @@ import (
 // with another token; if it repeats the same one, the answer was lost. The worker's memory is no more than that of its
 // own answers: what it has forgotten is sent again, which is allowed.
 type lazyMembers struct {
-	sent    *simplelru.LRU[lazyKey, struct{}]
+	sent    lazySet
 	since   string    // the token whose answer brought pending
 	pending []lazyKey // sent, but not known to have arrived
 }
-
-type lazyKey struct {
-	part uint32
-	nid  int64
-}
-
-// lazyLimit bounds what is remembered of one device.
-const lazyLimit = 2000
 
 // lazyOf returns what a device has been sent. It begins anew when the device begins anew. The user is locked.
 func (u *user) lazyOf(p *poll) *lazyMembers {
@@ -35,17 +25,11 @@ func (u *user) lazyOf(p *poll) *lazyMembers {
 	}
 	p.lazyKnown = true
 	if l == nil || p.since == nil {
-		sent, err := simplelru.NewLRU[lazyKey, struct{}](lazyLimit, nil)
-		if err != nil {
-			panic(err) // only for a size below one
-		}
-		l = &lazyMembers{sent: sent}
+		l = new(lazyMembers)
 		u.lazy[p.device] = l
 	}
 	if l.since == p.sinceText {
-		for _, key := range l.pending {
-			l.sent.Remove(key)
-		}
+		l.sent.remove(l.pending)
 	}
 	l.since, l.pending = p.sinceText, nil
 	return l
@@ -89,22 +73,21 @@ func (u *user) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]stru
 	defer u.mu.Unlock()
 	l := u.lazyOf(p)
 	var nids []int64
+	var keys []lazyKey
 	for who := range users {
 		nid, ok := memberOf(m, who)
 		if !ok {
 			continue
 		}
-		key := lazyKey{part, nid}
-		if l.sent.Contains(key) {
-			if all {
-				nids = append(nids, nid)
-			}
+		key := keyOf(part, nid)
+		if !l.sent.has(key) {
+			keys = append(keys, key)
+		} else if !all {
 			continue
 		}
 		nids = append(nids, nid)
-		l.sent.Add(key, struct{}{})
-		l.pending = append(l.pending, key)
 	}
+	l.pending = append(l.pending, l.sent.add(keys)...)
 	return nids
 }
 
@@ -113,10 +96,5 @@ func (u *user) lazySent(p *poll, keys []lazyKey) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	l := u.lazyOf(p)
-	for _, key := range keys {
-		if !l.sent.Contains(key) {
-			l.sent.Add(key, struct{}{})
-			l.pending = append(l.pending, key)
-		}
-	}
+	l.pending = append(l.pending, l.sent.add(keys)...)
 }
