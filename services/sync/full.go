@@ -85,17 +85,14 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	if err := s.loadTimelines(ctx, p, l, rooms, ends); err != nil {
 		return nil, err
 	}
-	// Besides the states that are told, those at each event are read, for visibility: together, into the cache.
+	// Besides the states that are told, those are read that visibility looks into: together, into the cache.
 	var at []state.Ref
-	for _, events := range l.timelines {
-		for i, e := range events {
-			ref := state.Ref{Part: e.Part, SID: e.SID}
-			switch {
-			case i == 0 && !p.stateAfter:
-				refs = append(refs, ref)
-			case i == 0 || e.SID != events[i-1].SID:
-				at = append(at, ref)
-			}
+	for key, events := range l.timelines {
+		if len(events) > 0 && !p.stateAfter {
+			refs = append(refs, state.Ref{Part: key.Part, SID: events[0].SID})
+		}
+		for _, sid := range view.Bases(events) {
+			at = append(at, state.Ref{Part: key.Part, SID: sid})
 		}
 	}
 	states, err := s.rooms.States(ctx, append(at, refs...))
