@@ -1,0 +1,132 @@
+package resolve_test
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"hanse/pkg/matrix/stateres"
+	"hanse/pkg/resolve"
+	"hanse/pkg/state"
+)
+
+// sizes are the growth tables' N: the last is the network's largest room.
+var sizes = []int{100, 1_000, 10_000, 100_000, 350_000}
+
+// usualLevels is how often the power levels of the largest room have changed.
+const usualLevels = 22
+
+// cpuTime is the processor time that the process has taken, in nanoseconds: other work on the machine adds little to it.
+func cpuTime(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return float64(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func benchResolve(b *testing.B, r *large, maps []state.Map) {
+	var stats resolve.Stats
+	start := cpuTime(b)
+	for b.Loop() {
+		var err error
+		if _, stats, err = resolve.Resolve(context.Background(), r.rules, r.g, maps, r, resolve.Budget{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	b.ReportMetric((cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(stats.Full), "full")
+	b.ReportMetric(float64(stats.Visited), "visits")
+	b.ReportMetric(float64(stats.Loaded), "loaded")
+}
+
+// BenchmarkSize is the growth with the size of the room, at fixed differences.
+func BenchmarkSize(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		for _, n := range sizes {
+			r := newLarge(version, n, usualLevels)
+			for _, c := range []int{2, 20, 200} {
+				maps := r.forks(2, c)
+				b.Run(fmt.Sprintf("v%s/N=%d/C=%d", version, n, c), func(b *testing.B) { benchResolve(b, r, maps) })
+			}
+		}
+	}
+}
+
+// BenchmarkOracle is the same with the literal transcription of the specification.
+func BenchmarkOracle(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		for _, n := range sizes {
+			r := newLarge(version, n, usualLevels)
+			for _, c := range []int{2, 20, 200} {
+				sets := r.sets(r.forks(2, c))
+				b.Run(fmt.Sprintf("v%s/N=%d/C=%d", version, n, c), func(b *testing.B) {
+					start := cpuTime(b)
+					for b.Loop() {
+						if _, err := stateres.Resolve(r.rules, sets, r); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric((cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkConflicts is the growth with the number of conflicted keys, at a fixed size.
+func BenchmarkConflicts(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		r := newLarge(version, 100_000, usualLevels)
+		for _, c := range []int{20, 200, 2_000, 20_000} {
+			maps := r.forks(2, c)
+			b.Run(fmt.Sprintf("v%s/C=%d", version, c), func(b *testing.B) { benchResolve(b, r, maps) })
+		}
+	}
+}
+
+// BenchmarkForks is the growth with the number of states.
+func BenchmarkForks(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		r := newLarge(version, 100_000, usualLevels)
+		for _, k := range []int{2, 3, 10, 70} {
+			maps := r.forks(k, 20)
+			b.Run(fmt.Sprintf("v%s/k=%d", version, k), func(b *testing.B) { benchResolve(b, r, maps) })
+		}
+	}
+}
+
+// BenchmarkDepth is the growth with the number of power levels events that the room has had, at a fixed difference.
+func BenchmarkDepth(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		for _, depth := range []int{10, 100, 1_000, 10_000, 100_000} {
+			r := newLarge(version, 1_000, depth)
+			maps := r.forks(2, 20)
+			b.Run(fmt.Sprintf("v%s/levels=%d", version, depth), func(b *testing.B) { benchResolve(b, r, maps) })
+		}
+	}
+}
+
+// BenchmarkNextEvent is the state after one more event, with its identity.
+func BenchmarkNextEvent(b *testing.B) {
+	for _, n := range sizes {
+		r := newLarge("12", n, usualLevels)
+		r.now.ID()
+		b.Run(fmt.Sprintf("N=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			m := r.now
+			start := cpuTime(b)
+			for i := int64(1); b.Loop(); i++ {
+				u := r.members[int(i*7919)%len(r.members)]
+				m = m.Set(state.Key{Type: "m.room.member", StateKey: string(u)}, int64(len(r.events))+i)
+				m.ID()
+			}
+			b.ReportMetric((cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64(r.g.Bytes()), "graph-bytes")
+			b.ReportMetric(float64(r.now.Bytes()), "map-bytes")
+			b.ReportMetric(float64(r.g.Len()), "events")
+		})
+	}
+}
