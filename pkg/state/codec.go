@@ -2,22 +2,19 @@ package state
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"math"
 	"strings"
-	"sync"
 	"unsafe"
 
-	"github.com/klauspost/compress/zstd"
+	"hanse/pkg/packed"
 )
 
 // ErrCorrupt is wrapped by every error about stored state that cannot be read.
-var ErrCorrupt = errors.New("stored state is corrupt")
+var ErrCorrupt = packed.ErrCorrupt
 
 // The stored form of a list of entries (what differs between two snapshots):
 //
-//	byte      format: 0 plain, 1 the rest is one zstd frame
+//	byte      as package packed does it
 //	byte      index into firstKeys: the key "before" the first one
 //	uvarint   number of entries
 //	then, in the order of keys, for each entry:
@@ -25,15 +22,9 @@ var ErrCorrupt = errors.New("stored state is corrupt")
 //	uvarint   bytes that follow, times 2, plus 1 if the entry is deleted
 //	bytes     those
 //	varint    nid minus the nid before (at first: minus the snapshot's sid); absent if deleted
-const (
-	formatPlain = 0
-	formatZstd  = 1
-	// compressFrom is the length from which zstd pays for its frame.
-	compressFrom = 200
-	// maxPayload bounds what a stored list may unpack to: 2^20 entries of the
-	// longest keys would be less.
-	maxPayload = 512 << 20
-)
+
+// maxPayload bounds what a stored list may unpack to: 2^20 entries of the longest keys would be less.
+const maxPayload = packed.MaxBytes
 
 // firstKeys saves the usual types of one-entry lists. It is part of the stored
 // format: only append to it.
@@ -56,18 +47,9 @@ func firstKeyFor(key string) int {
 	return best
 }
 
-var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(true))
-})
-
-var decompressor = sync.OnceValues(func() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPayload))
-})
-
 // encode returns the stored form of sorted entries; nid 0 stands for a deletion.
 func encode(sid int64, es []entry) []byte {
-	b := make([]byte, 0, 16+len(es)*24)
-	b = append(b, formatPlain, 0)
+	b := append(packed.Begin(16+len(es)*24), 0)
 	prev := ""
 	if len(es) > 0 {
 		b[1] = byte(firstKeyFor(es[0].key()))
@@ -91,37 +73,14 @@ func encode(sid int64, es []entry) []byte {
 		}
 		prev = key
 	}
-	if len(b) < compressFrom {
-		return b
-	}
-	enc, err := compressor()
-	if err != nil {
-		return b // options are constant; plain is as right
-	}
-	if z := enc.EncodeAll(b[1:], []byte{formatZstd}); len(z) < len(b) {
-		return z
-	}
-	return b
+	return packed.Pack(b)
 }
 
 // decode is the inverse of encode. All keys share one allocation.
 func decode(sid int64, b []byte) ([]entry, error) {
-	if len(b) < 2 {
-		return nil, fmt.Errorf("%w: %d bytes", ErrCorrupt, len(b))
-	}
-	switch b[0] {
-	case formatPlain:
-		b = b[1:]
-	case formatZstd:
-		dec, err := decompressor()
-		if err != nil {
-			return nil, fmt.Errorf("zstd: %w", err)
-		}
-		if b, err = dec.DecodeAll(b[1:], nil); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-	default:
-		return nil, fmt.Errorf("%w: format %d", ErrCorrupt, b[0])
+	b, err := packed.Unpack(b)
+	if err != nil {
+		return nil, fmt.Errorf("entries: %w", err)
 	}
 	return decodePlain(sid, b)
 }
@@ -131,10 +90,10 @@ func decodePlain(sid int64, b []byte) ([]entry, error) {
 		return nil, fmt.Errorf("%w: first key", ErrCorrupt)
 	}
 	prev := []byte(firstKeys[b[0]])
-	r := reader{b: b[1:]}
-	count := r.uvarint()
-	if count > uint64(len(r.b)) { // an entry takes two bytes at least
-		return nil, fmt.Errorf("%w: %d entries in %d bytes", ErrCorrupt, count, len(r.b))
+	r := packed.NewReader(b[1:])
+	count := r.Uvarint()
+	if count > uint64(r.Left()) { // an entry takes two bytes at least
+		return nil, fmt.Errorf("%w: %d entries in %d bytes", ErrCorrupt, count, r.Left())
 	}
 	type cut struct {
 		end int
@@ -144,17 +103,17 @@ func decodePlain(sid int64, b []byte) ([]entry, error) {
 	arena := make([]byte, 0, min(uint64(len(b))*2, maxPayload))
 	nid := sid
 	for range count {
-		p, tail := r.uvarint(), r.uvarint()
+		p, tail := r.Uvarint(), r.Uvarint()
 		if p > uint64(len(prev)) || len(arena) > maxPayload {
 			return nil, fmt.Errorf("%w: shared prefix", ErrCorrupt)
 		}
 		start := len(arena)
 		arena = append(arena, prev[:p]...)
-		arena = append(arena, r.take(tail>>1)...)
+		arena = append(arena, r.Take(tail>>1)...)
 		prev = arena[start:]
 		c := cut{end: len(arena)}
 		if tail&1 == 0 {
-			nid += r.varint()
+			nid += r.Varint()
 			if nid == 0 {
 				return nil, fmt.Errorf("%w: nid 0", ErrCorrupt)
 			}
@@ -162,8 +121,8 @@ func decodePlain(sid int64, b []byte) ([]entry, error) {
 		}
 		cuts = append(cuts, c)
 	}
-	if r.failed || len(r.b) > 0 {
-		return nil, fmt.Errorf("%w: length", ErrCorrupt)
+	if err := r.Done(); err != nil {
+		return nil, err
 	}
 	if cap(arena) > len(arena)+len(arena)/8 {
 		arena = append(make([]byte, 0, len(arena)), arena...) // it will live long
@@ -181,44 +140,6 @@ func decodePlain(sid int64, b []byte) ([]entry, error) {
 		start = c.end
 	}
 	return es, nil
-}
-
-// reader takes numbers and bytes from a slice; after the first failure all is zero.
-type reader struct {
-	b      []byte
-	failed bool
-}
-
-func (r *reader) fail() { r.b, r.failed = nil, true }
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) take(n uint64) []byte {
-	if n > math.MaxInt32 || n > uint64(len(r.b)) {
-		r.fail()
-		return nil
-	}
-	out := r.b[:n]
-	r.b = r.b[n:]
-	return out
 }
 
 // difference returns, sorted, what must be set to make b of a, or nil and false if
