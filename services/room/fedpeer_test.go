@@ -29,8 +29,10 @@ type network struct {
 	clusters map[id.Server]*cluster
 	cut      map[id.Server]bool
 	asked    map[string]int // requests by endpoint
-	held     chan struct{}  // requests wait until it is closed
-	holding  chan struct{}  // one for each request that waits
+	// lies are answers of a hostile server, by endpoint; nil: the truth.
+	lies    map[string]func(args []string, q url.Values) any
+	held    chan struct{} // requests wait until it is closed
+	holding chan struct{} // one for each request that waits
 }
 
 // hold makes requests wait until the channel is closed.
@@ -61,6 +63,20 @@ func newFedCluster(tb testing.TB, n *network, name id.Server, workers int) *clus
 	defer n.mu.Unlock()
 	n.clusters[name] = c
 	return c
+}
+
+// lie makes the servers answer something else; nil to some endpoint is the truth again.
+func (n *network) lie(lies map[string]func(args []string, q url.Values) any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lies = lies
+}
+
+// askedFor returns how often an endpoint was asked.
+func (n *network) askedFor(endpoint string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked[endpoint]
 }
 
 func (n *network) at(name id.Server) *cluster {
@@ -134,12 +150,19 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	n.mu.Lock()
 	n.asked[parts[1]]++
 	held, holding := n.held, n.holding
+	lie := n.lies[parts[1]]
 	n.mu.Unlock()
 	if held != nil {
 		holding <- struct{}{}
 		<-held
 	}
-	out, err := c.serve(ctx, parts[1], args, u.Query(), in)
+	var out any
+	if lie != nil {
+		out = lie(args, u.Query())
+	}
+	if out == nil {
+		out, err = c.serve(ctx, parts[1], args, u.Query(), in)
+	}
 	status := int32(200)
 	if err != nil {
 		m := merr.From(err)

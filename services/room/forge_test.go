@@ -1,15 +1,20 @@
 package room
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/tidwall/gjson"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/signing"
 	"hanse/pkg/roomdb"
 )
 
@@ -46,6 +51,37 @@ func forgeRedaction(t *testing.T, c *cluster, roomID string, on *roomdb.Event, t
 		t.Fatal(err)
 	}
 	return pdu
+}
+
+// reforge changes an event as its sender's server can, hashes and signature included.
+func reforge(t *testing.T, c *cluster, pdu *event.PDU, change func(e map[string]any)) []byte {
+	t.Helper()
+	var e map[string]any
+	if err := json.Unmarshal(pdu.JSON, &e); err != nil {
+		t.Fatal(err)
+	}
+	change(e)
+	delete(e, "hashes")
+	delete(e, "signatures")
+	marshal := func(v any) []byte {
+		b, err := canonjson.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	sum := sha256.Sum256(marshal(e))
+	e["hashes"] = map[string]string{"sha256": signing.Encode(sum[:])}
+	essence, err := event.Redact(marshal(e), pdu.Rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := pdu.Sender.Server()
+	if essence, err = signing.SignJSON(essence, server, c.names[server]); err != nil {
+		t.Fatal(err)
+	}
+	e["signatures"] = json.RawMessage(gjson.GetBytes(essence, "signatures").Raw)
+	return marshal(e)
 }
 
 func counter(c prometheus.Counter) float64 {

@@ -1,0 +1,599 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/view"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// hostile is a room on one server that a member of another one, bert, does harm to, and a room beside it.
+type hostile struct {
+	t         *testing.T
+	n         *network
+	a, b      *cluster
+	room      string
+	neighbour string
+	on        *roomdb.Event // the last event that both have
+}
+
+func newHostile(t *testing.T, version string) *hostile {
+	t.Helper()
+	n := newNetwork()
+	h := &hostile{t: t, n: n, a: newFedCluster(t, n, one, 1), b: newFedCluster(t, n, two, 1)}
+	h.renew(version)
+	return h
+}
+
+// renew makes new rooms.
+func (h *hostile) renew(version string) {
+	h.t.Helper()
+	h.room, h.neighbour = h.a.create(version, anna, "public"), h.a.create(version, anna, "public")
+	must[*roomv1.SendResponse](h.t)(h.b.join(h.room, bert, string(one)))
+	tl := h.b.timeline(h.room)
+	h.on = tl[len(tl)-1]
+}
+
+// goesOn demands that nothing has happened to the room but what is named, and that both rooms can be written to.
+func (h *hostile) goesOn(before map[string]id.Event) {
+	h.t.Helper()
+	if after := h.a.state(h.room); !maps.Equal(before, after) {
+		h.t.Fatalf("the state was %v and is %v", before, after)
+	}
+	must[*roomv1.SendResponse](h.t)(h.a.say(h.room, anna, "the room goes on"))
+	must[*roomv1.SendResponse](h.t)(h.a.say(h.neighbour, anna, "the neighbour too"))
+	h.a.auditSplit(h.t, h.room)
+}
+
+// message is an event of bert's after some others.
+func (h *hostile) message(depth int64, prev ...id.Event) *event.PDU {
+	d := draftOn(h.b, h.room, h.on)
+	d.Depth = depth
+	if len(prev) > 0 {
+		d.PrevEvents = prev
+	}
+	return h.b.build(d, h.on)
+}
+
+// state makes a state event of somebody of the other server.
+func (h *hostile) state(typ, key, content string, prev id.Event, auth ...id.Event) *event.PDU {
+	d := draftOn(h.b, h.room, h.on)
+	d.Type, d.StateKey, d.Content, d.PrevEvents = typ, &key, []byte(content), []id.Event{prev}
+	d.AuthEvents = append(d.AuthEvents, auth...)
+	return h.b.build(d, h.on)
+}
+
+func unknownEvent(i int) id.Event {
+	return id.Event(fmt.Sprintf("$%s%07d", strings.Repeat("u", 36), i))
+}
+
+func lists(events map[string][]id.Event) func([]string, url.Values) any {
+	return func([]string, url.Values) any { return events }
+}
+
+func pdus(name string, events ...*event.PDU) func([]string, url.Values) any {
+	list := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		list[i] = e.JSON
+	}
+	return func([]string, url.Values) any { return map[string]any{name: list, "auth_chain": list} }
+}
+
+// The origin tells a state before a missing event that cannot be one, or that nobody can check: the event that needs it
+// is refused, or judged without what could not be had, and what the room is does not change (server-server API,
+// "Retrieving events"; "Checks performed on receipt of a PDU").
+func TestClaimedStates(t *testing.T) {
+	for _, version := range []string{"2", "10", "12"} {
+		h := newHostile(t, version)
+		full := slices.Collect(maps.Values(h.a.state(h.room)))
+		gone := h.message(100)
+		orphan := h.state("m.room.topic", "", `{"topic":"x"}`, gone.ID, unknownEvent(1)) // cites what nobody has
+		twin := h.state("m.room.member", bert, `{"membership":"join","displayname":"twin"}`, h.on.ID, h.b.state(h.room)["m.room.join_rules|"])
+		elsewhere := slices.Collect(maps.Values(h.a.state(h.neighbour)))
+		many := make([]id.Event, maxOutliers+1)
+		for i := range many {
+			many[i] = unknownEvent(i)
+		}
+		cases := []struct {
+			name    string
+			state   []id.Event
+			taken   bool
+			missing bool // the event whose state it is is kept back, too
+		}{
+			{name: "that is right", state: full, taken: true},
+			{name: "that lacks auth events", state: append(slices.Clone(full), orphan.ID), taken: true},
+			{name: "with two events for one key", state: append(slices.Clone(full), twin.ID)},
+			{name: "without the create event", state: []id.Event{h.b.state(h.room)["m.room.member|"+bert]}},
+			{name: "of another room", state: elsewhere},
+			{name: "of nothing", state: nil},
+			{name: "of events that nobody has", state: []id.Event{unknownEvent(1), unknownEvent(2)}},
+			{name: "of a million events", state: many},
+			{name: "of an event that cannot be had", state: full, missing: true},
+		}
+		for i, c := range cases {
+			t.Run("v"+version+"/"+c.name, func(t *testing.T) {
+				h.t = t
+				missing := h.message(int64(100 + i))
+				next := h.message(int64(200+i), missing.ID)
+				given := map[string]*event.PDU{string(orphan.ID): orphan, string(twin.ID): twin}
+				if !c.missing {
+					given[string(missing.ID)] = missing
+				}
+				h.n.lie(map[string]func([]string, url.Values) any{
+					"get_missing_events": lists(map[string][]id.Event{"events": {}}),
+					"state_ids":          lists(map[string][]id.Event{"pdu_ids": c.state, "auth_chain_ids": {}}),
+					"state":              pdus("pdus", orphan, twin),
+					"event": func(args []string, _ url.Values) any {
+						if e := given[args[0]]; e != nil {
+							return map[string]any{"pdus": []json.RawMessage{e.JSON}}
+						}
+						return nil
+					},
+				})
+				defer h.n.lie(nil)
+				before := h.a.state(h.room)
+				r := h.a.receive(h.room, two, next.JSON)[0]
+				if (r.Error == "") != c.taken {
+					t.Errorf("answer: %q", r.Error)
+				}
+				h.goesOn(before)
+			})
+		}
+	}
+}
+
+// Events that name one another, or themselves, as versions 1 and 2 can express it: none is taken for authorised by the
+// other, and nobody walks in circles.
+func TestForgedCycles(t *testing.T) {
+	for _, version := range []string{"1", "2"} {
+		h := newHostile(t, version)
+		named := func(eventID string, change func(e map[string]any)) *event.PDU {
+			raw := reforge(t, h.b, h.message(50), func(e map[string]any) { e["event_id"] = eventID; change(e) })
+			pdu, err := event.Parse(raw, h.on.Rules)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pdu
+		}
+		ref := func(eventID string) []any { return []any{[]any{eventID, map[string]string{"sha256": "x"}}} }
+		prev := func(to string) func(map[string]any) { return func(e map[string]any) { e["prev_events"] = ref(to) } }
+		auth := func(to string) func(map[string]any) {
+			return func(e map[string]any) { e["auth_events"] = append(e["auth_events"].([]any), ref(to)...) }
+		}
+		const x, y = "$x:two.test", "$y:two.test"
+		full := slices.Collect(maps.Values(h.a.state(h.room)))
+		for name, pair := range map[string][2]*event.PDU{
+			"prev of itself":   {named(x, prev(x))},
+			"auth of itself":   {named(x, auth(x))},
+			"prev in a circle": {named(x, prev(y)), named(y, prev(x))},
+			"auth in a circle": {named(x, auth(y)), named(y, auth(x))},
+		} {
+			t.Run("v"+version+"/"+name, func(t *testing.T) {
+				h.t = t
+				var all []*event.PDU
+				for _, p := range pair {
+					if p != nil {
+						all = append(all, p)
+					}
+				}
+				h.n.lie(map[string]func([]string, url.Values) any{
+					"get_missing_events": pdus("events", all...),
+					"state_ids":          lists(map[string][]id.Event{"pdu_ids": full, "auth_chain_ids": {x, y}}),
+					"event_auth":         pdus("auth_chain", all...),
+					"event": func(args []string, _ url.Values) any {
+						for _, p := range all {
+							if args[0] == string(p.ID) {
+								return map[string]any{"pdus": []json.RawMessage{p.JSON}}
+							}
+						}
+						return nil
+					},
+				})
+				defer h.n.lie(nil)
+				before := h.a.state(h.room)
+				for _, p := range all {
+					r := h.a.receive(h.room, two, p.JSON)[0]
+					if strings.Contains(name, "auth") && r.Error == "" {
+						t.Error("accepted")
+					}
+				}
+				h.goesOn(before)
+				h.renew(version) // ids are free again
+				full = slices.Collect(maps.Values(h.a.state(h.room)))
+			})
+		}
+		// The id of an event of another room, which the same server made up.
+		h.t = t
+		other := named("$z:two.test", func(map[string]any) {})
+		if r := h.a.receive(h.room, two, other.JSON)[0]; r.Error != "" {
+			t.Fatal(r.Error)
+		}
+		was := h.room
+		for range 200 { // another room in the same partition
+			if h.renew(version); h.a.room(h.room).Part == h.a.room(was).Part {
+				break
+			}
+		}
+		if h.a.room(h.room).Part != h.a.room(was).Part {
+			t.Fatal("no room in the same partition")
+		}
+		before := h.a.state(h.room)
+		if r := h.a.receive(h.room, two, named("$z:two.test", func(map[string]any) {}).JSON)[0]; r.Error == "" {
+			t.Error("an id was taken twice")
+		}
+		h.goesOn(before)
+	}
+}
+
+// Auth chains: a long one that is there is got, one that nobody can want is not.
+func TestLongAuthChains(t *testing.T) {
+	h := newHostile(t, "11")
+	ok := must[*roomv1.SendResponse](t)
+	ok(h.a.setState(h.room, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100,"@bert:two.test":100}}`))
+	carry(h.a, h.b, one, h.room, h.on.Ord)
+	tl := h.b.timeline(h.room)
+	h.on = tl[len(tl)-1]
+	st := h.b.state(h.room)
+	create, own := st["m.room.create|"], st["m.room.member|"+bert]
+	levels, prev := st["m.room.power_levels|"], h.on.ID
+	var chain []*event.PDU
+	key := ""
+	for i := range 3000 {
+		d := event.Draft{RoomID: id.Room(h.room), Type: "m.room.power_levels", StateKey: &key, Sender: bert, Depth: h.on.Depth + 1 + int64(i), OriginServerTS: int64(1e12 + i),
+			Content:    []byte(fmt.Sprintf(`{"users":{"@anna:one.test":100,"@bert:two.test":100},"events":{"org.example.x":%d}}`, i%100)),
+			PrevEvents: []id.Event{prev}, AuthEvents: []id.Event{create, levels, own}}
+		pdu := h.b.build(d, h.on)
+		chain, levels, prev = append(chain, pdu), pdu.ID, pdu.ID
+	}
+	d := draftOn(h.b, h.room, h.on)
+	d.AuthEvents = []id.Event{create, levels, own}
+	last := h.b.build(d, h.on)
+	before := h.a.state(h.room)
+	h.n.lie(map[string]func([]string, url.Values) any{"event_auth": pdus("auth_chain", chain...)})
+	// The levels that it cites are not those of the room, but it may speak under both.
+	if r := h.a.receive(h.room, two, last.JSON)[0]; r.Error != "" {
+		t.Errorf("after a chain that is there: %q", r.Error)
+	}
+	if e, err := h.a.read.EventByID(context.Background(), h.a.room(h.room), chain[2999].ID); err != nil || e.Flags != roomdb.Outlier {
+		t.Errorf("the end of the chain: %+v, %v", e, err)
+	}
+	h.goesOn(before)
+
+	million := make([]json.RawMessage, 1_000_000)
+	for i := range million {
+		million[i] = json.RawMessage(`{}`)
+	}
+	h.n.lie(map[string]func([]string, url.Values) any{"event_auth": func([]string, url.Values) any { return map[string]any{"auth_chain": million} }})
+	defer h.n.lie(nil)
+	d.AuthEvents = []id.Event{create, unknownEvent(7), own}
+	if r := h.a.receive(h.room, two, h.b.build(d, h.on).JSON)[0]; !strings.Contains(r.Error, "1000000") {
+		t.Errorf("after a million: %q", r.Error)
+	}
+	h.goesOn(before)
+}
+
+// What one request may make us ask for is bounded, whatever its events lack.
+func TestMissingIsBounded(t *testing.T) {
+	h := newHostile(t, "12")
+	before := h.a.state(h.room)
+	var gap []*event.PDU
+	for i := range missingLimit {
+		var prev []id.Event
+		for k := range missingStates {
+			prev = append(prev, unknownEvent(i*10+k))
+		}
+		gap = append(gap, h.message(int64(50+i), prev...))
+	}
+	h.n.lie(map[string]func([]string, url.Values) any{
+		"get_missing_events": pdus("events", gap...),
+		"state_ids":          lists(map[string][]id.Event{"pdu_ids": {}, "auth_chain_ids": {}}),
+	})
+	defer h.n.lie(nil)
+	var ids []id.Event
+	for _, p := range gap {
+		ids = append(ids, p.ID)
+	}
+	var raw [][]byte
+	for i := range 50 {
+		raw = append(raw, h.message(int64(100+i), ids[:10]...).JSON)
+	}
+	for _, r := range h.a.receive(h.room, two, raw...) {
+		if r.Error == "" {
+			t.Error("accepted")
+		}
+	}
+	if n := h.n.askedFor("state_ids"); n > maxFetches {
+		t.Errorf("%d states were asked for", n)
+	}
+	h.goesOn(before)
+}
+
+// Ten thousand forward extremities (2,000 unless HANSE_FULL is set): all are taken in, and while nobody writes to the room
+// they are merged.
+func TestExtremityPileUp(t *testing.T) {
+	h := newHostile(t, "12")
+	before := h.a.state(h.room)
+	forks, most := 2000, 0
+	if os.Getenv("HANSE_FULL") != "" {
+		forks = 10_000
+	}
+	all := forge(t, h.b, h.room, h.on, forks)
+	for left := all; len(left) > 0; left = left[min(50, len(left)):] {
+		var raw [][]byte
+		for _, p := range left[:min(50, len(left))] {
+			raw = append(raw, p.JSON)
+		}
+		for _, r := range h.a.receive(h.room, two, raw...) {
+			if r.Error != "" {
+				t.Fatal(r.Error)
+			}
+		}
+		most = max(most, len(h.a.room(h.room).Extremities))
+	}
+	if most > crowdedTips+1 {
+		t.Errorf("there were %d ends", most)
+	}
+	waitFor(t, func() bool { return len(h.a.room(h.room).Extremities) <= mergeAbove })
+	came := make(map[id.Event]int)
+	for _, e := range h.a.timeline(h.room) {
+		came[e.ID]++
+	}
+	for _, p := range all {
+		if came[p.ID] != 1 {
+			t.Fatalf("%s came %d times", p.ID, came[p.ID])
+		}
+	}
+	h.goesOn(before)
+}
+
+// Where nobody of ours may merge, ends that only add to the others are not taken in; an event that names some is.
+func TestExtremitiesThatNobodyMerges(t *testing.T) {
+	h := newHostile(t, "10")
+	ok := must[*roomv1.SendResponse](t)
+	ok(h.a.setState(h.room, anna, "m.room.power_levels", "",
+		`{"users":{"@anna:one.test":50,"@bert:two.test":100},"events":{"org.matrix.dummy_event":100}}`))
+	carry(h.a, h.b, one, h.room, h.on.Ord)
+	tl := h.b.timeline(h.room)
+	h.on = tl[len(tl)-1]
+	before := h.a.state(h.room)
+	refused := 0
+	all := forge(t, h.b, h.room, h.on, maxTips+40)
+	for left := all; len(left) > 0; left = left[min(50, len(left)):] {
+		var raw [][]byte
+		for _, p := range left[:min(50, len(left))] {
+			raw = append(raw, p.JSON)
+		}
+		for _, r := range h.a.receive(h.room, two, raw...) {
+			if r.Error != "" {
+				refused++
+			}
+		}
+	}
+	if n := len(h.a.room(h.room).Extremities); n != maxTips || refused != 40 {
+		t.Errorf("%d ends, %d refused", n, refused)
+	}
+	var some []id.Event
+	for _, p := range all[:maxPrev] {
+		some = append(some, p.ID)
+	}
+	if r := h.a.receive(h.room, two, h.message(h.on.Depth+2, some...).JSON)[0]; r.Error != "" {
+		t.Errorf("an event that merges ends: %s", r.Error)
+	}
+	if n := len(h.a.room(h.room).Extremities); n != maxTips-maxPrev+1 {
+		t.Errorf("%d ends after a merge", n)
+	}
+	h.goesOn(before)
+}
+
+// Depths are what their senders say (server-server API, "PDUs"): jumps of any size change nothing but the depth.
+func TestDepthJumps(t *testing.T) {
+	h := newHostile(t, "11")
+	before := h.a.state(h.room)
+	var sent []id.Event
+	prev := h.on.ID
+	for _, depth := range []int64{h.on.Depth + 100_000, 1, maxDepth, maxDepth, 0, 7} {
+		pdu := h.message(depth, prev)
+		if r := h.a.receive(h.room, two, pdu.JSON)[0]; r.Error != "" {
+			t.Fatalf("depth %d: %s", depth, r.Error)
+		}
+		must[*roomv1.SendResponse](t)(h.a.say(h.room, anna, "after it"))
+		sent, prev = append(sent, pdu.ID), pdu.ID
+	}
+	// A gap whose depths lie is still filled in the order of the graph.
+	first := h.message(900, prev)
+	second := h.message(3, first.ID)
+	last := h.message(1, second.ID)
+	h.n.lie(map[string]func([]string, url.Values) any{"get_missing_events": pdus("events", second, first)})
+	defer h.n.lie(nil)
+	if r := h.a.receive(h.room, two, last.JSON)[0]; r.Error != "" {
+		t.Fatal(r.Error)
+	}
+	if n := h.n.askedFor("state_ids"); n != 0 {
+		t.Errorf("%d states were asked for", n)
+	}
+	var got []id.Event
+	for _, e := range h.a.timeline(h.room) {
+		if e.Sender == bert && e.StateKey == nil {
+			got = append(got, e.ID)
+		}
+	}
+	if !slices.Equal(got, append(sent, first.ID, second.ID, last.ID)) {
+		t.Errorf("timeline %v", got)
+	}
+	h.goesOn(before)
+}
+
+// Keys that come twice have no canonical form (appendices, "Canonical JSON"). Where the room version asks for that form
+// (from version 6 on) the event is refused; before, the last one counts, and nothing of the others is kept: no two servers
+// must read an event in two ways.
+func TestDuplicateJSONKeys(t *testing.T) {
+	for _, version := range []string{"1", "5", "6", "12"} {
+		h := newHostile(t, version)
+		before := h.a.state(h.room)
+		raw := string(h.message(60).JSON)
+		for _, forged := range []string{
+			`{"type":"m.room.topic",` + raw[1:],
+			strings.Replace(raw, `"content":{`, `"content":{"body":"other",`, 1),
+			strings.Replace(raw, `"signatures":{`, `"signatures":{"two.test":{},`, 1),
+		} {
+			r := h.a.receive(h.room, two, []byte(forged))[0]
+			if refused := r.Error != ""; refused != h.on.Rules.StrictCanonicalJSON {
+				t.Errorf("version %s: %q for %s", version, r.Error, forged)
+			}
+		}
+		for _, e := range h.a.timeline(h.room) {
+			if e.Sender == bert && e.StateKey == nil && string(e.JSON) != raw {
+				t.Errorf("version %s: stored is %s", version, e.JSON)
+			}
+		}
+		h.goesOn(before)
+	}
+}
+
+// An event may carry any number of signatures; so many keys are asked for.
+func TestManySignatures(t *testing.T) {
+	h := newHostile(t, "12")
+	pdu := h.message(60)
+	var extra strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&extra, `"ed25519:k%d":"x",`, i)
+	}
+	raw := strings.Replace(string(pdu.JSON), `"two.test":{`, `"two.test":{`+extra.String(), 1)
+	many, err := event.Parse([]byte(raw), h.on.Rules)
+	if err != nil || many.ID != pdu.ID {
+		t.Fatal(err)
+	}
+	if n := len(wantedKeys(many, two)); n > keysPerSigner {
+		t.Errorf("%d keys are asked for", n)
+	}
+}
+
+// A fork grows from the past of a room in which much has happened since: each event is judged, seen and answered for by
+// the state before it in its own branch ("Room history visibility"; "State resolution").
+func TestDeepFork(t *testing.T) {
+	for _, version := range []string{"9", "12"} {
+		h := newHostile(t, version)
+		ok := must[*roomv1.SendResponse](t)
+		ok(h.a.setState(h.room, anna, "m.room.history_visibility", "", `{"history_visibility":"joined"}`))
+		carry(h.a, h.b, one, h.room, h.on.Ord)
+		tl := h.b.timeline(h.room)
+		h.on = tl[len(tl)-1]
+		rules := h.b.state(h.room)["m.room.join_rules|"]
+		depth := 300
+		if testing.Short() {
+			depth = 50
+		}
+		const adam = "@adam:one.test"
+		ok(h.a.join(h.room, adam))
+		ok(h.a.setState(h.room, anna, "m.room.history_visibility", "", `{"history_visibility":"shared"}`))
+		for i := range depth {
+			ok(h.a.setState(h.room, anna, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i)))
+		}
+		// Apart from that, on the other side, where adam never came and history is for members only.
+		secret := h.message(h.on.Depth+1, h.on.ID)
+		renamed := h.state("m.room.member", bert, `{"membership":"join","displayname":"apart"}`, secret.ID, rules)
+		raw := [][]byte{secret.JSON, renamed.JSON}
+		prev := renamed.ID
+		var branch []id.Event
+		for range depth {
+			p := h.message(h.on.Depth+2, prev)
+			raw, branch, prev = append(raw, p.JSON), append(branch, p.ID), p.ID
+		}
+		for len(raw) > 0 {
+			n := min(50, len(raw))
+			for _, r := range h.a.receive(h.room, two, raw[:n]...) {
+				if r.Error != "" {
+					t.Fatal(r.Error)
+				}
+			}
+			raw = raw[n:]
+		}
+		ctx, room := context.Background(), h.a.room(h.room)
+		m, err := h.a.read.State(ctx, room.Part, room.SID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for typ, want := range map[string]string{"m.room.topic": fmt.Sprint(depth - 1), "m.room.member": "apart"} {
+			key := map[string]string{"m.room.member": bert}[typ]
+			e, err := h.a.read.StateEvent(ctx, room.Part, m, typ, key)
+			if err != nil || !strings.Contains(string(e.Content), want) {
+				t.Errorf("version %s: %s is %v, %v", version, typ, e, err)
+			}
+		}
+		events := h.a.timeline(h.room)
+		seen := make(map[id.Event]bool)
+		visible, err := view.Visible(ctx, h.a.read, view.Reader{User: adam, Joined: true, CurrentSID: room.SID}, events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range visible {
+			seen[e.ID] = true
+		}
+		for _, e := range append(branch, secret.ID, renamed.ID) {
+			if seen[e] {
+				t.Fatalf("version %s: %s of the other branch is shown to who was not in it", version, e)
+			}
+		}
+		topics := 0
+		for _, e := range visible {
+			if e.Type == "m.room.topic" {
+				topics++
+			}
+		}
+		if topics != depth {
+			t.Errorf("version %s: %d of %d topics are shown", version, topics, depth)
+		}
+		must[*roomv1.SendResponse](t)(h.a.say(h.room, anna, "on both"))
+		h.a.auditSplit(t, h.room)
+	}
+}
+
+// Events that are queued for a commit are found even if the cache has forgotten them.
+func TestQueuedEventsAreKept(t *testing.T) {
+	hold, held := make(chan struct{}), make(chan struct{}, 100)
+	armed := make(chan bool, 1)
+	c := newClusterFaulty(t, 1, faults{before: func() {
+		select {
+		case <-armed:
+			held <- struct{}{}
+			<-hold
+		default:
+		}
+	}, commit: func(err error) error { return err }})
+	roomID := c.create("12", alice, "public")
+	armed <- true
+	first := make(chan error, 1)
+	go func() {
+		_, err := c.setState(roomID, alice, "m.room.power_levels", "", `{"users":{},"events":{"org.example.x":7}}`)
+		first <- err
+	}()
+	<-held
+	c.workers[0].Service.cache.Purge()
+	second := make(chan error, 1)
+	go func() {
+		_, err := c.say(roomID, alice, "builds upon what is not written yet")
+		second <- err
+	}()
+	r, err := c.workers[0].roomIn(c.workers[0].tenures[c.room(roomID).Part].Load(), id.Room(roomID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return r.pending.Load() == 2 || len(second) > 0 })
+	close(hold)
+	for _, ch := range []chan error{first, second} {
+		if err := <-ch; err != nil {
+			t.Error(err)
+		}
+	}
+}
