@@ -29,7 +29,6 @@ type large struct {
 	rng     *rand.Rand
 	members []id.User
 	n       int // numbers users
-	lastNID int64
 }
 
 const owner = id.User("@owner:srv0.example.org")
@@ -154,15 +153,15 @@ func (r *large) forks(k, c int) []state.Map {
 		}
 	}
 	for i := range c {
-		switch {
-		case i == 0:
+		switch i {
+		case 0:
 			on(i, func(m state.Map) state.Map { return r.send(m, owner, "m.room.topic", "", `{"topic":"x"}`) })
-		case i == 1:
+		case 1:
 			u := r.newUser(len(r.members))
 			maps[0] = r.join(maps[0], u)
-		case i == 2:
+		case 2:
 			on(i, func(m state.Map) state.Map { return r.send(m, r.mod(), "m.room.power_levels", "", r.levels()) })
-		case i == 3:
+		case 3:
 			u := r.members[r.rng.IntN(len(r.members))]
 			maps[0] = r.send(maps[0], r.mod(), "m.room.member", string(u), `{"membership":"ban"}`)
 			maps[1] = r.profile(maps[1], u)

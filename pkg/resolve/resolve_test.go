@@ -77,9 +77,6 @@ func compareHonest(t rapid.TB, rand roomgen.Rand, version string) {
 
 func TestHonestRooms(t *testing.T) { rapid.Check(t, honestRoom) }
 
-func FuzzWildRooms(f *testing.F)   { f.Fuzz(rapid.MakeFuzz(wildRoom)) }
-func FuzzHonestRooms(f *testing.F) { f.Fuzz(rapid.MakeFuzz(honestRoom)) }
-
 // TestManyRooms draws seeds only, which makes it quick: -rapid.checks=20000 compares 240,000 rooms.
 func TestManyRooms(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
