@@ -98,13 +98,16 @@ func BenchmarkForks(b *testing.B) {
 	}
 }
 
-// BenchmarkDepth is the growth with the number of power levels events that the room has had, at a fixed difference.
+// BenchmarkDepth is the growth with the number of power levels events that the room has had, at a fixed difference: of new
+// events, and of new ones with old ones.
 func BenchmarkDepth(b *testing.B) {
 	for _, version := range []string{"11", "12"} {
 		for _, depth := range []int{10, 100, 1_000, 10_000, 100_000} {
 			r := newLarge(version, 1_000, depth)
-			maps := r.forks(2, 20)
-			b.Run(fmt.Sprintf("v%s/levels=%d", version, depth), func(b *testing.B) { benchResolve(b, r, maps) })
+			for _, r.newOnly = range []bool{true, false} {
+				maps := r.forks(2, 20)
+				b.Run(fmt.Sprintf("v%s/new=%t/levels=%d", version, r.newOnly, depth), func(b *testing.B) { benchResolve(b, r, maps) })
+			}
 		}
 	}
 }

@@ -46,22 +46,26 @@ func TestNothingToResolve(t *testing.T) {
 	}
 }
 
-// The work does not grow with the size of the room or with its age: what is visited and loaded is what differs, with the
-// same forks upon rooms of very different size.
+// The work does not grow with the size of the room, nor with its age if what differs is new: the same forks upon rooms of
+// very different kind.
 func TestWorkFollowsDifference(t *testing.T) {
 	for _, version := range []string{"11", "12"} {
-		work := func(n, levels int) resolve.Stats {
+		work := func(n, levels int, newOnly bool) resolve.Stats {
 			r := newLarge(version, n, levels)
+			r.newOnly = newOnly
 			_, stats, err := r.resolve(context.Background(), r.forks(2, 20), resolve.Budget{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return stats
 		}
-		small := work(100, 10)
-		for _, large := range []resolve.Stats{work(20_000, 22), work(1_000, 20_000)} {
-			if large.Full > 2*small.Full || large.Visited > 2*small.Visited || large.Loaded > 2*small.Loaded {
-				t.Errorf("version %s: %+v in a small room, %+v in a large one", version, small, large)
+		for _, newOnly := range []bool{true, false} {
+			small, large, old := work(100, 10, newOnly), work(20_000, 10, newOnly), work(1_000, 20_000, newOnly)
+			if large.Visited > 2*small.Visited || newOnly && old.Visited > 2*small.Visited {
+				t.Errorf("version %s: %+v in a small room, %+v in a large one, %+v in an old one", version, small, large, old)
+			}
+			if max(large.Loaded, old.Loaded) > 2*small.Loaded {
+				t.Errorf("version %s: %+v in a small room, %+v in a large one, %+v in an old one", version, small, large, old)
 			}
 		}
 	}

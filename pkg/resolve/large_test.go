@@ -29,6 +29,7 @@ type large struct {
 	rng     *rand.Rand
 	members []id.User
 	n       int // numbers users
+	newOnly bool
 }
 
 const owner = id.User("@owner:srv0.example.org")
@@ -53,12 +54,11 @@ func newLarge(version string, n, levels int) *large {
 	}
 	send(owner, "m.room.topic", "", `{"topic":"t"}`)
 	send(owner, "m.room.server_acl", "", `{"allow":["*"]}`)
-	every := max(n/levels, 1)
 	for i, done := r.now.Len(), 0; i < n; i++ {
-		for ; done < levels && i >= done*every; done++ {
+		for ; done < i*levels/n; done++ {
 			send(r.mod(), "m.room.power_levels", "", r.levels())
 		}
-		if i%(every*2) == 0 {
+		if i%max(2*n/levels, 1) == 0 {
 			send(r.mod(), "m.room.join_rules", "", `{"join_rule":"public"}`)
 		}
 		if i%500 == 0 {
@@ -141,7 +141,8 @@ func (r *large) send(now state.Map, sender id.User, typ, key, content string) st
 }
 
 // forks are k states after the current one which differ in c keys: power levels, topic, a ban, and members who joined or
-// changed their profiles. Each key was changed on two branches.
+// changed their profiles. Half of the keys were changed on two branches; the others on one, so that the event from before,
+// which may be old, is in conflict, too: unless newOnly is set.
 func (r *large) forks(k, c int) []state.Map {
 	maps := make([]state.Map, k)
 	for i := range maps {
@@ -167,7 +168,11 @@ func (r *large) forks(k, c int) []state.Map {
 			maps[1] = r.profile(maps[1], u)
 		default:
 			u := r.members[r.rng.IntN(len(r.members))]
-			on(i, func(m state.Map) state.Map { return r.profile(m, u) })
+			if i%2 == 0 || r.newOnly {
+				on(i/2, func(m state.Map) state.Map { return r.profile(m, u) })
+			} else {
+				maps[i/2%k] = r.profile(maps[i/2%k], u)
+			}
 		}
 	}
 	for _, m := range maps {
