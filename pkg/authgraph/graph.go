@@ -32,6 +32,8 @@ type Node struct {
 	NID  int64
 	Key  state.Key
 	Auth []int64 // numeric ids of the auth events
+	// Rejected events may cite what is no state event: it is left out, as no walk needs it.
+	Rejected bool
 }
 
 // Graph is the auth graph of one room. Add must not run beside anything else; all other methods may run beside one
@@ -48,6 +50,7 @@ type Graph struct {
 
 	keys  []state.Key
 	keyOf map[state.Key]KeyIndex
+	text  int // bytes of keys
 
 	levels map[Index]level
 }
@@ -72,31 +75,51 @@ func (g *Graph) Add(n Node) error {
 		}
 		return fmt.Errorf("%w: %d after %d", ErrOrder, n.NID, g.nids[len(g.nids)-1])
 	}
-	i := Index(len(g.nids))
 	from := len(g.cites)
 	for _, nid := range n.Auth {
-		a := g.Find(nid)
-		if a == None {
+		switch a := g.Find(nid); {
+		case a != None:
+			g.cite(from, a)
+		case !n.Rejected:
 			g.cites = g.cites[:from]
 			return fmt.Errorf("%w: %d, cited by %d", ErrUnknown, nid, n.NID)
 		}
-		if !slices.Contains(g.cites[from:], a) {
-			g.cites = append(g.cites, a)
-		}
 	}
+	g.close(n.NID, g.intern(n.Key))
+	return nil
+}
+
+// cite adds a citation, once, to those of the event that is being added, which begin at from.
+func (g *Graph) cite(from int, a Index) bool {
+	if slices.Contains(g.cites[from:], a) {
+		return false
+	}
+	g.cites = append(g.cites, a)
+	return true
+}
+
+// close adds the event that cites what was added to cites since the last one.
+func (g *Graph) close(nid int64, key KeyIndex) {
+	i := Index(len(g.nids))
+	from := g.off[i]
 	for e, a := range g.cites[from:] {
 		g.by = append(g.by, i)
 		g.older = append(g.older, g.last[a])
-		g.last[a] = uint32(from+e) + 1
+		g.last[a] = from + uint32(e) + 1
 	}
-	g.nids = append(g.nids, n.NID)
-	g.key = append(g.key, g.intern(n.Key))
+	g.nids = append(g.nids, nid)
+	g.key = append(g.key, key)
 	g.off = append(g.off, uint32(len(g.cites)))
 	g.last = append(g.last, 0)
-	if n.Key == powerLevels {
+	if g.keys[key] == powerLevels {
 		g.addLevel(i)
 	}
-	return nil
+}
+
+// grow makes room for n more events.
+func (g *Graph) grow(n int) {
+	g.nids, g.key = slices.Grow(g.nids, n), slices.Grow(g.key, n)
+	g.off, g.last = slices.Grow(g.off, n), slices.Grow(g.last, n)
 }
 
 func (g *Graph) intern(k state.Key) KeyIndex {
@@ -106,6 +129,7 @@ func (g *Graph) intern(k state.Key) KeyIndex {
 	at := KeyIndex(len(g.keys))
 	g.keys = append(g.keys, k)
 	g.keyOf[k] = at
+	g.text += len(k.Type) + len(k.StateKey)
 	return at
 }
 
@@ -169,10 +193,6 @@ func (g *Graph) CitedBy(i Index) func(yield func(Index) bool) {
 
 // Bytes estimates the memory that the graph holds.
 func (g *Graph) Bytes() int64 {
-	text := 0
-	for _, k := range g.keys {
-		text += len(k.Type) + len(k.StateKey)
-	}
 	return int64(cap(g.nids)*8+cap(g.key)*4+cap(g.off)*4+cap(g.cites)*4+cap(g.by)*4+cap(g.older)*4+cap(g.last)*4+
-		cap(g.keys)*72+text) + int64(len(g.levels))*32
+		cap(g.keys)*72+g.text) + int64(len(g.levels))*32
 }

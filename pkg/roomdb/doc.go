@@ -1,4 +1,4 @@
-// Package roomdb reads rooms from PostgreSQL: rooms, events, timelines, state and the log.
+// Package roomdb reads rooms from PostgreSQL: rooms, events, timelines, state, auth chains and the log.
 //
 // Only the owner of a partition writes these tables; everybody may read them. Events and snapshots never change once
 // they are written, but for redaction, so they are cached by their numeric ids. What can change (a room's row, a

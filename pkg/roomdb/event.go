@@ -16,6 +16,9 @@ const (
 	Outlier    = 1 // stored without its place in the room: auth events, out-of-room invites
 	Rejected   = 2 // failed the auth rules at its place
 	SoftFailed = 4 // failed the auth rules of the current state when it arrived
+	// Outside: an outlier that came before its auth events, as memberships of rooms do that we are not in. Once they are
+	// here it is stored anew, under another number: an event's number is greater than those of its auth events.
+	Outside = 8
 )
 
 // Event is a stored event. It is immutable.

@@ -2,16 +2,10 @@ package roomdb
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/id"
 )
-
-// ErrTooMany is returned where an answer would exceed the caller's bound.
-var ErrTooMany = errors.New("too many events")
 
 // InRoom says whether a server has joined members in a room.
 func (d *DB) InRoom(ctx context.Context, part uint32, roomNID int64, server id.Server) (bool, error) {
@@ -91,44 +85,6 @@ func (d *DB) EventIDs(ctx context.Context, part uint32, nids []int64) (map[int64
 		return nil, fmt.Errorf("read event ids: %w", err)
 	}
 	return ids, nil
-}
-
-// AuthChain returns the auth events of events, their auth events, and so on (server-server API, "Definitions"), the
-// nearest first. More than limit of them are ErrTooMany. It takes one query for each step away from the events.
-func (d *DB) AuthChain(ctx context.Context, part uint32, of []int64, limit int) ([]int64, error) {
-	seen := make(map[int64]bool)
-	var chain []int64
-	for next := of; len(next) > 0; {
-		auth, err := d.authOf(ctx, part, next)
-		if err != nil {
-			return nil, err
-		}
-		next = nil
-		for _, nid := range auth {
-			if seen[nid] {
-				continue
-			}
-			seen[nid] = true
-			next = append(next, nid)
-		}
-		if chain = append(chain, next...); len(chain) > limit {
-			return nil, fmt.Errorf("auth chain: %w", ErrTooMany)
-		}
-	}
-	return chain, nil
-}
-
-// authOf returns the auth events of events, each once.
-func (d *DB) authOf(ctx context.Context, part uint32, nids []int64) ([]int64, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT DISTINCT unnest(auth) FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), nids)
-	if err != nil {
-		return nil, fmt.Errorf("read auth events: %w", err)
-	}
-	auth, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return nil, fmt.Errorf("read auth events: %w", err)
-	}
-	return auth, nil
 }
 
 // nearby is how many neighbours in the timeline ClosestTo compares.

@@ -90,6 +90,9 @@ type RoomKey struct {
 	NID  int64
 }
 
+// Key names the room.
+func (r *Room) Key() RoomKey { return RoomKey{Part: r.Part, NID: r.NID} }
+
 // RoomsByNID returns those of the rooms that exist, with one query for each shard.
 func (d *DB) RoomsByNID(ctx context.Context, keys []RoomKey) (map[id.Room]*Room, error) {
 	parts := make([]uint32, len(keys))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/cache"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
@@ -20,10 +21,12 @@ var ErrNotFound = errors.New("not found")
 type Config struct {
 	// EventCache is the budget of the event cache of a process, in bytes.
 	EventCache int64 `koanf:"event_cache" yaml:"event_cache"`
+	// GraphCache is the budget of the auth graphs of rooms, in bytes.
+	GraphCache int64 `koanf:"graph_cache" yaml:"graph_cache"`
 }
 
 // DefaultConfig suits a small server.
-func DefaultConfig() Config { return Config{EventCache: 32 << 20} }
+func DefaultConfig() Config { return Config{EventCache: 32 << 20, GraphCache: authgraph.DefaultCache} }
 
 // maxAge bounds for how long a redaction whose announcement was lost can go unnoticed.
 const maxAge = time.Minute
@@ -34,6 +37,7 @@ type DB struct {
 	states *state.Store
 	events *cache.Cache[eventKey, *Event]
 	metas  *cache.Cache[eventKey, *meta]
+	graphs *authgraph.Store
 }
 
 type eventKey struct {
@@ -61,6 +65,7 @@ func Open(shards *pg.Shards, states *state.Store, cfg Config, metrics prometheus
 			Name: "room_meta", Budget: cfg.EventCache / 8, Metrics: metrics,
 			Weigh: func(_ eventKey, m *meta) int64 { return int64(len(m.id)) + 160 },
 		}),
+		graphs: authgraph.NewStore(cfg.GraphCache, metrics),
 	}
 }
 

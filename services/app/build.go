@@ -44,7 +44,7 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 	b := &builder{cfg: cfg, node: n, passwords: password.New(cfg.Password)}
 	b.users = userdb.New(n.PG, n.Bus)
 	b.states = state.NewStore(state.Config{Cache: cfg.Memory.States}, n.Metrics)
-	b.rooms = roomdb.Open(n.PG, b.states, roomdb.Config{EventCache: cfg.Memory.Events}, n.Metrics)
+	b.rooms = roomdb.Open(n.PG, b.states, roomdb.Config{EventCache: cfg.Memory.Events, GraphCache: cfg.Memory.Graphs}, n.Metrics)
 	b.directory = roomdir.New(n.PG, b.rooms, n.Metrics)
 	b.dests = destination.New(n.PG, n.Bus)
 	var err error

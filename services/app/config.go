@@ -57,6 +57,7 @@ type Config struct {
 type Memory struct {
 	States int64 `yaml:"states" doc:"Bytes for the states of rooms."`
 	Events int64 `yaml:"events" doc:"Bytes for events that clients read."`
+	Graphs int64 `yaml:"graphs" doc:"Bytes for the auth graphs of rooms, of which other servers are told the auth chains."`
 	// Garbage trades memory for CPU; see package gcpace.
 	Garbage int64 `yaml:"garbage" doc:"Bytes that are allocated at least between two garbage collections, however small the heap is. 0: as Go has it. The environment variables GOGC and GOMEMLIMIT work as ever, and GOGC overrides this."`
 }
@@ -153,7 +154,7 @@ func Defaults() *Config {
 		RateLimits: RateLimits{Enabled: true, Keys: 100_000, Limits: defaultLimits()},
 		Log:        Log{Format: "json"},
 		Tracing:    Tracing{Ratio: 0.01},
-		Memory:     Memory{States: state.DefaultConfig().Cache, Events: roomdb.DefaultConfig().EventCache, Garbage: 64 << 20},
+		Memory:     Memory{States: state.DefaultConfig().Cache, Events: roomdb.DefaultConfig().EventCache, Graphs: roomdb.DefaultConfig().GraphCache, Garbage: 64 << 20},
 		Client:     client.Defaults(),
 		Sync:       syncrole.Defaults(),
 		Room:       room.Defaults(),
@@ -240,8 +241,8 @@ func (r *RateLimits) Validate() error {
 
 // Validate reports budgets that are too small to work with.
 func (m *Memory) Validate() error {
-	if m.States < 1<<20 || m.Events < 1<<20 {
-		return errors.New("states: at least 1 MiB, and events too")
+	if min(m.States, m.Events, m.Graphs) < 1<<20 {
+		return errors.New("states: at least 1 MiB, and events and graphs too")
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 // readEntry reads an entry of the log and checks that this program understands it.
 func (a *Admin) readEntry(ctx context.Context, part uint32, pos int64) (*logv1.Entry, error) {
 	const cacheBytes = 1 << 20 // for one entry
-	rooms := roomdb.Open(a.shards, state.NewStore(state.Config{Cache: cacheBytes}, nil), roomdb.Config{EventCache: cacheBytes}, nil)
+	rooms := roomdb.Open(a.shards, state.NewStore(state.Config{Cache: cacheBytes}, nil), roomdb.Config{EventCache: cacheBytes, GraphCache: cacheBytes}, nil)
 	entries, err := rooms.ReadLog(ctx, part, pos, 1)
 	if err != nil {
 		return nil, fmt.Errorf("still unreadable: %w", err)

@@ -42,13 +42,13 @@ func (f *Fedin) expensive(h handler) handler {
 	}
 }
 
-// authChain returns the auth chain of events, without them unless they are in it.
-func (f *Fedin) authChain(ctx context.Context, part uint32, of []int64) ([]*roomdb.Event, error) {
-	nids, err := f.rooms.AuthChain(ctx, part, of, maxChain)
+// authChain returns the auth chain of state events, without them unless they are in it.
+func (f *Fedin) authChain(ctx context.Context, room *roomdb.Room, of []int64) ([]*roomdb.Event, error) {
+	nids, err := f.rooms.AuthChain(ctx, room.Key(), of, maxChain)
 	if err != nil {
 		return nil, err
 	}
-	return f.rooms.InOrder(ctx, part, nids)
+	return f.rooms.InOrder(ctx, room.Part, nids)
 }
 
 // namedEvent returns an event of the room by the text of its id.
@@ -102,7 +102,7 @@ func (f *Fedin) state(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	chain, err := f.authChain(q.Context(), room.Part, nids)
+	chain, err := f.authChain(q.Context(), room, nids)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (f *Fedin) stateIDs(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	chain, err := f.rooms.AuthChain(q.Context(), room.Part, nids, maxChain)
+	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,11 @@ func (f *Fedin) eventAuth(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	chain, err := f.authChain(q.Context(), room.Part, []int64{e.NID})
+	nids, err := f.rooms.AuthChainOf(q.Context(), e, maxChain)
+	if err != nil {
+		return err
+	}
+	chain, err := f.rooms.InOrder(q.Context(), room.Part, nids)
 	if err != nil {
 		return err
 	}

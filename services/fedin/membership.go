@@ -173,7 +173,7 @@ func (f *Fedin) joinAnswer(ctx context.Context, room *roomdb.Room, resp *roomv1.
 	if e := stored[eventID]; e != nil {
 		of = append(of, e.NID)
 	}
-	chain, err := f.authChain(ctx, room.Part, of)
+	chain, err := f.authChain(ctx, room, of)
 	if err != nil {
 		return nil, err
 	}

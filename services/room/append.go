@@ -182,6 +182,16 @@ func (b *batch) queueEvents(q *pgx.Batch) {
 			rows.add(int32(c.room.p.part), c.room.nid, e)
 		}
 	}
+	var replaced keyed
+	for _, c := range b.changes {
+		for _, nid := range c.replaced {
+			replaced.add(c.room)
+			replaced.num = append(replaced.num, nid)
+		}
+	}
+	if len(replaced.part) > 0 {
+		q.Queue(sqlDeleteOutside, replaced.part, replaced.num, int32(flagOutside))
+	}
 	if len(insert.part) > 0 {
 		q.Queue(sqlInsertEvents, insert.insert()...)
 	}

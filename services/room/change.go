@@ -21,6 +21,7 @@ type change struct {
 	publish *bool
 
 	events     []*newEvent
+	replaced   []int64 // rows of events that came before their auth events, and are among the events now
 	entries    []*entry
 	states     *state.Batch
 	snaps      []offered           // current states, for the readers' cache
@@ -61,7 +62,7 @@ func (c *change) finish(err error) {
 	}
 	// Rooms remember their recent changes: only what became of them, not what they were.
 	c.row, c.events, c.entries, c.states, c.snaps, c.servers = nil, nil, nil, nil, nil, nil
-	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members = nil, nil, nil, nil, nil, nil
+	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members, c.replaced = nil, nil, nil, nil, nil, nil, nil
 	close(c.done)
 }
 

@@ -151,7 +151,7 @@ func (w *writer) check(ctx context.Context, pdu *event.PDU, m state.Map) (refusa
 	return auth.Check(pdu, found.lookup, auth.Options{}), nil
 }
 
-// stored returns those of the events that are in the draft or in PostgreSQL.
+// stored returns those of the events that are in the draft or usable.
 func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*roomdb.Event, error) {
 	found := make(map[id.Event]*roomdb.Event, len(ids))
 	var ask []id.Event
@@ -166,9 +166,12 @@ func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*room
 		}
 		ask = append(ask, eventID)
 	}
-	stored, err := w.r.storedEvents(ctx, ask)
+	stored, outside, err := w.r.usable(ctx, ask)
 	if err != nil {
 		return nil, err
+	}
+	for eventID, nid := range outside {
+		w.outside[eventID] = nid
 	}
 	for eventID, ev := range stored {
 		found[eventID] = ev

@@ -17,6 +17,7 @@ const (
 	flagOutlier    = roomdb.Outlier
 	flagRejected   = roomdb.Rejected
 	flagSoftFailed = roomdb.SoftFailed
+	flagOutside    = roomdb.Outside
 )
 
 // Event types that this role has to know.
@@ -139,6 +140,23 @@ func (r *room) storedEvents(ctx context.Context, ids []id.Event) (map[id.Event]*
 		}
 	}
 	return found, nil
+}
+
+// usable is storedEvents without events that came before their auth events: others take them for unknown until they come
+// with these, and are then stored anew. outside has the numbers of such rows.
+func (r *room) usable(ctx context.Context, ids []id.Event) (found map[id.Event]*roomdb.Event, outside map[id.Event]int64, err error) {
+	found, err = r.storedEvents(ctx, ids)
+	for eventID, e := range found {
+		if e.Flags&flagOutside == 0 {
+			continue
+		}
+		delete(found, eventID)
+		if outside == nil {
+			outside = make(map[id.Event]int64, 1)
+		}
+		outside[eventID] = e.NID
+	}
+	return found, outside, err
 }
 
 // sameContent compares contents by their canonical form; the first is canonical.

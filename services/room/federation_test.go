@@ -6,9 +6,11 @@ import (
 	"maps"
 	"testing"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
+	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -35,6 +37,33 @@ func sameState(t *testing.T, a, b *cluster, roomID string) {
 			}
 		}
 		t.FailNow()
+	}
+	a.checkAuth(roomID)
+	b.checkAuth(roomID)
+}
+
+// checkAuth fails unless each event of a room has all of its auth events, under smaller numbers: the order on which the
+// auth graph rests. Events whose auth events we do not know are no part of it.
+func (c *cluster) checkAuth(roomID string) {
+	c.tb.Helper()
+	var wrong []string
+	r := c.room(roomID)
+	err := c.db.For(r.Part).QueryRow(context.Background(), `
+SELECT coalesce(array_agg(format('%s %s %s', event_nid, auth, convert_from(json, 'UTF8'))), '{}') FROM event
+WHERE part = $1 AND room_nid = $2 AND flags & 8 = 0
+	AND (cardinality(auth) <> jsonb_array_length(convert_from(json, 'UTF8')::jsonb->'auth_events') OR event_nid <= ANY(auth))`,
+		int32(r.Part), r.NID).Scan(&wrong)
+	if err != nil || len(wrong) > 0 {
+		c.tb.Fatalf("auth events of %d events: %s, %v", len(wrong), wrong, err)
+	}
+	g, err := c.read.AuthGraph(context.Background(), r.Key())
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	for _, e := range c.stateEvents(roomID) {
+		if i := g.Find(e.NID); i == authgraph.None || g.Key(i) != state.Key(e.Tuple()) {
+			c.tb.Fatalf("the auth graph lacks %v, %d", e.Tuple(), e.NID)
+		}
 	}
 }
 

@@ -58,7 +58,7 @@ func (s *Service) outlierOf(ctx context.Context, r *room, pdu *event.PDU) (*chan
 		r.nid = w.nid()
 		w.c.create = true
 	}
-	e := &newEvent{pdu: pdu, nid: w.nid(), flags: flagOutlier}
+	e := &newEvent{pdu: pdu, nid: w.nid(), flags: flagOutlier | flagOutside}
 	s.remember(r, e)
 	w.c.events = append(w.c.events, e)
 	if err := w.put(); err != nil {

@@ -40,6 +40,11 @@ UPDATE room r SET published = b.published
 FROM unnest($1::int[], $2::bigint[], $3::bool[]) AS b(part, room_nid, published)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
+	// sqlDeleteOutside makes way for events that get another number with their auth events.
+	sqlDeleteOutside = `
+DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, nid)
+WHERE e.part = b.part AND e.event_nid = b.nid AND e.flags & $3 <> 0`
+
 	sqlInsertEvents = `
 INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
 	auth, prev, notify_seq, replaces, redacted_by, cause, json)
@@ -175,9 +180,9 @@ ORDER BY l.pos LIMIT $3`
 SELECT EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = $3),
 	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3 ORDER BY redaction LIMIT 1000)`
 
-	// sqlClaimed reads what a state is made of.
+	// sqlClaimed reads what a state is made of. Events that came before their auth events (flag 8) count for unknown.
 	sqlClaimed = `
-SELECT event_id, event_nid, type, state_key, flags FROM event WHERE part = $1 AND room_nid = $2 AND event_id = ANY($3)`
+SELECT event_id, event_nid, type, state_key, flags FROM event WHERE part = $1 AND room_nid = $2 AND event_id = ANY($3) AND flags & 8 = 0`
 
 	sqlMembership = `
 SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`

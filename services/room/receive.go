@@ -232,7 +232,7 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 	}
 	defer r.unlock()
 	names := append(append([]id.Event{pdu.ID}, pdu.AuthEvents...), pdu.PrevEvents...)
-	found, err := r.storedEvents(ctx, names)
+	found, _, err := r.usable(ctx, names)
 	if err != nil {
 		return gaps{}, err
 	}

@@ -70,5 +70,6 @@ func (w *writer) find(ctx context.Context, eventID id.Event) (*roomdb.Event, err
 			return w.s.event(ctx, w.r.p, e.nid)
 		}
 	}
-	return w.r.eventByID(ctx, eventID)
+	found, err := w.stored(ctx, []id.Event{eventID})
+	return found[eventID], err
 }

@@ -41,6 +41,8 @@ type writer struct {
 	// drafted are the numbers of the draft's events, afters the states after events that the draft made or looked up.
 	drafted map[id.Event]int64
 	afters  map[int64]*state.Snapshot
+	// outside are stored events that came before their auth events: drafted events replace their rows.
+	outside map[id.Event]int64
 	// ready are snapshots one of which may be the next current state.
 	ready []*state.Snapshot
 	// maxTips is how many ends of the room events of other servers may lead to.
@@ -50,12 +52,18 @@ type writer struct {
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
 	c := newChange(r)
 	c.traceparent = traceparent(ctx)
-	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot), maxTips: maxTips}
+	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot),
+		outside: make(map[id.Event]int64), maxTips: maxTips}
 }
 
 // put queues the draft.
 func (w *writer) put() error {
 	events := w.c.events // the lane may be done with the change before we are
+	for _, e := range events {
+		if nid, ok := w.outside[e.pdu.ID]; ok {
+			w.c.replaced = append(w.c.replaced, nid)
+		}
+	}
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
 	}
