@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -212,4 +215,25 @@ func (c *Cluster) FlushRedis(ctx context.Context) error {
 		return fmt.Errorf("FLUSHALL: %q, %w", answer[:n], err)
 	}
 	return nil
+}
+
+// Owners returns the names of the workers that own the partitions, "" for one that nobody owns: what 'hanse partition
+// list' says.
+func (c *Cluster) Owners(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, c.cfg.Binary, "partition", "list", "--config", c.ConfigFile()).Output()
+	if err != nil {
+		return nil, fmt.Errorf("partition list: %w", err)
+	}
+	var owners []string
+	for i, line := range strings.Split(strings.TrimSpace(string(out)), "\n")[1:] {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != strconv.Itoa(i) {
+			return nil, fmt.Errorf("partition list: %s", line)
+		}
+		if len(f) < 7 {
+			f[2] = "" // a partition without an owner has fewer columns
+		}
+		owners = append(owners, f[2])
+	}
+	return owners, nil
 }

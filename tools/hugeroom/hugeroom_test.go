@@ -102,7 +102,7 @@ func grown(t *rapid.T) *hugeroom.Room {
 		case 0:
 			_, err = r.Forks(from, n, n, mix)
 		case 1:
-			_, err = r.FromCreation(n, n)
+			_, err = r.FromCreation(n, n, mix)
 		case 2:
 			_, err = r.Netsplit(from, n, n, 2, mix)
 		case 3:

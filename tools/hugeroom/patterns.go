@@ -40,8 +40,9 @@ func (r *Room) Forks(from, k, depth int, mix Mix) ([][]int, error) {
 }
 
 // FromCreation lets forks grow from the moment when only the creator was there: their events are older in the graph
-// than all power levels, join rules and members.
-func (r *Room) FromCreation(k, depth int) ([][]int, error) { return r.Forks(2, k, depth, Fierce) }
+// than all power levels, join rules and members. Fierce ones may well throw everybody out of the room whose join is
+// younger than the last join rule that counts then.
+func (r *Room) FromCreation(k, depth int, mix Mix) ([][]int, error) { return r.Forks(2, k, depth, mix) }
 
 // Netsplit lets the room fall into n sides, each of servers of its own, and heal, again and again. The event that heals
 // a round names the ends of all sides. It returns the sides of each round, and after each the healing event.

@@ -56,7 +56,7 @@ func (p *pattern) grow(r *hugeroom.Room) error {
 	case "forks":
 		_, err = r.Forks(from, p.Width, p.Depth, mix)
 	case "creation":
-		_, err = r.FromCreation(p.Width, p.Depth)
+		_, err = r.FromCreation(p.Width, p.Depth, mix)
 	case "netsplit":
 		_, err = r.Netsplit(from, p.Width, p.Depth, p.Rounds, mix)
 	case "levels":

@@ -1,0 +1,11 @@
+// Package hugerooms plays large and hostile rooms (tools/hugeroom) through whole clusters: they are joined, forked, cut
+// apart and healed while people write and read along, in them and in a room beside them.
+//
+// What is measured is logged: run with -v. What must hold is tested: each event reaches readers once, the state is that of
+// plain state resolution, and a room in the same partition goes on meanwhile.
+//
+// The sizes are small enough for every day. HANSE_FULL=1 takes those of the network's largest room, which needs about
+// an hour, 8 GB of memory and -timeout 2h; HANSE_MEMBERS sets the number of members alone.
+//
+//	cd tools && HANSE_FULL=1 go test -v -timeout 2h ./e2e/hugerooms
+package hugerooms

@@ -1,0 +1,225 @@
+package hugerooms
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/tools/hugeroom"
+	"hanse/tools/hugeroom/peer"
+	"hanse/tools/mxclient"
+)
+
+// Forks of a large room come in from other servers, and heal: readers get each event once, the state is that of plain
+// state resolution ("State resolution" of the room versions), and who writes in another room of the same partition does
+// not wait for it.
+func TestForks(t *testing.T) {
+	members := size(t, 2000, 100_000)
+	width, depth := 12, 12
+	if full {
+		width, depth = 20, 100
+	}
+	for _, version := range []string{"11", "12"} {
+		t.Run("v"+version, func(t *testing.T) {
+			cfg := hugeroom.Scaled(members)
+			cfg.Version, cfg.Servers = version, min(cfg.Servers, 100) // who is sent our events is another test's
+			p := serve(t, cfg, peer.Config{})
+			f := newForked(t, p, version)
+			var quiet float64
+			f.side.meanwhile("warm", func() { pause(t, calm()/4) })
+			quiet = f.side.meanwhile("quiet", func() { pause(t, calm()) })
+
+			// Forks without conflicts that decide about others: all must be delivered.
+			busy := f.side.meanwhile("calm forks", func() {
+				f.push(fmt.Sprintf("%d forks of %d", width, depth), true, func(r *hugeroom.Room) ([]int, error) {
+					forks, err := r.Forks(r.History(), width, depth, hugeroom.Calm)
+					return interleaved(forks), err
+				})
+			})
+			t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside forks, %.1f times", quiet, busy, busy/quiet)
+			// Forks from before all power levels, and such that void each other: what is refused for a while is another
+			// matter, but the state must be right. (The other way round a join rule of the second, which no branch of the
+			// first has, throws everybody out who came by an older one: so the algorithm has it.)
+			busy = f.side.meanwhile("fierce forks", func() {
+				f.push("forks from the creation", false, func(r *hugeroom.Room) ([]int, error) {
+					forks, err := r.FromCreation(2, depth, hugeroom.Calm)
+					return interleaved(forks), err
+				})
+				f.push("a netsplit", false, func(r *hugeroom.Room) ([]int, error) {
+					rounds, err := r.Netsplit(newest(r), 3, depth, 2, hugeroom.Fierce)
+					var all []int
+					for _, round := range rounds {
+						all = append(all, interleaved(round)...)
+					}
+					return all, err
+				})
+			})
+			t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside fierce forks, %.1f times", quiet, busy, busy/quiet)
+			f.reader.exact(t)
+			asked(t, p)
+		})
+	}
+}
+
+// forked is a room that a cluster has joined and that forks.
+type forked struct {
+	t      *testing.T
+	peer   *peer.Peer
+	room   string
+	guest  *mxclient.Client
+	reader *reader
+	side   *side
+}
+
+func newForked(t *testing.T, p *peer.Peer, name string) *forked {
+	t.Helper()
+	users := register(t, shared, "forked"+name, "beside"+name, "besides"+name)
+	f := &forked{t: t, peer: p, guest: users[0], room: string(roomID(t, p))}
+	begin := time.Now()
+	if _, err := f.guest.Join(t.Context(), f.room, string(p.Resident())); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("joined in %s", since(begin))
+	f.reader = read(t, f.guest, f.room)
+	t.Logf("first sync in %s", f.reader.sync.Round(time.Millisecond))
+	f.side = &side{t: t, room: neighbour(t, f.room, users[1:]), people: users[1:]}
+	return f
+}
+
+func roomID(t *testing.T, p *peer.Peer) (out id.Room) {
+	t.Helper()
+	in(t, p, func(r *hugeroom.Room) error { out = r.ID; return nil })
+	return out
+}
+
+func in(t *testing.T, p *peer.Peer, do func(*hugeroom.Room) error) {
+	t.Helper()
+	if err := p.Room(do); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newest is the last event of the room, whoever sent it.
+func newest(r *hugeroom.Room) int { return r.Ends()[len(r.Ends())-1] }
+
+// interleaved mixes branches, each in its order, as they would come from servers that do not know of each other.
+func interleaved(branches [][]int) []int {
+	var out []int
+	for i := 0; ; i++ {
+		n := len(out)
+		for _, b := range branches {
+			if i < len(b) {
+				out = append(out, b[i])
+			}
+		}
+		if len(out) == n {
+			return out
+		}
+	}
+}
+
+// push makes events, sends them, and then an event that heals; the states must come to be the same. All says that every
+// one of the events must be delivered.
+func (f *forked) push(what string, all bool, grow func(*hugeroom.Room) ([]int, error)) {
+	t := f.t
+	t.Helper()
+	var numbers []int
+	begin := time.Now()
+	in(t, f.peer, func(r *hugeroom.Room) (err error) { numbers, err = grow(r); return err })
+	t.Logf("%s: %d events made in %s", what, len(numbers), since(begin))
+	how := peer.Pushing{To: id.Server(shared.ServerName), Origin: f.peer.Resident(), PerTransaction: 20}
+	begin = time.Now()
+	pushed, err := f.peer.Push(t.Context(), how, numbers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pushed.Refused) > 0 {
+		t.Errorf("%s: %d were refused, such as %v", what, len(pushed.Refused), some(pushed.Refused))
+	}
+	t.Logf("%s: taken in %s", what, since(begin))
+	events := names(t, f.peer, numbers)
+	if all {
+		until(t, what, func() error { return f.reader.lacks(events) })
+		t.Logf("%s: from sending to the reader: %s", what, quantiles(f.reader.delays(pushed.Sent)))
+	}
+	f.heal(what, how)
+}
+
+// heal joins the ends of the room, and waits until the cluster has the state that plain resolution gives.
+func (f *forked) heal(what string, how peer.Pushing) {
+	t := f.t
+	t.Helper()
+	var end int
+	begin := time.Now()
+	in(t, f.peer, func(r *hugeroom.Room) (err error) { end, err = r.Heal(r.Ends()...); return err })
+	healed := names(t, f.peer, []int{end})
+	t.Logf("%s: healing event made in %s", what, since(begin))
+	begin = time.Now()
+	pushed, err := f.peer.Push(t.Context(), how, end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pushed.Refused) > 0 {
+		t.Fatalf("%s: the healing event is refused: %v", what, pushed.Refused)
+	}
+	until(t, what+": the healing event", func() error { return f.reader.lacks(healed) })
+	until(t, what+": the state", func() error { return f.agrees() })
+	t.Logf("%s: healed and compared in %s, the event took %s", what, since(begin), quantiles(f.reader.delays(pushed.Sent)))
+}
+
+// agrees compares the state of the cluster with what plain resolution makes of all ends of the room.
+func (f *forked) agrees() error {
+	have, err := stateOf(f.t, f.guest, f.room)
+	if err != nil {
+		return err
+	}
+	want := make(map[string]id.Event)
+	err = f.peer.Room(func(r *hugeroom.Room) error {
+		m, err := r.Before(r.Ends()...)
+		if err != nil {
+			return err
+		}
+		for k, e := range r.Set(m) {
+			want[k.Type+"\x00"+k.StateKey] = e
+		}
+		return nil
+	})
+	if err != nil || maps.Equal(have, want) {
+		return err
+	}
+	return differ(have, want)
+}
+
+func differ(have, want map[string]id.Event) error {
+	var diff []string
+	for k := range want {
+		if have[k] != want[k] && len(diff) < 5 {
+			diff = append(diff, fmt.Sprintf("%q: %s, want %s", k, have[k], want[k]))
+		}
+	}
+	return fmt.Errorf("states of %d and %d entries differ: %v", len(have), len(want), diff)
+}
+
+func names(t *testing.T, p *peer.Peer, numbers []int) []id.Event {
+	t.Helper()
+	var out []id.Event
+	in(t, p, func(r *hugeroom.Room) error {
+		for _, n := range numbers {
+			out = append(out, r.PDU(n).ID)
+		}
+		return nil
+	})
+	return out
+}
+
+func some(m map[id.Event]string) []string {
+	var out []string
+	for e, why := range m {
+		if out = append(out, string(e)+": "+why); len(out) == 3 {
+			break
+		}
+	}
+	return out
+}
