@@ -37,6 +37,7 @@ type Peer struct {
 	slots    chan struct{}
 	client   *http.Client
 	txn      atomic.Int64
+	deaf     atomic.Bool
 
 	mu   sync.Mutex // guards the room
 	room *hugeroom.Room
@@ -93,6 +94,10 @@ func (p *Peer) Room(do func(*hugeroom.Room) error) error {
 	defer p.mu.Unlock()
 	return do(p.room)
 }
+
+// Deafen lets transactions be noted and go no further, from now on or until it is called with false: the room stays as it
+// is, and costs nothing.
+func (p *Peer) Deafen(deaf bool) { p.deaf.Store(deaf) }
 
 // Booked returns what do makes of the book.
 func (p *Peer) Booked(do func(*Book)) {

@@ -324,6 +324,17 @@ func TestPush(t *testing.T) {
 	if err != nil || len(got.Refused) > 0 || len(got.Taken) != 30 {
 		t.Fatalf("%d taken, %v refused, %v", len(got.Taken), got.Refused, err)
 	}
+	f.peer.Deafen(true)
+	if got, err = other.Push(t.Context(), to, forks[1][0]); err != nil || len(got.Refused) > 0 {
+		t.Fatalf("to the deaf: %v, %v", got.Refused, err)
+	}
+	f.in(func(r *hugeroom.Room) error {
+		if r.Len() != r.History()+30 {
+			return errors.New("the deaf have heard")
+		}
+		return nil
+	})
+	f.peer.Deafen(false)
 	if got, err = other.Push(t.Context(), to, end); err != nil || len(got.Refused) != 1 {
 		t.Fatalf("an event without a place: %v, %v", got.Refused, err)
 	}

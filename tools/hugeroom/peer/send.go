@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 )
@@ -24,7 +25,7 @@ func (p *Peer) send(w http.ResponseWriter, r *http.Request) error {
 	})
 	results := make(map[id.Event]any)
 	for _, raw := range body.PDUs {
-		pdu, _, err := p.take(raw)
+		pdu, err := p.hear(raw)
 		if pdu == nil {
 			continue // nobody can say what to call it
 		}
@@ -37,6 +38,15 @@ func (p *Peer) send(w http.ResponseWriter, r *http.Request) error {
 		results[pdu.ID] = result
 	}
 	return answer(w, map[string]any{"pdus": results})
+}
+
+// hear takes an event, unless the peer is deaf to it.
+func (p *Peer) hear(raw []byte) (*event.PDU, error) {
+	if p.deaf.Load() {
+		return event.Parse(raw, p.room.Rules)
+	}
+	pdu, _, err := p.take(raw)
+	return pdu, err
 }
 
 func (p *Peer) note(e id.Event, err error) {
