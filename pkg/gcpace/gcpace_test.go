@@ -49,7 +49,6 @@ func TestKeep(t *testing.T) {
 	held := make([]byte, 100<<20)
 	wait("a large heap", func(p int) bool { return p == 100 })
 	runtime.KeepAlive(held)
-	held = nil
 	wait("a small heap again", func(p int) bool { return p > 200 })
 	stop()
 	stop()

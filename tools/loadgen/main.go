@@ -22,23 +22,26 @@ import (
 
 // cli is the command line. The scenarios' flags are the tags of their fields.
 type cli struct {
-	Server   string        `default:"http://127.0.0.1:8008" env:"LOADGEN_SERVER" help:"Base URL of the homeserver; several, separated by commas, are replicas of one."`
-	Secret   string        `env:"LOADGEN_SECRET" help:"Registration secret; without it accounts are registered with m.login.dummy."`
-	State    string        `default:"loadgen.state.json" help:"File that keeps accounts and rooms for the next run."`
-	Prefix   string        `default:"load" help:"Prefix of user names."`
-	Password string        `default:"load-password-1" help:"Password of the accounts."`
-	PID      []int         `name:"pid" help:"Processes of the server to measure."`
-	PIDTree  []int         `name:"pid-tree" help:"Processes to measure with all that descend from them."`
-	Postgres []string      `help:"Connection strings of the server's databases, to count rows and commits."`
-	Quiet    time.Duration `name:"quiet-timeout" default:"30s" help:"How long to wait for the server to be quiet."`
-	Timeout  time.Duration `default:"60s" help:"Time limit of a request, long polls aside."`
-	Retries  int           `default:"5" help:"How often a request is repeated that may be."`
-	Setup    int           `name:"setup-concurrency" default:"8" help:"Requests at a time while setting up."`
-	Insecure bool          `help:"Do not verify the server's TLS certificate."`
-	JSON     string        `name:"json" help:"Write the report as JSON to this file; -: standard output, without the text."`
-	Label    string        `help:"Name of this measurement, for comparing."`
+	Server   string            `default:"http://127.0.0.1:8008" env:"LOADGEN_SERVER" help:"Base URL of the homeserver; several, separated by commas, are replicas of one."`
+	Secret   string            `env:"LOADGEN_SECRET" help:"Registration secret; without it accounts are registered with m.login.dummy."`
+	State    string            `default:"loadgen.state.json" help:"File that keeps accounts and rooms for the next run."`
+	Prefix   string            `default:"load" help:"Prefix of user names."`
+	Password string            `default:"load-password-1" help:"Password of the accounts."`
+	PID      []int             `name:"pid" help:"Processes of the server to measure."`
+	PIDTree  []int             `name:"pid-tree" help:"Processes to measure with all that descend from them."`
+	Postgres []string          `help:"Connection strings of the server's databases, to count rows and commits."`
+	Metrics  []string          `help:"URLs of the server's Prometheus metrics, for --ratio."`
+	Ratio    map[string]string `help:"Ratios of what counters of the server grew by, as NAME=COUNTER/COUNTER; separated by semicolons."`
+	Quiet    time.Duration     `name:"quiet-timeout" default:"30s" help:"How long to wait for the server to be quiet."`
+	Timeout  time.Duration     `default:"60s" help:"Time limit of a request, long polls aside."`
+	Retries  int               `default:"5" help:"How often a request is repeated that may be."`
+	Setup    int               `name:"setup-concurrency" default:"8" help:"Requests at a time while setting up."`
+	Insecure bool              `help:"Do not verify the server's TLS certificate."`
+	JSON     string            `name:"json" help:"Write the report as JSON to this file; -: standard output, without the text."`
+	Label    string            `help:"Name of this measurement, for comparing."`
 
 	Send        scenario.Send        `cmd:"" help:"Send messages."`
+	Senders     scenario.Senders     `cmd:"" help:"Send messages with more and more senders."`
 	Deliver     scenario.Deliver     `cmd:"" help:"Send messages to people who poll; checks loss, doubles and order."`
 	Join        scenario.Join        `cmd:"" help:"Local joins into one room."`
 	InitialSync scenario.InitialSync `cmd:"" help:"First sync of a new device."`
@@ -94,7 +97,7 @@ func (c *cli) scenarios() map[string]scenario.Scenario {
 	return map[string]scenario.Scenario{
 		"send": &c.Send, "deliver": &c.Deliver, "join": &c.Join, "initial-sync": &c.InitialSync,
 		"login": &c.Login, "register": &c.Register, "create-room": &c.CreateRoom,
-		"idle-poll": &c.IdlePoll, "growth": &c.Growth,
+		"idle-poll": &c.IdlePoll, "growth": &c.Growth, "senders": &c.Senders,
 	}
 }
 
@@ -105,6 +108,10 @@ func progress(format string, args ...any) {
 // measure runs one scenario.
 func (c *cli) measure(ctx context.Context, s scenario.Scenario) (err error) {
 	if err := raiseFileLimit(); err != nil {
+		return err
+	}
+	meter, err := c.meter()
+	if err != nil {
 		return err
 	}
 	retries := &scenario.Tally{}
@@ -127,11 +134,8 @@ func (c *cli) measure(ctx context.Context, s scenario.Scenario) (err error) {
 	defer func() { err = errors.Join(err, st.Save()) }()
 	r, err := s.Run(ctx, &scenario.Env{
 		Client: client, Stage: st, Server: c.Server, Label: c.Label, Retries: retries, Progress: progress,
-		Run: strconv.FormatInt(time.Now().UnixNano(), 36),
-		Meter: &measure.Meter{
-			Target:   measure.Target{PIDs: c.PID, Trees: c.PIDTree},
-			Postgres: c.Postgres, QuietTimeout: c.Quiet,
-		},
+		Run:   strconv.FormatInt(time.Now().UnixNano(), 36),
+		Meter: meter,
 	})
 	if r != nil {
 		err = errors.Join(err, c.print(r))
@@ -140,6 +144,21 @@ func (c *cli) measure(ctx context.Context, s scenario.Scenario) (err error) {
 		err = errFailed
 	}
 	return err
+}
+
+func (c *cli) meter() (*measure.Meter, error) {
+	m := &measure.Meter{
+		Target:   measure.Target{PIDs: c.PID, Trees: c.PIDTree},
+		Postgres: c.Postgres, Metrics: c.Metrics, QuietTimeout: c.Quiet,
+	}
+	for name, text := range c.Ratio {
+		r, err := measure.ParseRatio(name, text)
+		if err != nil {
+			return nil, err
+		}
+		m.Ratios = append(m.Ratios, r)
+	}
+	return m, nil
 }
 
 func (c *cli) print(r *report.Report) error {

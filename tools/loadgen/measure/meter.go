@@ -12,6 +12,8 @@ import (
 type Meter struct {
 	Target   Target
 	Postgres []string // connection strings of the databases whose counters to read
+	Metrics  []string // URLs of the server's Prometheus metrics, for Ratios
+	Ratios   []Ratio
 	// QuietTimeout is how long to wait for the server to be quiet; 0 means 30 s.
 	QuietTimeout time.Duration
 }
@@ -29,6 +31,7 @@ type Usage struct {
 	After      Memory             `json:"memory_after"`        // of a quiet server
 	ClientCPU  float64            `json:"client_cpu_seconds"`  // this process's own
 	Postgres   *Postgres          `json:"postgres,omitempty"`  // nil: not asked for
+	Ratios     map[string]float64 `json:"ratios,omitempty"`    // of the server's counters, by name
 	Watched    bool               `json:"processes_watched"`   // false: only ClientCPU and Postgres are meaningful
 }
 
@@ -38,6 +41,7 @@ type Span struct {
 	start    map[string]time.Duration
 	client   time.Duration
 	postgres *Postgres
+	counters map[string]float64
 	usage    Usage
 }
 
@@ -64,6 +68,9 @@ func (m *Meter) Start(ctx context.Context) (*Span, error) {
 	}
 	var err error
 	if s.postgres, err = m.readPostgres(ctx); err != nil {
+		return nil, err
+	}
+	if s.counters, err = m.readCounters(ctx); err != nil {
 		return nil, err
 	}
 	if !m.Target.Empty() {
@@ -145,6 +152,11 @@ func (s *Span) Stop(ctx context.Context) (*Usage, error) {
 	if after != nil {
 		s.usage.Postgres = after.since(s.postgres)
 	}
+	counters, err := s.m.readCounters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.usage.Ratios = s.m.ratios(s.counters, counters)
 	return &s.usage, nil
 }
 

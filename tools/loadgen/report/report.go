@@ -113,6 +113,9 @@ func (r *Report) perOp() []Metric {
 			Metric{"commits per " + r.Unit, float64(p.Commits) * per, ""},
 			Metric{"WAL per " + r.Unit, float64(p.WALBytes) * per, "B"})
 	}
+	for _, name := range slices.Sorted(maps.Keys(u.Ratios)) {
+		out = append(out, Metric{name, u.Ratios[name], ""})
+	}
 	return out
 }
 

@@ -42,3 +42,31 @@ func (g *Growth) Run(ctx context.Context, env *Env) (*report.Report, error) {
 	}
 	return r, nil
 }
+
+// Senders repeats send with more and more senders, to show what load does to the cost of a message and, with a ratio of
+// the server's counters, to its batches.
+type Senders struct {
+	Senders  []int         `default:"1,8,64,256" help:"Numbers of concurrent senders."`
+	Rooms    int           `default:"1" help:"Rooms, over which the senders are spread."`
+	Members  int           `default:"50" help:"Members of each room."`
+	Duration time.Duration `default:"10s" help:"How long to send with each number."`
+	Size     int           `default:"100" help:"Bytes of text in a message, at least."`
+}
+
+// Run implements Scenario.
+func (s *Senders) Run(ctx context.Context, env *Env) (*report.Report, error) {
+	r := env.report("senders", "send", map[string]any{"senders": s.Senders, "rooms": s.Rooms, "members": s.Members, "size": s.Size})
+	for i, n := range s.Senders {
+		one := *env
+		one.Label = fmt.Sprintf("%d senders", n)
+		one.Run = fmt.Sprintf("%sn%d", env.Run, i)
+		env.progress("%s", one.Label)
+		send := &Send{Senders: n, Rooms: s.Rooms, Members: s.Members, Duration: s.Duration, Size: s.Size, Verify: true}
+		run, err := send.Run(ctx, &one)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", one.Label, err)
+		}
+		r.Runs = append(r.Runs, run)
+	}
+	return r, nil
+}

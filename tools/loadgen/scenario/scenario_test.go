@@ -78,6 +78,18 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+func TestSenders(t *testing.T) {
+	r := run(t, mxtest.New(t), &Senders{Senders: []int{1, 3}, Rooms: 1, Members: 3, Duration: 100 * time.Millisecond, Size: 100})
+	if len(r.Runs) != 2 || r.Failed() {
+		t.Fatalf("%+v", r)
+	}
+	for _, one := range r.Runs {
+		if one.Ops == 0 || one.Verdict.Acked != one.Ops {
+			t.Errorf("%s: %d sends, %s", one.Label, one.Ops, one.Verdict.Summary())
+		}
+	}
+}
+
 func TestDeliverIsExactThroughRetriesAndGaps(t *testing.T) {
 	srv := mxtest.New(t)
 	srv.LoseAnswers(3)

@@ -148,6 +148,7 @@ func (c *CreateRoom) Run(ctx context.Context, env *Env) (*report.Report, error) 
 type InitialSync struct {
 	Rooms       int    `default:"100" help:"Rooms that the account is in."`
 	Members     int    `default:"10" help:"Members of each room."`
+	Accounts    int    `default:"1" help:"Members of all the rooms who sync, in turn."`
 	Times       int    `default:"20" help:"Syncs, each of a device of its own."`
 	Concurrency int    `default:"1" help:"Syncs at a time."`
 	Messages    int    `default:"10" help:"Messages in each room, sent when it is set up."`
@@ -164,11 +165,12 @@ func (s *InitialSync) Run(ctx context.Context, env *Env) (*report.Report, error)
 	if err := s.furnish(ctx, env, pool, users); err != nil {
 		return nil, err
 	}
+	accounts := min(max(s.Accounts, 1), s.Members)
 	// A device of its own for each sync: some servers answer the same request of
 	// the same device from a cache.
 	devices := make([]*mxclient.Client, s.Times)
 	err = each(ctx, 4, s.Times, func(i int) (err error) {
-		devices[i], err = env.Client.Login(ctx, env.Stage.Name(pool, 0), env.Stage.Password(), "")
+		devices[i], err = env.Client.Login(ctx, env.Stage.Name(pool, i%accounts), env.Stage.Password(), "")
 		return err
 	})
 	if err != nil {
@@ -179,7 +181,7 @@ func (s *InitialSync) Run(ctx context.Context, env *Env) (*report.Report, error)
 		filter = ""
 	}
 	r := env.report("initial-sync", "sync", map[string]any{
-		"rooms": s.Rooms, "members": s.Members, "messages": s.Messages, "concurrency": s.Concurrency, "filter": filter,
+		"rooms": s.Rooms, "members": s.Members, "messages": s.Messages, "accounts": accounts, "concurrency": s.Concurrency, "filter": filter,
 	})
 	var bytes, rooms atomic.Int64
 	err = env.repeat(ctx, r, s.Concurrency, s.Times, func(ctx context.Context, i int) error {
