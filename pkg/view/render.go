@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"hanse/pkg/matrix/canonjson"
@@ -169,10 +168,10 @@ func (f *Format) appendEnd(b []byte, m mark) []byte {
 
 // transaction takes what Cause wrote apart.
 func (f *Format) transaction(cause string) (string, bool) {
-	if rest, ok := strings.CutPrefix(cause, string(f.User)); ok && f.Device != "" && strings.HasPrefix(rest, "\x1f") {
-		if rest, ok = strings.CutPrefix(rest[1:], string(f.Device)); ok {
-			return strings.CutPrefix(rest, "\x1f")
-		}
+	// Names of users are alike at their beginnings, so the separators are compared first.
+	n, end := len(f.User), len(f.User)+1+len(f.Device)
+	if f.Device == "" || len(cause) <= end || cause[n] != '\x1f' || cause[end] != '\x1f' {
+		return "", false
 	}
-	return "", false
+	return cause[end+1:], cause[n+1:end] == string(f.Device) && cause[:n] == string(f.User)
 }

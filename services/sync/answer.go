@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"sync"
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
@@ -25,10 +26,25 @@ type answer struct {
 	news                       bool // rooms or presence are worth an answer before its time
 }
 
-// roomAnswer is a room's part of the answer: JSON that is ready to send.
+// roomAnswer is a room's part of the answer: JSON that is ready to send, or a room of a first answer.
 type roomAnswer struct {
-	id   id.Room
-	json []byte
+	id    id.Room
+	json  []byte
+	first *firstRoom
+}
+
+func (r *roomAnswer) size() int {
+	if r.first != nil {
+		return r.first.size()
+	}
+	return len(r.json)
+}
+
+func (r *roomAnswer) append(b []byte) []byte {
+	if r.first != nil {
+		return r.first.append(b)
+	}
+	return append(b, r.json...)
 }
 
 // moment is what one answer is computed from: the user's rooms, and up to where each log counts.
@@ -131,14 +147,36 @@ func (a *answer) empty() bool {
 		len(a.changed)+len(a.left) == 0 && (a.keys == nil || !a.keys.news)
 }
 
-func (a *answer) encode() []byte {
-	size := 300
+// buffers are what answers are written to. Those of first answers may have megabytes: what one used serves the next.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// bufferMax is the largest buffer that goes back to the pool.
+const bufferMax = 16 << 20
+
+// recycle gives an answer's buffer back; its bytes must not be used any more.
+func recycle(b *[]byte) {
+	if cap(*b) <= bufferMax {
+		buffers.Put(b)
+	}
+}
+
+// encode writes the answer to a buffer, to be recycled.
+func (a *answer) encode() *[]byte {
+	size := 1000
 	for _, rs := range [][]roomAnswer{a.join, a.invite, a.knock, a.leave} {
-		for _, r := range rs {
-			size += len(r.json) + len(r.id) + 8
+		for i := range rs {
+			size += rs[i].size() + len(rs[i].id) + 8
 		}
 	}
-	b := make([]byte, 0, size)
+	buffer := buffers.Get().(*[]byte)
+	if cap(*buffer) < size {
+		*buffer = make([]byte, 0, size)
+	}
+	*buffer = a.append((*buffer)[:0])
+	return buffer
+}
+
+func (a *answer) append(b []byte) []byte {
 	b = append(b, `{"next_batch":`...)
 	b = canonjson.AppendString(b, a.next.Encode(a.user))
 	b = appendEvents(b, "account_data", a.accountData)
@@ -175,13 +213,12 @@ func appendRooms(b []byte, start int, name string, rooms []roomAnswer) []byte {
 	}
 	b = canonjson.AppendString(b, name)
 	b = append(b, ':', '{')
-	for i, r := range rooms {
+	for i := range rooms {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = canonjson.AppendString(b, string(r.id))
-		b = append(b, ':')
-		b = append(b, r.json...)
+		b = canonjson.AppendString(b, string(rooms[i].id))
+		b = rooms[i].append(append(b, ':'))
 	}
 	return append(b, '}')
 }

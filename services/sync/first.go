@@ -42,11 +42,11 @@ func (s *Service) addFirst(ctx context.Context, a *answer, p *poll, pr *prefs, m
 		return err
 	}
 	for _, r := range open {
-		json, err := s.first(ctx, p, r, l)
+		f, err := s.first(ctx, p, r, l)
 		if err != nil {
 			return err
 		}
-		a.join, a.news = append(a.join, roomAnswer{r.Room, json}), true
+		a.join, a.news = append(a.join, roomAnswer{id: r.Room, first: f}), true
 	}
 	p.user.lazySent(p, l.sent)
 	return s.addFull(ctx, a, p, m, closed)
@@ -99,8 +99,8 @@ func (o *opening) member(user id.User) *openingMember {
 	return nil
 }
 
-// first writes a room.
-func (s *Service) first(ctx context.Context, p *poll, r *userdb.Membership, l *firstLoad) ([]byte, error) {
+// first makes a room's part of the answer.
+func (s *Service) first(ctx context.Context, p *poll, r *userdb.Membership, l *firstLoad) (*firstRoom, error) {
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	o := l.openings[key]
 	v := &roomView{
@@ -112,34 +112,60 @@ func (s *Service) first(ctx context.Context, p *poll, r *userdb.Membership, l *f
 	if e := o.receiptsOf(p.who.User); e != nil && f.wantsRoom(r.Room) && f.wantsType("m.receipt") {
 		v.ephemeral = append(v.ephemeral, e)
 	}
-	// The weight is about that of the JSON, with the members.
-	b := o.timeline.Append(v.begin(make([]byte, 0, v.size()+int(o.size))), l.format)
-	b = v.between(b, p)
+	room := &firstRoom{opening: o, view: v, poll: p, format: &l.format}
+	for i := range o.members {
+		if room.needs(&o.members[i]) {
+			l.sent = append(l.sent, keyOf(key.Part, o.members[i].nid))
+		}
+	}
+	if e := l.own[key]; e != nil {
+		l.sent = append(l.sent, keyOf(key.Part, e.NID))
+		own, err := view.Append(ctx, s.rooms, l.format, nil, []*roomdb.Event{e})
+		if err != nil {
+			return nil, err
+		}
+		room.own = own
+	}
+	return room, nil
+}
+
+// firstRoom is an opening and what its reader is told besides. It is written straight into the answer.
+type firstRoom struct {
+	opening *opening
+	view    *roomView
+	poll    *poll
+	format  *view.Format
+	own     []byte // the reader's member event, if no list of the opening has it
+}
+
+// needs says whether a lazily loaded member is in the answer.
+func (r *firstRoom) needs(m *openingMember) bool {
+	return m.wrote || m.user == r.poll.who.User || r.view.summary.names(m.user)
+}
+
+// size is about how many bytes the room takes: the weight of its opening is about that of its JSON.
+func (r *firstRoom) size() int { return r.view.size() + int(r.opening.size) + len(r.own) }
+
+func (r *firstRoom) append(b []byte) []byte {
+	o := r.opening
+	b = o.timeline.Append(r.view.begin(b), *r.format)
+	b = r.view.between(b, r.poll)
 	start := len(b)
-	b = o.state.Append(b, l.format)
+	b = o.state.Append(b, *r.format)
 	comma := func() {
 		if len(b) > start {
 			b = append(b, ',')
 		}
 	}
 	for i := range o.members {
-		m := &o.members[i]
-		if !m.wrote && m.user != p.who.User && !v.summary.names(m.user) {
-			continue
-		}
-		l.sent = append(l.sent, keyOf(key.Part, m.nid))
-		if m.event.Len() > 0 {
+		if m := &o.members[i]; m.event.Len() > 0 && r.needs(m) {
 			comma()
-			b = m.event.Append(b, l.format)
+			b = m.event.Append(b, *r.format)
 		}
 	}
-	if e := l.own[key]; e != nil {
-		l.sent = append(l.sent, keyOf(key.Part, e.NID))
+	if r.own != nil {
 		comma()
-		var err error
-		if b, err = view.Append(ctx, s.rooms, l.format, b, []*roomdb.Event{e}); err != nil {
-			return nil, err
-		}
+		b = append(b, r.own...)
 	}
-	return v.end(b), nil
+	return r.view.end(b)
 }

@@ -35,7 +35,7 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 		if err != nil {
 			return err
 		}
-		a.join, a.news = append(a.join, roomAnswer{r.Room, json}), true
+		a.join, a.news = append(a.join, roomAnswer{id: r.Room, json: json}), true
 	}
 	return nil
 }

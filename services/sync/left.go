@@ -27,7 +27,7 @@ func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Mem
 	if err != nil {
 		return err
 	}
-	a.leave = append(a.leave, roomAnswer{r.Room, json})
+	a.leave = append(a.leave, roomAnswer{id: r.Room, json: json})
 	return nil
 }
 

@@ -60,7 +60,8 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	err = httpx.Raw(w, http.StatusOK, body)
+	err = httpx.Raw(w, http.StatusOK, *body)
+	recycle(body)
 	s.observe(ctx, p)
 	return err
 }
@@ -151,7 +152,7 @@ func (s *Service) filterOf(ctx context.Context, user id.User, param string) (*fi
 
 // wait answers as soon as there is something, or when the time is over. The token of an empty answer is as good as any:
 // nothing between the two concerns the user.
-func (s *Service) wait(ctx context.Context, p *poll) ([]byte, error) {
+func (s *Service) wait(ctx context.Context, p *poll) (*[]byte, error) {
 	deadline := time.Now().Add(p.timeout)
 	if p.timeout == 0 || p.since == nil || p.fullState {
 		// Who does not wait is told what PostgreSQL knows now, even if the bus is late with it or has lost it.

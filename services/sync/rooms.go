@@ -110,7 +110,7 @@ func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *user
 	write := func(name string) roomAnswer {
 		b := append(make([]byte, 0, len(stripped)+32), `{"`+name+`":{"events":`...)
 		b = append(b, stripped...)
-		return roomAnswer{r.Room, append(b, '}', '}')}
+		return roomAnswer{id: r.Room, json: append(b, '}', '}')}
 	}
 	switch r.Membership {
 	case "invite":
@@ -143,7 +143,7 @@ func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) 
 			return err
 		}
 		if json != nil {
-			a.join = append(a.join, roomAnswer{r.Room, json})
+			a.join = append(a.join, roomAnswer{id: r.Room, json: json})
 			a.news = a.news || news
 		}
 	}
