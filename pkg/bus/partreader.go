@@ -140,8 +140,7 @@ func (p *partReader) receive(data []byte) {
 		p.fill(b.Head)
 		return
 	}
-	p.deliver(Delivery{Part: p.part, Entries: b.Entries[p.next-first:], Traceparent: b.Traceparent,
-		CommittedUS: b.CommittedUs, Live: true}, b.Head)
+	p.deliver(Delivery{Part: p.part, Entries: b.Entries[p.next-first:], CommittedUS: b.CommittedUs, Live: true}, b.Head)
 }
 
 // fill reads from PostgreSQL until it has no more, or until upTo was handled if that is not 0. It

@@ -19,8 +19,6 @@ type LogSource interface {
 type Delivery struct {
 	Part    uint32
 	Entries []*logv1.Entry
-	// Traceparent is the W3C trace context of the append, empty if there is none.
-	Traceparent string
 	// CommittedUS is when the append's commit returned, microseconds since 1970; 0 for entries that
 	// were read from PostgreSQL.
 	CommittedUS int64

@@ -88,7 +88,7 @@ func (b *Bus) PublishLog(batch *logv1.Batch) error {
 		}
 		piece := &logv1.Batch{
 			Part: batch.Part, Epoch: batch.Epoch, Head: batch.Head - int64(len(entries)-n),
-			Entries: entries[:n], Traceparent: batch.Traceparent, CommittedUs: batch.CommittedUs,
+			Entries: entries[:n], CommittedUs: batch.CommittedUs,
 		}
 		if err := b.Publish(subject, "log", piece); err != nil {
 			return err

@@ -131,7 +131,7 @@ func (m *callMetrics) observe(method string, code codes.Code, start time.Time) {
 	c.seconds.Observe(time.Since(start).Seconds())
 }
 
-// TraceParent returns the W3C trace context of ctx for a log batch, empty if nothing is traced.
+// TraceParent returns the W3C trace context of ctx for an entry of the log, empty if nothing is traced.
 func TraceParent(ctx context.Context) string {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ""
@@ -141,7 +141,7 @@ func TraceParent(ctx context.Context) string {
 	return c.parent
 }
 
-// WithTraceParent returns ctx with the remote span that a log batch names.
+// WithTraceParent returns ctx with the remote span that an entry of the log names.
 func WithTraceParent(ctx context.Context, parent string) context.Context {
 	if parent == "" {
 		return ctx

@@ -43,3 +43,11 @@ type Node struct {
 	ClientAPI     *httpx.Router
 	FederationAPI *httpx.Router
 }
+
+// TracerOf is the tracer of a role, nil if nothing is traced.
+func (n *Node) TracerOf(role string) trace.Tracer {
+	if n.Tracer == nil {
+		return nil
+	}
+	return n.Tracer.Tracer("hanse/" + role)
+}

@@ -1,5 +1,6 @@
 // Package telemetry sends traces to an OpenTelemetry collector, if there is one. A message can be
-// followed from HTTP through gRPC, the log (Batch.traceparent) and the bus to the answer of /sync.
+// followed from HTTP through gRPC, the append to the log and the bus (Entry.traceparent) to the answer of /sync and to
+// the transactions for other servers.
 //
 // Without an endpoint there is no tracer at all: routers and servers get nil and skip everything, so
 // that tracing costs nothing where it is not used.

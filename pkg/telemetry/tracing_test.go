@@ -1,16 +1,12 @@
 package telemetry
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
-	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	"google.golang.org/grpc"
-
 	"hanse/pkg/httpx"
+	"hanse/pkg/telemetry/telemetrytest"
 )
 
 func TestNoEndpointNoTracer(t *testing.T) {
@@ -25,34 +21,10 @@ func TestNoEndpointNoTracer(t *testing.T) {
 	}
 }
 
-// collector is the receiving side of OTLP.
-type collector struct {
-	collectorv1.UnimplementedTraceServiceServer
-	spans chan string
-}
-
-func (c *collector) Export(_ context.Context, req *collectorv1.ExportTraceServiceRequest) (*collectorv1.ExportTraceServiceResponse, error) {
-	for _, rs := range req.ResourceSpans {
-		for _, ss := range rs.ScopeSpans {
-			for _, s := range ss.Spans {
-				c.spans <- s.Name
-			}
-		}
-	}
-	return &collectorv1.ExportTraceServiceResponse{}, nil
-}
-
 // A request at the HTTP edge becomes a span at the collector.
 func TestRequestIsTraced(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, c := grpc.NewServer(), &collector{spans: make(chan string, 8)}
-	collectorv1.RegisterTraceServiceServer(srv, c)
-	go func() { _ = srv.Serve(l) }() // ends with Stop
-	defer srv.Stop()
-	tr, err := OpenTracing(t.Context(), TracingConfig{Endpoint: "http://" + l.Addr().String(), Ratio: 1, Worker: "w"})
+	c := telemetrytest.New(t)
+	tr, err := OpenTracing(t.Context(), TracingConfig{Endpoint: c.Endpoint, Ratio: 1, Worker: "w"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +34,7 @@ func TestRequestIsTraced(t *testing.T) {
 	if err := tr.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-c.spans; got != "GET /rooms/{room}" {
-		t.Errorf("span %q", got)
+	if got := c.Spans(); len(got) != 1 || got[0].Name != "GET /rooms/{room}" || got[0].Worker != "w" {
+		t.Errorf("spans %+v", got)
 	}
 }

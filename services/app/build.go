@@ -3,8 +3,6 @@ package app
 import (
 	"context"
 
-	"go.opentelemetry.io/otel/trace"
-
 	"hanse/pkg/appservice"
 	"hanse/pkg/destination"
 	"hanse/pkg/keyring"
@@ -62,6 +60,7 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 
 func buildRoom(_ context.Context, b *builder) (Role, error) {
 	s, err := room.New(b.cfg.Room, room.Deps{
+		Tracer: b.node.TracerOf("room"),
 		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Members: b.node.Members, Router: b.node.Router,
 		Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
 	})
@@ -87,12 +86,8 @@ func buildClient(_ context.Context, b *builder) (Role, error) {
 }
 
 func buildSync(ctx context.Context, b *builder) (Role, error) {
-	var tracer trace.Tracer
-	if b.node.Tracer != nil {
-		tracer = b.node.Tracer.Tracer("hanse/sync")
-	}
 	s, err := syncrole.New(ctx, b.cfg.Sync, syncrole.Deps{
-		Tracer:   tracer,
+		Tracer:   b.node.TracerOf("sync"),
 		WorkerID: b.node.WorkerID, Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Redis: b.node.Redis,
 		Sessions: b.sessions, Servers: b.node.Servers, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
@@ -106,6 +101,7 @@ func buildSync(ctx context.Context, b *builder) (Role, error) {
 func buildFedout(_ context.Context, b *builder) (Role, error) {
 	f := &b.cfg.Federation
 	s, err := fedout.New(b.cfg.Fedout, fedout.Deps{
+		Tracer: b.node.TracerOf("fedout"),
 		Shards: b.node.PG, DB: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
 		Network:      fedout.Network{CAFiles: f.CAFiles, Allow: f.Allow, Deny: f.Deny, TrustedKeyServers: f.TrustedKeyServers},
 		Destinations: b.dests, Log: b.node.Log, Registerer: b.node.Metrics,

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOf(t, [][]string{nil, nil}, func(*app.Config) {})
+}
+
+// newWorldOf has a process for each set of roles, all of them if a set is nil.
+func newWorldOf(t *testing.T, processes [][]string, change func(*app.Config)) *world {
+	t.Helper()
 	w := &world{name: "hanse.test"}
 	shards := pgtest.Config(t, 2)
 	nats, redis := bustest.New(t), miniredis.RunT(t)
@@ -53,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	if os.Getenv("HANSE_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	for i := range 2 {
+	for i, roles := range processes {
 		ports := freePorts(t, 4)
 		cfg := app.Defaults()
 		cfg.ServerNames, cfg.DataDir, cfg.WorkerID = []string{w.name}, t.TempDir(), fmt.Sprintf("w%d", i)
@@ -63,12 +70,15 @@ func newWorld(t *testing.T) *world {
 		cfg.PostgreSQL, cfg.NATS.URL, cfg.Redis.URL = shards, nats.URL(), "redis://"+redis.Addr()
 		cfg.Client.Registration.Enabled, cfg.Client.Registration.Guests, cfg.RateLimits.Enabled = true, true, false
 		cfg.Password = password.Config{MemoryKiB: 64, Iterations: 1, Threads: 1}
+		change(cfg)
 		done.Go(func() {
-			if err := app.Run(ctx, cfg, nil, "test", log); err != nil {
+			if err := app.Run(ctx, cfg, roles, "test", log); err != nil {
 				t.Error(err)
 			}
 		})
-		w.urls = append(w.urls, "http://"+ports[0])
+		if roles == nil || slices.Contains(roles, "client") {
+			w.urls = append(w.urls, "http://"+ports[0])
+		}
 		eventually(t, "worker is ready", func() bool {
 			resp, err := http.Get("http://" + ports[2] + "/readyz")
 			if err != nil {
@@ -162,6 +172,11 @@ func (p *person) do(method, path string, body any) *reply {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.request(req)
+}
+
+func (p *person) request(req *http.Request) *reply {
+	p.t.Helper()
 	if p.token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
@@ -170,7 +185,7 @@ func (p *person) do(method, path string, body any) *reply {
 		p.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	r := &reply{t: p.t, what: method + " " + path, status: resp.StatusCode}
+	r := &reply{t: p.t, what: req.Method + " " + req.URL.RequestURI(), status: resp.StatusCode}
 	if r.raw, err = io.ReadAll(resp.Body); err != nil {
 		p.t.Fatal(err)
 	}

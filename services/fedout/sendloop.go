@@ -157,6 +157,7 @@ func (d *dest) pop(t *transaction, fixed bool) []*item {
 func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
 	receipts, devices := newReceipts(), newDeviceChanges()
 	for _, it := range batch {
+		t.follow(d.f.s.tracer, it.entry.Traceparent)
 		if ev := it.event(); ev != nil {
 			t.pdus = append(t.pdus, pdu{id: ev.EventId, json: ev.Json, sent: ev.OriginServerTs})
 			t.bytes += len(ev.Json)
@@ -178,7 +179,9 @@ func (d *dest) deliver(t *transaction) error {
 	if t.empty() {
 		return nil
 	}
+	end := d.f.s.traceTransaction(d.server, t)
 	err := d.send(t)
+	end(err)
 	var refused *refusal
 	if errors.As(err, &refused) {
 		d.f.s.metrics.transactions.WithLabelValues("refused").Inc()
@@ -200,12 +203,12 @@ func (d *dest) deliver(t *transaction) error {
 // apart sends the parts of a refused transaction one by one.
 func (d *dest) apart(t *transaction) error {
 	for _, e := range t.edus {
-		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content)}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), traces: t.traces}); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.pdus {
-		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json)}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), traces: t.traces}); err != nil {
 			return err
 		}
 	}

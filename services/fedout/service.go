@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"hanse/pkg/bus"
@@ -41,6 +42,7 @@ type Deps struct {
 	Network Network
 	// Destinations is the shared backoff; nil: one of its own.
 	Destinations *destination.Store
+	Tracer       trace.Tracer // nil: no traces
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer // may be nil
 }
@@ -61,6 +63,7 @@ type Service struct {
 	keys    *keyring.Store
 	ring    *keyring.Ring
 	fetcher *keyFetcher
+	tracer  trace.Tracer
 	log     *slog.Logger
 	metrics *metrics
 
@@ -86,7 +89,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	cc.Log, cc.Registerer = d.Log, d.Registerer
 	s := &Service{
 		cfg: cfg, shards: d.Shards, db: d.DB, users: d.Users, bus: d.Bus, members: d.Members, servers: d.Servers,
-		dests: d.Destinations, keyServers: d.Network.TrustedKeyServers, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), log: d.Log,
+		dests: d.Destinations, keyServers: d.Network.TrustedKeyServers, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), tracer: d.Tracer, log: d.Log,
 		metrics: newMetrics(d.Registerer), requests: make(chan struct{}, cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
 	}
 	if s.dests == nil {

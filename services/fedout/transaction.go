@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"hanse/pkg/fedclient"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
@@ -32,6 +34,8 @@ type transaction struct {
 	pdus   []pdu
 	edus   []edu
 	bytes  int
+	// traces are those that its entries stem from.
+	traces []trace.Link
 }
 
 type pdu struct {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
 	"hanse/pkg/bus"
@@ -61,6 +62,7 @@ type world struct {
 	roots  *x509.CertPool
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
+	tracer trace.Tracer // of workers that are started
 	mu     sync.Mutex
 	nid    int64
 }
@@ -138,7 +140,7 @@ func (w *world) start(name string, change ...func(*Config)) *worker {
 	}
 	s, err := New(cfg, Deps{
 		Shards: shards, DB: roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil),
-		Users: userdb.New(shards, b), Bus: b, Members: members, Servers: w.reg, Log: log,
+		Users: userdb.New(shards, b), Bus: b, Members: members, Servers: w.reg, Tracer: w.tracer, Log: log,
 		Network: Network{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Client: fedclient.Config{RootCAs: w.roots, DialTimeout: 20 * time.Second}},
 	})
 	if err != nil {
@@ -180,6 +182,8 @@ type room struct {
 	id   string
 	part uint32
 	nid  int64
+	// traceparent is that of what is sent.
+	traceparent string
 }
 
 func (w *world) room(name string, joined ...string) *room {
@@ -264,6 +268,7 @@ func (r *room) log(entries ...*logv1.Entry) {
 		var b pgx.Batch
 		for i, e := range entries {
 			e.Pos, e.RoomNid, e.RoomId = head-int64(len(entries))+int64(i)+1, r.nid, r.id
+			e.Traceparent = r.traceparent
 			r.queue(&b, e)
 		}
 		b.Queue(`UPDATE room SET last_pos = $1 WHERE part = $2 AND room_nid = $3`, head, int32(r.part), r.nid)

@@ -40,12 +40,11 @@ type change struct {
 	err  error
 	// settled is closed with done, or earlier: when the change is committed but not yet projected.
 	settled chan struct{}
-	// traceparent of the request, for the bus.
-	traceparent string
+	trace   *changeTrace
 }
 
-func newChange(r *room) *change {
-	return &change{room: r, done: make(chan struct{}), settled: make(chan struct{})}
+func newChange(ctx context.Context, r *room) *change {
+	return &change{room: r, trace: r.s.newTrace(ctx), done: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // commit says that the change is in PostgreSQL.
@@ -55,6 +54,7 @@ func (c *change) commit() { close(c.settled) }
 func (c *change) finish(err error) {
 	c.err = err
 	c.room.p.written(c.events)
+	c.trace.end(err)
 	select {
 	case <-c.settled:
 	default:

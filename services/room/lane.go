@@ -113,7 +113,9 @@ func (l *lane) commit(ctx context.Context, changes []*change) {
 	start := time.Now()
 	b := newBatch(changes)
 	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	span := l.s.traceCommit(b)
 	err := l.s.appendAll(tctx, l.pool, b)
+	endCommit(span, err)
 	cancel()
 	switch {
 	case err == nil:
@@ -213,11 +215,10 @@ func (l *lane) publish(pb *partBatch, now int64) {
 	out.Entries = make([]*logv1.Entry, 0, pb.entries)
 	var stale []int64
 	for _, c := range pb.changes {
+		traceparent := c.trace.traceparent()
 		for _, e := range c.entries {
+			e.bus.Traceparent = traceparent
 			out.Entries = append(out.Entries, e.bus)
-		}
-		if out.Traceparent == "" {
-			out.Traceparent = c.traceparent
 		}
 		stale = append(stale, c.changed()...)
 	}

@@ -255,12 +255,14 @@ func (r *room) put(c *change, h head) error {
 		return r.p.lostError()
 	}
 	c.row = h.row()
+	c.trace.queued()
 	r.pending.Add(1)
 	events := c.events // the lane may be done with the change before we are
 	r.p.enqueued(events)
 	if err := r.p.lane.put(c); err != nil {
 		r.pending.Add(-1)
 		r.p.written(events)
+		c.trace.end(err)
 		return err
 	}
 	if h.joinedLocal != r.head.joinedLocal {

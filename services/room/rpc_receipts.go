@@ -90,8 +90,7 @@ func again(err error) error {
 }
 
 func (r *room) receiptChange(ctx context.Context, in []*roomv1.ReceiptIntent) (*change, error) {
-	c := newChange(r)
-	c.traceparent = traceparent(ctx)
+	c := newChange(ctx, r)
 	if err := r.knowReceipts(ctx, in); err != nil {
 		return nil, err
 	}
@@ -236,8 +235,7 @@ func (s *Service) deviceChange(ctx context.Context, roomID id.Room, req *roomv1.
 	if err != nil {
 		return nil, err
 	}
-	c := newChange(r)
-	c.traceparent = traceparent(ctx)
+	c := newChange(ctx, r)
 	c.entries = []*entry{{kind: roomdb.KindDeviceChange, body: stored,
 		bus: &logv1.Entry{RoomNid: r.nid, RoomId: string(r.id), Body: &logv1.Entry_DeviceChange{DeviceChange: body}}}}
 	return c, r.put(c, r.head)

@@ -264,7 +264,7 @@ func (s *Service) SetPublished(ctx context.Context, req *roomv1.SetPublishedRequ
 	if err != nil {
 		return nil, err
 	}
-	c := newChange(r)
+	c := newChange(ctx, r)
 	c.publish = &req.Published
 	err = r.put(c, r.head)
 	r.unlock()

@@ -11,6 +11,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
@@ -47,6 +48,7 @@ type Deps struct {
 	Servers Servers
 	// FedOut makes requests to other servers.
 	FedOut     federationv1.FedOutClient
+	Tracer     trace.Tracer // nil: no traces
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // may be nil
 }
@@ -62,6 +64,7 @@ type Service struct {
 	router  *partition.Router
 	servers Servers
 	fedout  federationv1.FedOutClient
+	tracer  trace.Tracer
 	log     *slog.Logger
 	metrics *metrics
 
@@ -104,7 +107,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	parts := deps.Shards.P()
 	s := &Service{
 		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
-		fedout: deps.FedOut, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
+		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), resolving: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		large: make(chan struct{}, largeAnswers),

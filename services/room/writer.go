@@ -50,9 +50,7 @@ type writer struct {
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
-	c := newChange(r)
-	c.traceparent = traceparent(ctx)
-	return &writer{s: s, r: r, h: r.head, c: c, drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot),
+	return &writer{s: s, r: r, h: r.head, c: newChange(ctx, r), drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot),
 		outside: make(map[id.Event]int64), maxTips: maxTips}
 }
 

@@ -32,6 +32,7 @@ type poll struct {
 	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
 	first      *entry               // the first event that ended the wait
+	traced     []*entry             // events of the answer whose way is traced
 	woken      chan struct{}        // something that may concern the poll has happened
 }
 
@@ -71,19 +72,37 @@ func (p *poll) delivered(e *entry) {
 	if p.first == nil && p.waited > 0 && e.committedUS >= p.waited {
 		p.first = e
 	}
+	if e.traceparent != "" && len(p.traced) < maxTraced {
+		p.traced = append(p.traced, e)
+	}
 }
 
-// observe measures the way of an event that a waiting poll was answered with, and ends its trace.
+// maxTraced bounds the traces that one answer ends.
+const maxTraced = 20
+
+// observe measures the way of an event that a waiting poll was answered with, and ends the traces of what it was
+// answered with.
 func (s *Service) observe(ctx context.Context, p *poll) {
-	if p.first == nil {
+	if p.first != nil {
+		s.metrics.delivery.Observe(time.Since(time.UnixMicro(p.first.committedUS)).Seconds())
+	}
+	if s.tracer == nil {
 		return
 	}
-	committed := time.UnixMicro(p.first.committedUS)
-	s.metrics.delivery.Observe(time.Since(committed).Seconds())
-	if s.tracer != nil && p.first.traceparent != "" {
-		_, span := s.tracer.Start(grpcx.WithTraceParent(ctx, p.first.traceparent), "sync.deliver", trace.WithTimestamp(committed))
-		span.End()
+	for _, e := range p.traced {
+		s.traceAnswer(ctx, e)
 	}
+}
+
+// traceAnswer adds to the trace of an event how it came here, and that it was answered with. The request of the poll
+// has a trace of its own: the two are linked.
+func (s *Service) traceAnswer(ctx context.Context, e *entry) {
+	way, span := s.tracer.Start(grpcx.WithTraceParent(ctx, e.traceparent), "bus.deliver",
+		trace.WithTimestamp(time.UnixMicro(e.committedUS)), trace.WithSpanKind(trace.SpanKindConsumer))
+	span.End(trace.WithTimestamp(e.arrived))
+	_, span = s.tracer.Start(way, "sync.answer", trace.WithTimestamp(e.arrived), trace.WithLinks(trace.LinkFromContext(ctx)))
+	span.End()
+	trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: span.SpanContext()})
 }
 
 func (s *Service) parsePoll(r *http.Request) (*poll, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/event"
@@ -60,8 +61,10 @@ type entry struct {
 	log           *logv1.Event
 
 	// committedUS and traceparent are of the append that made the entry; 0 and empty if it was read from PostgreSQL.
+	// arrived is when one that is traced came here.
 	committedUS int64
 	traceparent string
+	arrived     time.Time
 }
 
 func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []int64)) *tail {
@@ -88,7 +91,10 @@ func (t *tail) handle(_ context.Context, d bus.Delivery) error {
 			p.mu.RUnlock()
 			return bus.Unprocessable(err)
 		}
-		parsed.committedUS, parsed.traceparent = d.CommittedUS, d.Traceparent
+		parsed.committedUS = d.CommittedUS
+		if e.Traceparent != "" {
+			parsed.traceparent, parsed.arrived = e.Traceparent, time.Now()
+		}
 		entries = append(entries, parsed)
 	}
 	p.mu.RUnlock()

@@ -31,8 +31,6 @@ type Batch struct {
 	// Head of the partition after this commit. Entries hold the positions head-len(entries)+1 .. head.
 	Head    int64    `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
 	Entries []*Entry `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
-	// W3C trace context of the append that caused the batch's first entry; empty if not traced.
-	Traceparent string `protobuf:"bytes,5,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	// When the commit returned, in microseconds since 1970.
 	CommittedUs   int64 `protobuf:"varint,6,opt,name=committed_us,json=committedUs,proto3" json:"committed_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -97,13 +95,6 @@ func (x *Batch) GetEntries() []*Entry {
 	return nil
 }
 
-func (x *Batch) GetTraceparent() string {
-	if x != nil {
-		return x.Traceparent
-	}
-	return ""
-}
-
 func (x *Batch) GetCommittedUs() int64 {
 	if x != nil {
 		return x.CommittedUs
@@ -122,7 +113,10 @@ type Entry struct {
 	//	*Entry_Event
 	//	*Entry_Receipt
 	//	*Entry_DeviceChange
-	Body          isEntry_Body `protobuf_oneof:"body"`
+	Body isEntry_Body `protobuf_oneof:"body"`
+	// W3C trace context of the append that the entry stems from; empty if that is not traced, and if the entry was read
+	// from PostgreSQL.
+	Traceparent   string `protobuf:"bytes,7,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +204,13 @@ func (x *Entry) GetDeviceChange() *DeviceChange {
 		}
 	}
 	return nil
+}
+
+func (x *Entry) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isEntry_Body interface {
@@ -1125,21 +1126,21 @@ var File_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_log_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x10log/v1/log.proto\x12\fhanse.log.v1\"\xb9\x01\n" +
+	"\x10log/v1/log.proto\x12\fhanse.log.v1\"\x9d\x01\n" +
 	"\x05Batch\x12\x12\n" +
 	"\x04part\x18\x01 \x01(\rR\x04part\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x12\n" +
 	"\x04head\x18\x03 \x01(\x03R\x04head\x12-\n" +
-	"\aentries\x18\x04 \x03(\v2\x13.hanse.log.v1.EntryR\aentries\x12 \n" +
-	"\vtraceparent\x18\x05 \x01(\tR\vtraceparent\x12!\n" +
-	"\fcommitted_us\x18\x06 \x01(\x03R\vcommittedUs\"\xf8\x01\n" +
+	"\aentries\x18\x04 \x03(\v2\x13.hanse.log.v1.EntryR\aentries\x12!\n" +
+	"\fcommitted_us\x18\x06 \x01(\x03R\vcommittedUsJ\x04\b\x05\x10\x06\"\x9a\x02\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03pos\x18\x01 \x01(\x03R\x03pos\x12\x19\n" +
 	"\broom_nid\x18\x02 \x01(\x03R\aroomNid\x12\x17\n" +
 	"\aroom_id\x18\x03 \x01(\tR\x06roomId\x12+\n" +
 	"\x05event\x18\x04 \x01(\v2\x13.hanse.log.v1.EventH\x00R\x05event\x121\n" +
 	"\areceipt\x18\x05 \x01(\v2\x15.hanse.log.v1.ReceiptH\x00R\areceipt\x12A\n" +
-	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChangeB\x06\n" +
+	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChange\x12 \n" +
+	"\vtraceparent\x18\a \x01(\tR\vtraceparentB\x06\n" +
 	"\x04body\"\x9b\x06\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03nid\x18\x01 \x01(\x03R\x03nid\x12\x19\n" +
