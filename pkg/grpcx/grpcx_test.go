@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"hanse/pkg/merr"
+	"hanse/pkg/pg"
 	commonv1 "hanse/proto/common/v1"
 )
 
@@ -125,6 +128,24 @@ func TestErrorsCrossTheWire(t *testing.T) {
 				t.Errorf("end of stream: %v", err)
 			}
 		})
+	}
+}
+
+// What the database may answer in a moment is for routers to ask again, unless it may have been written.
+func TestDatabaseErrors(t *testing.T) {
+	broken := fmt.Errorf("read events: %w", &net.OpError{Op: "write", Err: syscall.EPIPE})
+	for _, c := range []struct {
+		err  error
+		want codes.Code
+	}{
+		{broken, codes.Aborted},
+		{fmt.Errorf("read: %w", &pgconn.PgError{Code: "57P01"}), codes.Aborted},
+		{fmt.Errorf("read: %w", &pgconn.PgError{Code: "42601"}), codes.Unknown},
+		{&pg.CommitError{Err: broken}, codes.Unknown},
+	} {
+		if err, internal := toStatus(c.err); status.Code(err) != c.want || !internal {
+			t.Errorf("%v becomes %v, want %s", c.err, err, c.want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"hanse/pkg/merr"
+	"hanse/pkg/pg"
 	commonv1 "hanse/proto/common/v1"
 )
 
@@ -31,6 +32,10 @@ func toStatus(err error) (out error, internal bool) {
 	var own interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &own) {
 		return own.GRPCStatus().Err(), false
+	}
+	if pg.Transient(err) && !pg.Ambiguous(err) {
+		// A connection that broke under a read, a database that restarts: routers try again.
+		return status.Error(codes.Aborted, err.Error()), true
 	}
 	return status.Error(codes.Unknown, err.Error()), true
 }

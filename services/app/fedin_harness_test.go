@@ -81,7 +81,7 @@ func newInbound(t *testing.T) *inbound {
 	members, err := partition.Join(partition.MembersConfig{Bus: w.bus, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second},
 		Self: partition.Member{ID: "worker", Addr: srv.Addr(), Roles: []string{"room", "fedin"}}})
 	check(t, err)
-	w.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(w.shards), Conns: conns})
+	w.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(w.shards), Conns: conns, Timeout: 2 * time.Minute})
 	states := state.NewStore(state.DefaultConfig(), nil)
 	w.rooms = roomdb.Open(w.shards, states, roomdb.DefaultConfig(), nil)
 	w.users = userdb.New(w.shards, w.bus)

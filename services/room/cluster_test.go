@@ -125,11 +125,11 @@ func (c *cluster) open(workers int) *cluster {
 func (c *cluster) caller() {
 	conns := grpcx.NewConns(grpcx.Config{}, nil)
 	members, err := partition.Join(partition.MembersConfig{Bus: c.nats.Open("caller"), Self: partition.Member{ID: "caller", Addr: "nowhere"},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second}})
+		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 2 * time.Second}})
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	c.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(c.db), Conns: conns})
+	c.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(c.db), Conns: conns, Timeout: 2 * time.Minute})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -162,7 +162,7 @@ func (c *cluster) start() *worker {
 	}
 	w.conns = grpcx.NewConns(w.cfg, w.grpc)
 	w.members, err = partition.Join(partition.MembersConfig{Bus: b, Self: partition.Member{ID: w.name, Addr: w.grpc.Addr(),
-		Roles: []string{"room"}}, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second}, Log: log})
+		Roles: []string{"room"}}, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 2 * time.Second}, Log: log})
 	if err != nil {
 		c.tb.Fatal(err)
 	}
