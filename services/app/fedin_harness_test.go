@@ -181,7 +181,7 @@ func (w *inbound) create(version string, creator id.User, joinRule string, more 
 	if version == "12" {
 		levels = `{"users":{}}`
 	}
-	req := &roomv1.CreateRequest{Creator: string(creator), RoomVersion: version, Cause: w.cause(creator), Events: append([]*roomv1.EventIntent{
+	req := &roomv1.CreateRequest{Creator: string(creator), RoomVersion: version, Cause: w.cause(creator), OriginServerTs: time.Now().UnixMilli(), Events: append([]*roomv1.EventIntent{
 		intent(creator, "m.room.member", string(creator), `{"membership":"join"}`),
 		intent(creator, "m.room.power_levels", "", levels),
 		intent(creator, "m.room.join_rules", "", joinRule),

@@ -443,7 +443,7 @@ func testFedSpaces(t *testing.T, w *inbound) {
 	space := w.create("11", anna, public)
 	w.owner("any", func(ctx ctx, c roomv1.RoomClient) error {
 		resp, err := c.Create(ctx, &roomv1.CreateRequest{Creator: string(anna), RoomVersion: "11", CreateContent: []byte(`{"type":"m.space"}`), Cause: w.cause(anna),
-			Events: []*roomv1.EventIntent{intent(anna, "m.room.member", string(anna), `{"membership":"join"}`),
+			OriginServerTs: time.Now().UnixMilli(), Events: []*roomv1.EventIntent{intent(anna, "m.room.member", string(anna), `{"membership":"join"}`),
 				intent(anna, "m.room.join_rules", "", public)}})
 		space = id.Room(resp.GetRoomId())
 		return err

@@ -227,6 +227,7 @@ func (c *Client) make(ctx context.Context, q *createRequest, p *plan) (id.Room, 
 // found has a room worker make a room.
 func (c *Client) found(ctx context.Context, req *roomv1.CreateRequest) (id.Room, error) {
 	var resp *roomv1.CreateResponse
+	req.OriginServerTs = time.Now().UnixMilli() // once for all tries: they make one room
 	// Any worker takes the request; that of a random partition spreads them.
 	err := c.room(ctx, partition.Of(req.Cause.Key), func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 		resp, err = rc.Create(ctx, req)

@@ -142,7 +142,7 @@ func BenchmarkCreate(b *testing.B) {
 	c := newCluster(b, 1)
 	c.measure(b, 4, func(_, _ int) error {
 		_, err := c.workers[0].Create(context.Background(), &roomv1.CreateRequest{Creator: alice, RoomVersion: "12", Cause: newCause(alice),
-			Events: []*roomv1.EventIntent{
+			OriginServerTs: time.Now().UnixMilli(), Events: []*roomv1.EventIntent{
 				stateIntent(alice, "m.room.member", alice, `{"membership":"join"}`),
 				stateIntent(alice, "m.room.power_levels", "", `{"users":{}}`),
 				stateIntent(alice, "m.room.join_rules", "", `{"join_rule":"invite"}`),

@@ -41,10 +41,11 @@ type change struct {
 	// settled is closed with done, or earlier: when the change is committed but not yet projected.
 	settled chan struct{}
 	trace   *changeTrace
+	basis   *basis // of the request; nil if it is none
 }
 
 func newChange(ctx context.Context, r *room) *change {
-	return &change{room: r, trace: r.s.newTrace(ctx), done: make(chan struct{}), settled: make(chan struct{})}
+	return &change{room: r, trace: r.s.newTrace(ctx), basis: basisOf(ctx), done: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // commit says that the change is in PostgreSQL.
@@ -63,6 +64,9 @@ func (c *change) finish(err error) {
 	// Rooms remember their recent changes: only what became of them, not what they were.
 	c.row, c.events, c.entries, c.states, c.snaps, c.servers = nil, nil, nil, nil, nil, nil
 	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members, c.replaced = nil, nil, nil, nil, nil, nil, nil
+	if err == nil && c.basis != nil {
+		c.basis.written.Store(true)
+	}
 	close(c.done)
 }
 

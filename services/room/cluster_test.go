@@ -268,7 +268,7 @@ func (c *cluster) create(version, creator, joinRule string) string {
 	if version == "12" {
 		levels = `{"users":{}}`
 	}
-	req := &roomv1.CreateRequest{Creator: creator, RoomVersion: version, Cause: newCause(creator), Events: []*roomv1.EventIntent{
+	req := &roomv1.CreateRequest{Creator: creator, RoomVersion: version, Cause: newCause(creator), OriginServerTs: time.Now().UnixMilli(), Events: []*roomv1.EventIntent{
 		stateIntent(creator, "m.room.member", creator, `{"membership":"join","displayname":"x"}`),
 		stateIntent(creator, "m.room.power_levels", "", levels),
 		stateIntent(creator, "m.room.join_rules", "", fmt.Sprintf(`{"join_rule":%q}`, joinRule)),

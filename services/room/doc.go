@@ -19,6 +19,8 @@
 //
 //   - appendAll is the only function that writes the tables of room partitions.
 //   - What is in memory of a tenure is what its changes, in the order of the lane, make of what is in PostgreSQL.
+//   - What is answered without a write, a refusal or "it is so already", rests on commits only, and is given after a look
+//     at the partition's row (answers): a worker that was stopped does not tell what was true before.
 //   - A numeric id is never given out twice within a tenure, also if the change that used it failed.
 //   - The same cause is appended once: recent ones are remembered, older ones meet the unique index on the cause.
 //

@@ -3,7 +3,9 @@ package room
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
@@ -132,26 +134,61 @@ func TestIdempotent(t *testing.T) {
 	}
 }
 
-// Creating the same room twice gives the same room where the version allows it.
+// A request that comes again gets the room that it made, whatever the version and at every worker: also if it was the
+// second of its millisecond, and also if nobody knows whether its first try was written.
 func TestCreateTwice(t *testing.T) {
-	c := newCluster(t, 1)
-	req := &roomv1.CreateRequest{Creator: alice, RoomVersion: "11", Cause: newCause(alice)}
-	var ids []string
-	for range 2 {
-		err := c.call(context.Background(), "x", func(ctx context.Context, r roomv1.RoomClient) error {
-			resp, err := r.Create(ctx, req)
-			if err == nil {
-				ids = append(ids, resp.RoomId, resp.EventIds[0])
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
+	var lost atomic.Bool // the next outcome is not known
+	c := newClusterFaulty(t, 2, faults{commit: func(err error) error {
+		if err == nil && lost.Swap(false) {
+			return errUnknownOutcome
 		}
+		return err
+	}})
+	for _, version := range roomversion.Supported() {
+		t.Run("v"+version, func(t *testing.T) {
+			at := time.Now().UnixMilli()
+			create := func(via *worker, cause *roomv1.Cause) *roomv1.CreateResponse {
+				t.Helper()
+				resp, err := via.direct(t).Create(context.Background(), &roomv1.CreateRequest{Creator: alice, RoomVersion: version,
+					Cause: cause, OriginServerTs: at})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return resp
+			}
+			before := c.rooms()
+			one, two := newCause(alice), newCause(alice)
+			made := create(c.workers[0], one)
+			lost.Store(true)
+			twin := create(c.workers[0], two)
+			if lost.Load() {
+				t.Fatal("no outcome was lost")
+			}
+			if made.RoomId == twin.RoomId {
+				t.Fatal("two requests made one room")
+			}
+			for _, w := range c.workers {
+				if again := create(w, one); again.RoomId != made.RoomId || again.EventIds[0] != made.EventIds[0] {
+					t.Errorf("%v made again: %v", made, again)
+				}
+				if again := create(w, two); again.RoomId != twin.RoomId || again.EventIds[0] != twin.EventIds[0] {
+					t.Errorf("%v made again: %v", twin, again)
+				}
+			}
+			if n := c.rooms() - before; n != 2 {
+				t.Errorf("%d rooms of two requests", n)
+			}
+		})
 	}
-	if ids[0] != ids[2] {
-		t.Fatal(ids)
+}
+
+// rooms counts the rooms that there are.
+func (c *cluster) rooms() (n int) {
+	c.tb.Helper()
+	if err := c.db.For(0).QueryRow(context.Background(), `SELECT count(*) FROM room`).Scan(&n); err != nil {
+		c.tb.Fatal(err)
 	}
+	return n
 }
 
 func TestReceipts(t *testing.T) {

@@ -29,9 +29,10 @@ type room struct {
 
 	// dead: a change failed, or the lease is over. What is in memory never came to be.
 	dead    atomic.Bool
-	pending atomic.Int32 // changes queued
-	lastPos atomic.Int64 // position of the last committed entry
-	used    atomic.Int64 // for eviction: when it was last locked
+	pending atomic.Int32           // changes queued
+	lastPos atomic.Int64           // position of the last committed entry
+	used    atomic.Int64           // for eviction: when it was last locked
+	last    atomic.Pointer[change] // the newest queued
 
 	// The rest is guarded by the lock.
 	loaded   bool
@@ -42,7 +43,6 @@ type room struct {
 	receipts map[receiptKey]int64 // ord of receipts known
 	resolved memo
 	afters   map[int64]*state.Snapshot // states after some recent events
-	last     *change                   // the newest queued
 	// unsettled are changes that may not be in PostgreSQL yet, oldest first.
 	unsettled []unsettled
 	queuedIDs map[id.Event]int64 // their events
@@ -101,6 +101,9 @@ func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {
 				return nil, p.lostError()
 			}
 			continue
+		}
+		if on := basisOf(ctx); on != nil {
+			on.room.Store(r)
 		}
 		if !r.loaded {
 			if err := r.load(ctx); err != nil {
@@ -268,7 +271,8 @@ func (r *room) put(c *change, h head) error {
 	if h.joinedLocal != r.head.joinedLocal {
 		r.home = "" // who was it may have left
 	}
-	r.head, r.last = h, c
+	r.head = h
+	r.last.Store(c)
 	return nil
 }
 
@@ -314,11 +318,12 @@ func (r *room) forgetSettled() {
 
 // settle waits until all that was queued is in PostgreSQL. The room is locked.
 func (r *room) settle(ctx context.Context) error {
-	if r.last == nil {
+	last := r.last.Load()
+	if last == nil {
 		return nil
 	}
 	select {
-	case <-r.last.settled:
+	case <-last.settled:
 		if r.dead.Load() {
 			return errStale
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -37,15 +36,23 @@ func (s *Service) Create(ctx context.Context, req *roomv1.CreateRequest) (*roomv
 	if err != nil {
 		return nil, err
 	}
+	why, err := causeOf(req.Cause)
+	if err != nil {
+		return nil, err
+	}
+	if why.base == "" || req.OriginServerTs <= 0 {
+		return nil, merr.InvalidParam("The request has no key or no time")
+	}
 	// From version 12 on two rooms of one creator would be the same if they began in the same millisecond: the later one
-	// began a moment earlier, then.
-	at := time.Now().UnixMilli()
+	// began a moment earlier, then. It is the key that says how much earlier: a request that comes again, as its caller
+	// does not know what became of it, must find the room that it made.
+	at, earlier := req.OriginServerTs, rand.New(rand.NewChaCha8(sha256.Sum256([]byte(why.base))))
 	for range maxRebuilds {
-		create, err := s.createEvent(ctx, creator, rules, req, at)
+		create, err := s.createEvent(ctx, creator, rules, req, why, at)
 		if err != nil {
 			return nil, err
 		}
-		at = time.Now().UnixMilli() - rand.Int64N(2000)
+		at = req.OriginServerTs - earlier.Int64N(2000)
 		resp, err := s.createAt(ctx, create, req)
 		if !merr.HasCode(err, merr.CodeRoomInUse) || !rules.RoomIDIsCreateHash {
 			return resp, err
@@ -74,8 +81,8 @@ func (s *Service) createAt(ctx context.Context, create *event.PDU, req *roomv1.C
 }
 
 // createEvent builds the signed create event. Of a request that comes again with the same key the same event comes
-// out, up to its time; rooms before version 12 then have the same id.
-func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomversion.Rules, req *roomv1.CreateRequest, now int64) (*event.PDU, error) {
+// out, and so the same room's id.
+func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomversion.Rules, req *roomv1.CreateRequest, why cause, at int64) (*event.PDU, error) {
 	content, err := contentWith(req.CreateContent, rules)
 	if err != nil {
 		return nil, err
@@ -90,11 +97,9 @@ func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomv
 	}
 	empty := ""
 	d := event.Draft{Type: typeCreate, StateKey: &empty, Sender: creator, Content: content.Bytes(), Depth: 1,
-		OriginServerTS: now}
+		OriginServerTS: at}
 	if !rules.RoomIDIsCreateHash {
-		if d.RoomID, err = newRoomID(creator, req.Cause); err != nil {
-			return nil, err
-		}
+		d.RoomID = newRoomID(creator, why)
 	}
 	pdu, err := event.Build(d, rules, creator.Server(), key)
 	if err != nil {
@@ -107,16 +112,9 @@ func (s *Service) createEvent(ctx context.Context, creator id.User, rules *roomv
 }
 
 // newRoomID derives the opaque part from the request's random key.
-func newRoomID(creator id.User, c *roomv1.Cause) (id.Room, error) {
-	why, err := causeOf(c)
-	if err != nil {
-		return "", err
-	}
-	if why.base == "" {
-		return "", merr.InvalidParam("The request has no key")
-	}
+func newRoomID(creator id.User, why cause) id.Room {
 	sum := sha256.Sum256([]byte("hanse room id\x00" + string(creator) + "\x00" + why.base))
-	return id.Room("!" + base64.RawURLEncoding.EncodeToString(sum[:15]) + ":" + string(creator.Server())), nil
+	return id.Room("!" + base64.RawURLEncoding.EncodeToString(sum[:15]) + ":" + string(creator.Server()))
 }
 
 // Found implements roomv1.RoomServer.

@@ -188,11 +188,14 @@ type CreateRequest struct {
 	// content of m.room.create, without creator and room_version.
 	CreateContent []byte `protobuf:"bytes,3,opt,name=create_content,json=createContent,proto3" json:"create_content,omitempty"`
 	// What follows the create event, in this order, sent by the creator unless an intent says otherwise.
-	Events        []*EventIntent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
-	Published     bool           `protobuf:"varint,5,opt,name=published,proto3" json:"published,omitempty"`
-	Cause         *Cause         `protobuf:"bytes,6,opt,name=cause,proto3" json:"cause,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Events    []*EventIntent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	Published bool           `protobuf:"varint,5,opt,name=published,proto3" json:"published,omitempty"`
+	Cause     *Cause         `protobuf:"bytes,6,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The time of the create event in milliseconds, the caller's: with it a repeated request makes the same event, and so
+	// the same room where the event tells the room's id (version 12).
+	OriginServerTs int64 `protobuf:"varint,7,opt,name=origin_server_ts,json=originServerTs,proto3" json:"origin_server_ts,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreateRequest) Reset() {
@@ -265,6 +268,13 @@ func (x *CreateRequest) GetCause() *Cause {
 		return x.Cause
 	}
 	return nil
+}
+
+func (x *CreateRequest) GetOriginServerTs() int64 {
+	if x != nil {
+		return x.OriginServerTs
+	}
+	return 0
 }
 
 type CreateResponse struct {
@@ -1821,14 +1831,15 @@ const file_room_v1_room_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\x12\x15\n" +
 	"\x06txn_id\x18\x03 \x01(\tR\x05txnId\x12\x10\n" +
-	"\x03key\x18\x04 \x01(\tR\x03key\"\xf1\x01\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\"\x9b\x02\n" +
 	"\rCreateRequest\x12\x18\n" +
 	"\acreator\x18\x01 \x01(\tR\acreator\x12!\n" +
 	"\froom_version\x18\x02 \x01(\tR\vroomVersion\x12%\n" +
 	"\x0ecreate_content\x18\x03 \x01(\fR\rcreateContent\x122\n" +
 	"\x06events\x18\x04 \x03(\v2\x1a.hanse.room.v1.EventIntentR\x06events\x12\x1c\n" +
 	"\tpublished\x18\x05 \x01(\bR\tpublished\x12*\n" +
-	"\x05cause\x18\x06 \x01(\v2\x14.hanse.room.v1.CauseR\x05cause\"F\n" +
+	"\x05cause\x18\x06 \x01(\v2\x14.hanse.room.v1.CauseR\x05cause\x12(\n" +
+	"\x10origin_server_ts\x18\a \x01(\x03R\x0eoriginServerTs\"F\n" +
 	"\x0eCreateResponse\x12\x17\n" +
 	"\aroom_id\x18\x01 \x01(\tR\x06roomId\x12\x1b\n" +
 	"\tevent_ids\x18\x02 \x03(\tR\beventIds\"\xeb\x01\n" +
