@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +41,8 @@ type Bus struct {
 
 	mu          sync.Mutex
 	nextWatcher int
-	reconnected map[int]func()
+	reconnected map[int]func() // called after each connection
+	linked      map[int]func() // called after each connection and each loss of it
 	slow        map[*nats.Subscription]func()
 }
 
@@ -60,6 +63,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		log:         cfg.Log,
 		metrics:     newMetrics(cfg.Registerer),
 		reconnected: make(map[int]func()),
+		linked:      make(map[int]func()),
 		slow:        make(map[*nats.Subscription]func()),
 	}
 	opts := []nats.Option{
@@ -141,31 +145,38 @@ func (b *Bus) Connected() bool { return b.nc.IsConnected() }
 
 // OnReconnect calls fn after each (re)connection, in a goroutine of the connection: fn must not
 // block. cancel ends that.
-func (b *Bus) OnReconnect(fn func()) (cancel func()) {
+func (b *Bus) OnReconnect(fn func()) (cancel func()) { return b.watch(b.reconnected, fn) }
+
+// onLink calls fn whenever the connection has come or gone.
+func (b *Bus) onLink(fn func()) (cancel func()) { return b.watch(b.linked, fn) }
+
+func (b *Bus) watch(watchers map[int]func(), fn func()) (cancel func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	id := b.nextWatcher
 	b.nextWatcher++
-	b.reconnected[id] = fn
+	watchers[id] = fn
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		delete(b.reconnected, id)
+		delete(watchers, id)
+	}
+}
+
+func (b *Bus) tell(watchers map[int]func()) {
+	b.mu.Lock()
+	fns := slices.Collect(maps.Values(watchers))
+	b.mu.Unlock()
+	for _, fn := range fns {
+		fn()
 	}
 }
 
 func (b *Bus) onReconnect() {
 	b.metrics.connected.Set(1)
 	b.metrics.reconnects.Inc()
-	b.mu.Lock()
-	fns := make([]func(), 0, len(b.reconnected))
-	for _, fn := range b.reconnected {
-		fns = append(fns, fn)
-	}
-	b.mu.Unlock()
-	for _, fn := range fns {
-		fn()
-	}
+	b.tell(b.reconnected)
+	b.tell(b.linked)
 }
 
 func (b *Bus) onDisconnect(err error) {
@@ -173,6 +184,7 @@ func (b *Bus) onDisconnect(err error) {
 	if err != nil {
 		b.log.Warn("nats connection lost", "err", err)
 	}
+	b.tell(b.linked)
 }
 
 // onError hears of slow consumers, among others; a log reader whose queue dropped something is told

@@ -16,10 +16,14 @@
 // by a beacon (a batch without entries that names the head), by the reconnection to NATS, or at the
 // latest by the regular comparison with the heads in PostgreSQL. Gaps are read from the LogSource.
 //
+// That comparison is one query for each shard, every few seconds. While NATS is away, and for a minute
+// after it has lost something, it is made every 250 ms while entries are written and every second while
+// none are: readers are late by that and no more (heads.go).
+//
 // # Failures
 //
-//   - NATS down or wiped: the connection is retried for ever; after it is back every partition reads
-//     from PostgreSQL what it may have missed.
+//   - NATS down or wiped: the connection is retried for ever; meanwhile the heads are polled; after it
+//     is back every partition reads from PostgreSQL what it may have missed.
 //   - PostgreSQL down: the partition's reader waits and retries; messages beyond the bound of the
 //     queue are dropped and read later.
 //   - A handler that is slow: only its own partition of its own reader waits; beyond the bound the

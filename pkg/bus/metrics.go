@@ -20,6 +20,8 @@ type metrics struct {
 	retries   *prometheus.CounterVec
 	dead      *prometheus.CounterVec
 	latency   *prometheus.HistogramVec
+	polling   *prometheus.GaugeVec
+	headReads *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -40,6 +42,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		gaps:      counter("hanse_log_gaps_total", "Gaps found in the bus.", "consumer"),
 		retries:   counter("hanse_log_retries_total", "Failed attempts to handle or to read log entries.", "consumer"),
 		dead:      counter("hanse_log_dead_letters_total", "Log entries given to the dead-letter hook.", "consumer"),
+		polling: metric.Register(reg, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hanse_log_polling",
+			Help: "1 while PostgreSQL is asked for new entries several times a second, since the bus is away or loses them."}, []string{"consumer"})),
+		headReads: counter("hanse_log_head_reads_total", "Times that the heads of all partitions were read from PostgreSQL.", "consumer"),
 		latency: metric.Register(reg, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "hanse_log_delivery_seconds",
 			Help:    "From the commit to the end of handling, for entries that came over the bus.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, 1, 5}}, []string{"consumer"})),

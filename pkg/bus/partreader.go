@@ -15,7 +15,7 @@ import (
 )
 
 // partReader reads one partition in one goroutine (run). Only that goroutine touches next and
-// known; others read handled and headSeen and call wake.
+// known; others read handled and heard and call wake.
 type partReader struct {
 	r        *LogReader
 	part     uint32
@@ -26,7 +26,8 @@ type partReader struct {
 	next     int64 // the position that Handle gets next
 	known    int64 // the highest position known to exist
 	handled  atomic.Int64
-	headSeen atomic.Int64 // what compareHeads saw in its last round
+	heard    atomic.Int64 // known, for others
+	headSeen int64        // what compareHeads saw in its last round; belongs to it
 
 	mu       sync.Mutex
 	woken    bool               // look into PostgreSQL before the next message
@@ -47,6 +48,7 @@ func (r *LogReader) newPart(part uint32, after int64) (*partReader, error) {
 	p := &partReader{r: r, part: part, sub: sub, next: after + 1, known: after, woken: true,
 		stopped: make(chan struct{}), waiters: make(map[chan struct{}]int64)}
 	p.handled.Store(after)
+	p.heard.Store(after)
 	p.ctx, p.stop = context.WithCancel(r.ctx)
 	r.bus.watchSlow(sub, p.wake)
 	return p, nil
@@ -242,6 +244,7 @@ func (p *partReader) know(pos int64) {
 	if pos > p.known {
 		p.r.addBehind(pos - p.known)
 		p.known = pos
+		p.heard.Store(pos)
 	}
 }
 

@@ -16,9 +16,10 @@ type ReaderConfig struct {
 	Name string
 	// Source fills the gaps.
 	Source LogSource
-	// Heads returns the heads of all partitions (partition.Rows.Heads). If set, they are compared
-	// with what was handled every HeadInterval, which finds a lost tail when every other sign of it
-	// was lost too.
+	// Heads returns the heads of all partitions (roomdb.DB.Heads), by one query for each shard. If
+	// set, they are compared with what came, every HeadInterval, which finds a lost tail when every
+	// other sign of it was lost too; and several times a second as long as the bus is away or loses
+	// what is published.
 	Heads        func(ctx context.Context) (map[uint32]int64, error)
 	HeadInterval time.Duration // default 5 s
 	// Handle gets the entries of each partition in order; calls for one partition never overlap,
@@ -43,7 +44,8 @@ type LogReader struct {
 	cfg     ReaderConfig
 	ctx     context.Context
 	cancel  context.CancelFunc
-	unwatch func()
+	unwatch []func()
+	link    chan struct{} // the connection to the bus came or went
 	done    sync.WaitGroup
 	behind  atomic.Int64 // entries known and not handled, all partitions
 
@@ -72,9 +74,9 @@ func NewLogReader(b *Bus, cfg ReaderConfig) *LogReader {
 	if cfg.Log == nil {
 		cfg.Log = b.log
 	}
-	r := &LogReader{bus: b, cfg: cfg, parts: make(map[uint32]*partReader)}
+	r := &LogReader{bus: b, cfg: cfg, parts: make(map[uint32]*partReader), link: make(chan struct{}, 1)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.unwatch = b.OnReconnect(r.resync)
+	r.unwatch = []func(){b.OnReconnect(r.resync), b.onLink(r.linkChanged)}
 	if cfg.Heads != nil {
 		r.done.Go(r.compareHeads)
 	}
@@ -148,7 +150,9 @@ func (r *LogReader) Close() {
 	r.closed = true
 	r.parts = make(map[uint32]*partReader)
 	r.mu.Unlock()
-	r.unwatch()
+	for _, end := range r.unwatch {
+		end()
+	}
 	r.cancel()
 	r.done.Wait()
 }
@@ -165,35 +169,6 @@ func (r *LogReader) resync() {
 	defer r.mu.Unlock()
 	for _, p := range r.parts {
 		p.wake()
-	}
-}
-
-// compareHeads finds tails that were lost together with every sign of them.
-func (r *LogReader) compareHeads() {
-	tick := time.NewTicker(r.cfg.HeadInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-r.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		ctx, cancel := context.WithTimeout(r.ctx, r.cfg.HeadInterval)
-		heads, err := r.cfg.Heads(ctx)
-		cancel()
-		if err != nil {
-			if r.ctx.Err() == nil {
-				r.cfg.Log.Warn("log heads", "consumer", r.cfg.Name, "err", err)
-			}
-			continue
-		}
-		r.mu.Lock()
-		for part, p := range r.parts {
-			if p.headSeen.Swap(heads[part]) > p.handled.Load() {
-				p.wake() // known to exist for a whole round, and not handled: it may have been lost
-			}
-		}
-		r.mu.Unlock()
 	}
 }
 

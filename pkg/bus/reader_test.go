@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"hanse/pkg/bus"
 	"hanse/pkg/bus/bustest"
 	logv1 "hanse/proto/log/v1"
@@ -191,6 +193,116 @@ func TestLostTail(t *testing.T) {
 		t.Fatal("tail never came")
 	}
 	got.check(t)
+}
+
+// polled is a reader whose regular comparison of heads never comes in the life of a test.
+func polled(t *testing.T, srv *bustest.Server, src *truth, interval time.Duration) (arrived chan bus.Delivery, gauge func() float64) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	b, err := bus.Open(t.Context(), bus.Config{URL: srv.URL(), Name: "r", Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	arrived = make(chan bus.Delivery, 100)
+	r := bus.NewLogReader(b, bus.ReaderConfig{Name: "test", Source: src, Heads: src.heads, HeadInterval: interval,
+		Handle: func(_ context.Context, d bus.Delivery) error { arrived <- d; return nil }})
+	t.Cleanup(r.Close)
+	for part := range uint32(3) {
+		if err := r.Add(part, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return arrived, func() float64 {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "hanse_log_polling" {
+				return f.Metric[0].Gauge.GetValue()
+			}
+		}
+		return -1
+	}
+}
+
+// comes waits for the entries up to a position of a partition, and says whether the bus brought the last of them.
+func comes(t *testing.T, arrived chan bus.Delivery, part uint32, pos int64) (live bool) {
+	t.Helper()
+	ctx := patience(t)
+	for {
+		select {
+		case d := <-arrived:
+			if d.Part == part && d.Entries[len(d.Entries)-1].Pos >= pos {
+				return d.Live
+			}
+		case <-ctx.Done():
+			t.Fatalf("entry %d of partition %d does not come", pos, part)
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx := patience(t)
+	for !ok() {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal(what)
+		}
+	}
+}
+
+// While NATS is away the heads are asked for several times a second, not when the regular comparison comes; when it is
+// back, it brings what is published.
+func TestPolledWhileAway(t *testing.T) {
+	srv := bustest.New(t)
+	src := newTruth()
+	arrived, polling := polled(t, srv, src, time.Hour)
+	pub := srv.Open("publisher")
+	publish := func() { _ = pub.PublishLog(src.append(0, 1)) } // fails while NATS is away
+	publish()
+	comes(t, arrived, 0, 1)
+	srv.Stop()
+	eventually(t, "the heads are not polled", func() bool { return polling() == 1 })
+	for pos := range int64(5) {
+		publish()
+		if comes(t, arrived, 0, pos+2) {
+			t.Error("a bus that is away has brought something")
+		}
+	}
+	src.append(2, 3)
+	comes(t, arrived, 2, 3)
+
+	srv.Start()
+	eventually(t, "the heads are still polled", func() bool { return polling() == 0 })
+	eventually(t, "the publisher is not back", pub.Connected)
+	head := int64(6)
+	eventually(t, "the bus brings nothing", func() bool {
+		publish()
+		head++
+		return comes(t, arrived, 0, head)
+	})
+}
+
+// A bus that is there but brings nothing is not waited for again after the first loss.
+func TestPolledWhileLosing(t *testing.T) {
+	srv := bustest.New(t)
+	src := newTruth()
+	arrived, polling := polled(t, srv, src, time.Second)
+	if err := srv.Open("publisher").PublishLog(src.append(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	comes(t, arrived, 0, 1) // what PostgreSQL had at the start has been read
+	src.append(0, 1)
+	if comes(t, arrived, 0, 2) {
+		t.Fatal("nothing was published")
+	}
+	eventually(t, "the heads are not polled", func() bool { return polling() == 1 })
+	src.append(1, 2)
+	comes(t, arrived, 1, 2)
 }
 
 // A handler that stands still delays neither other partitions nor other readers, its queue stays
