@@ -265,7 +265,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// The full size, for the record: go test -run Largest -v, with HANSE_FULL set.
+// The full size, for the record: go test -run Largest -v, with HUGEROOM_FULL set.
 func TestLargest(t *testing.T) {
 	cfg := hugeroom.Scaled(5000)
 	if full() {
@@ -289,4 +289,4 @@ func TestLargest(t *testing.T) {
 	}
 }
 
-func full() bool { return os.Getenv("HANSE_FULL") != "" }
+func full() bool { return os.Getenv("HUGEROOM_FULL") != "" }

@@ -4,8 +4,8 @@
 // What is measured is logged: run with -v. What must hold is tested: each event reaches readers once, the state is that of
 // plain state resolution, and a room in the same partition goes on meanwhile.
 //
-// The sizes are small enough for every day. HANSE_FULL=1 takes those of the network's largest room, which needs about
-// an hour, 8 GB of memory and -timeout 2h; HANSE_MEMBERS sets the number of members alone.
+// The sizes are small enough for every day. HUGEROOM_FULL=1 takes those of the network's largest room, which needs about
+// an hour, 8 GB of memory and -timeout 2h; HUGEROOM_MEMBERS sets the number of members alone.
 //
-//	cd tools && HANSE_FULL=1 go test -v -timeout 2h ./e2e/hugerooms
+//	cd tools && HUGEROOM_FULL=1 go test -v -timeout 2h ./e2e/hugerooms
 package hugerooms

@@ -19,15 +19,15 @@ import (
 )
 
 // full asks for the sizes of the network's largest room.
-var full = os.Getenv("HANSE_FULL") != ""
+var full = os.Getenv("HUGEROOM_FULL") != ""
 
-// size is a number of members: small, or that of a full run, or what HANSE_MEMBERS says.
+// size is a number of members: small, or that of a full run, or what HUGEROOM_MEMBERS says.
 func size(t *testing.T, small, large int) int {
 	t.Helper()
-	if text := os.Getenv("HANSE_MEMBERS"); text != "" {
+	if text := os.Getenv("HUGEROOM_MEMBERS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			t.Fatal("HANSE_MEMBERS:", err)
+			t.Fatal("HUGEROOM_MEMBERS:", err)
 		}
 		return n
 	}
