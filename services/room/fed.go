@@ -46,7 +46,7 @@ func (e *fedError) matrix() *merr.Error {
 // Limits of what we take from other servers, in bytes, and how long we wait.
 const (
 	smallAnswer  = 1 << 20
-	largeAnswer  = 256 << 20 // the state of a large room
+	largeAnswer  = 512 << 20 // the state of the largest room with its auth chain, twice
 	shortTimeout = 15 * time.Second
 	longTimeout  = 2 * time.Minute
 )

@@ -94,7 +94,7 @@ type faults struct {
 }
 
 // largeAnswers bounds the states that are got from other servers at once: each may take hundreds of megabytes.
-const largeAnswers = 8
+const largeAnswers = 4
 
 // repeatUsers bounds how many users who repeat old requests are remembered.
 const repeatUsers = 10000

@@ -20,16 +20,24 @@ import (
 )
 
 // Somebody joins a room of many members on many servers (server-server API, "Joining Rooms"): how soon they can write and
-// be heard, how much was sent for that, and when the server knows the whole state.
+// be heard, how much was sent for that, and when the server knows the whole state. A room in the same partition goes on
+// meanwhile.
 func TestJoin(t *testing.T) {
 	cfg := hugeroom.Scaled(size(t, 4000, hugeroom.Largest().Members))
 	p := serve(t, cfg, peer.Config{OmitMembers: true})
-	who := register(t, shared, "joiner")[0]
-	j := joining{t: t, peer: p, who: who, room: string(roomID(t, p)), begin: time.Now()}
-	j.join()
-	j.speak()
-	j.whole()
-	j.heard()
+	users := register(t, shared, "joiner", "besidejoin", "besidesjoin")
+	room := string(roomID(t, p))
+	beside := &side{t: t, room: neighbour(t, room, users[1:]), people: users[1:]}
+	beside.meanwhile("warm", func() { pause(t, calm()/4) })
+	quiet := beside.meanwhile("quiet", func() { pause(t, calm()) })
+	j := joining{t: t, peer: p, who: users[0], room: room, begin: time.Now()}
+	busy := beside.meanwhile("join", func() {
+		j.join()
+		j.speak()
+		j.whole()
+		j.heard()
+	})
+	t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside the join, %.1f times", quiet, busy, busy/quiet)
 	asked(t, p)
 }
 
