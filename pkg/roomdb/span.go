@@ -61,12 +61,22 @@ func (d *DB) ReceiptsSince(ctx context.Context, part uint32, roomNID, after, upT
 		WHERE part = $1 AND room_nid = $2 AND pos > $3 AND pos <= $4 ORDER BY pos`, int32(part), roomNID, after, upTo))
 }
 
-// Receipts returns the receipts of many rooms: all, or those of one user.
-func (d *DB) Receipts(ctx context.Context, rooms []RoomKey, of id.User) (map[RoomKey][]Receipt, error) {
+// Receipts returns the receipts of many rooms.
+func (d *DB) Receipts(ctx context.Context, rooms []RoomKey) (map[RoomKey][]Receipt, error) {
+	return d.receipts(ctx, rooms, `SELECT `+receiptColumns+` FROM receipt
+		WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`)
+}
+
+// ReceiptsOf returns the receipts of one user in many rooms.
+func (d *DB) ReceiptsOf(ctx context.Context, rooms []RoomKey, user id.User) (map[RoomKey][]Receipt, error) {
+	return d.receipts(ctx, rooms, `SELECT r.* FROM unnest($1::int[], $2::bigint[]) AS k (p, n) CROSS JOIN LATERAL (
+		SELECT `+receiptColumns+` FROM receipt WHERE part = k.p AND room_nid = k.n AND user_id = $3 OFFSET 0) r`, string(user))
+}
+
+func (d *DB) receipts(ctx context.Context, rooms []RoomKey, sql string, more ...any) (map[RoomKey][]Receipt, error) {
 	found := make(map[RoomKey][]Receipt, len(rooms))
 	err := d.eachRoomShard(rooms, func(q querier, parts []int32, nids []int64) error {
-		receipts, err := scanReceipts(q.Query(ctx, `SELECT `+receiptColumns+` FROM receipt
-			WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) AND ($3 = '' OR user_id = $3)`, parts, nids, string(of)))
+		receipts, err := scanReceipts(q.Query(ctx, sql, append([]any{parts, nids}, more...)...))
 		for _, r := range receipts {
 			found[r.RoomKey] = append(found[r.RoomKey], r)
 		}

@@ -26,11 +26,13 @@ FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::t
 	AS b(part, room_nid, room_id, version, sid, ext, depth, first_ord, last_pos, notify_seq,
 		published, joined, invited, joined_local)`
 
+	// The sub-selects hide from the planner how long the arrays are. Otherwise it takes a plan for one row to be so much
+	// cheaper than one for any that it plans the statement anew for each append: longer than it takes to run.
 	sqlUpdateRoom = `
 UPDATE room r
 SET sid = b.sid, extremities = b.ext::bigint[], depth = b.depth, first_ord = b.first_ord, last_pos = b.last_pos,
 	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
 	$8::bigint[], $9::int[], $10::int[], $11::int[])
 	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`

@@ -103,7 +103,7 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	for _, ref := range refs {
 		l.states[ref] = states[ref]
 	}
-	if l.receipts, err = s.rooms.Receipts(ctx, keys, ""); err != nil {
+	if l.receipts, err = s.rooms.Receipts(ctx, keys); err != nil {
 		return nil, err
 	}
 	return l, s.loadStateEvents(ctx, p, l)

@@ -305,7 +305,7 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 	if err != nil {
 		return nil, err
 	}
-	receipts, err := s.rooms.Receipts(ctx, keys, p.who.User)
+	receipts, err := s.rooms.ReceiptsOf(ctx, keys, p.who.User)
 	if err != nil {
 		return nil, err
 	}
