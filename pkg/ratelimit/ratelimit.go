@@ -1,10 +1,3 @@
-// Package ratelimit bounds how often somebody does something: a token bucket for each kind of action
-// and each key, a user or an address, in the memory of each worker. A cluster therefore allows up to
-// as many times the rate as it has workers; behind an edge that sends a user to the same worker it
-// is the rate itself.
-//
-// Memory is bounded: the buckets that were used least recently are forgotten, which only ever errs in
-// favour of the caller.
 package ratelimit
 
 import (
@@ -16,6 +9,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"hanse/pkg/merr"
 )
@@ -32,14 +26,17 @@ type Limit struct {
 type Config struct {
 	// Limits by kind. A kind that is not named is not limited.
 	Limits map[string]Limit
-	// MaxKeys bounds the buckets in memory (default 100,000, about 100 bytes each).
-	MaxKeys    int
+	// MaxKeys bounds the buckets in memory (default 100,000, about 150 bytes each).
+	MaxKeys int
+	// Redis has the buckets that all workers share. Nil: each worker counts for itself.
+	Redis      redis.Scripter
 	Registerer prometheus.Registerer
 }
 
 // Limiter counts. It is safe for concurrent use. A nil *Limiter allows everything.
 type Limiter struct {
 	limits  map[string]Limit
+	shared  *shared // nil: none
 	shards  [shardCount]shard
 	seed    maphash.Seed
 	now     func() time.Time
@@ -60,6 +57,7 @@ type bucketKey struct{ kind, key string }
 type bucket struct {
 	tokens float64
 	at     time.Time
+	lease  lease
 }
 
 // New returns a Limiter with full buckets.
@@ -82,9 +80,14 @@ func New(cfg Config) (*Limiter, error) {
 		}
 		l.shards[i].buckets = lru
 	}
+	metrics := []prometheus.Collector{l.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hanse_rate_limit_keys", Help: "Buckets in memory."}, func() float64 { return float64(l.size()) })}
+	if cfg.Redis != nil {
+		l.shared = newShared(cfg.Redis)
+		metrics = append(metrics, l.shared.asked)
+	}
 	if cfg.Registerer != nil {
-		for _, c := range []prometheus.Collector{l.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "hanse_rate_limit_keys", Help: "Buckets in memory."}, func() float64 { return float64(l.size()) })} {
+		for _, c := range metrics {
 			if err := cfg.Registerer.Register(c); err != nil {
 				return nil, fmt.Errorf("rate limits: %w", err)
 			}
@@ -95,12 +98,7 @@ func New(cfg Config) (*Limiter, error) {
 
 // Allow takes one action of a kind from the budget of a key. If there is none left it returns
 // M_LIMIT_EXCEEDED with the time after which there is (client-server API, "Rate limiting").
-func (l *Limiter) Allow(_ context.Context, kind, key string) error {
-	return l.AllowN(kind, key, 1)
-}
-
-// AllowN takes n actions at once, or none. More than the burst is never allowed.
-func (l *Limiter) AllowN(kind, key string, n float64) error {
+func (l *Limiter) Allow(ctx context.Context, kind, key string) error {
 	if l == nil {
 		return nil
 	}
@@ -110,8 +108,52 @@ func (l *Limiter) AllowN(kind, key string, n float64) error {
 	}
 	k := bucketKey{kind, key}
 	s := &l.shards[maphash.Comparable(l.seed, k)%shardCount]
-	now := l.now()
+	wait, leased := s.take(k, limit, l.now())
+	if wait == 0 && !leased && l.shared.up(l.now()) {
+		granted, again := l.shared.ask(ctx, k, limit, l.now())
+		wait = s.lend(k, limit, granted, again, l.now())
+	}
+	if wait == 0 {
+		return nil
+	}
+	l.refused.WithLabelValues(kind).Inc()
+	return merr.LimitExceeded(wait.Milliseconds() + 1)
+}
+
+// take takes a token of this worker's bucket, and one of the lease if that has any; wait says when to come back if there
+// is none.
+func (s *shard) take(k bucketKey, limit Limit, now time.Time) (wait time.Duration, leased bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.bucket(k, limit, now)
+	if b.tokens < 1 {
+		return limit.time(1 - b.tokens), false
+	}
+	leased, wait = b.lease.take(now)
+	if wait == 0 {
+		b.tokens--
+	}
+	return wait, leased
+}
+
+// lend puts tokens that were leased aside, but for the one that the action takes. With none granted the action's token
+// goes back to this worker's bucket.
+func (s *shard) lend(k bucketKey, limit Limit, granted float64, again time.Duration, now time.Time) (wait time.Duration) {
+	if granted == 0 && again == 0 {
+		return 0 // nobody to ask: this worker's bucket decides
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.bucket(k, limit, now)
+	b.lease.add(granted-1, again, now)
+	if granted == 0 {
+		b.tokens = min(b.tokens+1, float64(limit.Burst))
+	}
+	return again
+}
+
+// bucket returns a bucket as it is now. The shard is locked.
+func (s *shard) bucket(k bucketKey, limit Limit, now time.Time) *bucket {
 	b, ok := s.buckets.Get(k)
 	if !ok {
 		b = &bucket{tokens: float64(limit.Burst), at: now}
@@ -121,16 +163,12 @@ func (l *Limiter) AllowN(kind, key string, n float64) error {
 		b.tokens = min(b.tokens+passed.Seconds()*limit.PerSecond, float64(limit.Burst))
 		b.at = now
 	}
-	missing := n - b.tokens
-	if missing <= 0 {
-		b.tokens -= n
-	}
-	s.mu.Unlock()
-	if missing <= 0 {
-		return nil
-	}
-	l.refused.WithLabelValues(kind).Inc()
-	return merr.LimitExceeded(int64(missing/limit.PerSecond*1000) + 1)
+	return b
+}
+
+// time is how long it takes until so many tokens have come back.
+func (l Limit) time(tokens float64) time.Duration {
+	return time.Duration(tokens / l.PerSecond * float64(time.Second))
 }
 
 func (l *Limiter) size() int {

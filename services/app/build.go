@@ -53,7 +53,7 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 		return nil, err
 	}
 	if cfg.RateLimits.Enabled {
-		b.limits, err = ratelimit.New(ratelimit.Config{Limits: cfg.RateLimits.Limits, MaxKeys: cfg.RateLimits.Keys, Registerer: n.Metrics})
+		b.limits, err = ratelimit.New(ratelimit.Config{Limits: cfg.RateLimits.Limits, MaxKeys: cfg.RateLimits.Keys, Redis: n.Redis, Registerer: n.Metrics})
 	}
 	return b, err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -54,6 +55,21 @@ func startPostgres(ctx context.Context, cfg *Config, log *slog.Logger) (*local.S
 	return srv, nil
 }
 
+// age lets time pass for the server inside this process, whose keys do not go by themselves.
+func age(srv *miniredis.Miniredis, ended <-chan struct{}) {
+	const step = time.Second
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+			srv.FastForward(step)
+		}
+	}
+}
+
 // openRedis connects to Redis, or starts one inside this process. What it keeps is a cache: it may be empty at any
 // time, and a Redis that does not answer is not a reason not to start.
 func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error) {
@@ -63,7 +79,9 @@ func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error)
 			return nil, nil, fmt.Errorf("embedded redis: %w", err)
 		}
 		client := redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 16})
-		return client, func() { _ = client.Close(); srv.Close() }, nil
+		ended := make(chan struct{})
+		go age(srv, ended)
+		return client, func() { close(ended); _ = client.Close(); srv.Close() }, nil
 	}
 	opts, err := redis.ParseURL(cfg.URL)
 	if err != nil {
