@@ -112,6 +112,15 @@ func BenchmarkDepth(b *testing.B) {
 	}
 }
 
+// BenchmarkDeadEnds is the growth with the number of events that lead from the difference to nothing.
+func BenchmarkDeadEnds(b *testing.B) {
+	for _, n := range []int{10, 30, 100, 300} {
+		r := newLarge("11", 1_000, usualLevels)
+		maps := r.deadEnds(n)
+		b.Run(fmt.Sprintf("events=%d", n*n), func(b *testing.B) { benchResolve(b, r, maps) })
+	}
+}
+
 // BenchmarkNextEvent is the state after one more event, with its identity.
 func BenchmarkNextEvent(b *testing.B) {
 	for _, n := range sizes {

@@ -1,6 +1,8 @@
 package resolve_test
 
 import (
+	"context"
+	gomaps "maps"
 	"math/rand/v2"
 	"testing"
 
@@ -9,6 +11,8 @@ import (
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/matrix/stateres"
 	"hanse/pkg/matrix/stateres/roomgen"
+	"hanse/pkg/resolve"
+	"hanse/pkg/state"
 )
 
 // drawn lets rapid choose, and shrink, what a generator does.
@@ -16,10 +20,13 @@ type drawn struct{ t *rapid.T }
 
 func (d drawn) IntN(n int) int { return rapid.IntRange(0, n-1).Draw(d.t, "") }
 
-// states is how many states are resolved: mostly few, sometimes more than a word has bits.
+// states is how many states are resolved: mostly few, seldom so many that more are different than a word has bits.
 func states(rand roomgen.Rand) int {
-	if rand.IntN(8) == 0 {
-		return 2 + rand.IntN(69)
+	switch rand.IntN(16) {
+	case 0:
+		return 2 + rand.IntN(20)
+	case 1:
+		return 2 + rand.IntN(150)
 	}
 	return 2 + rand.IntN(3)
 }
@@ -85,4 +92,37 @@ func TestManyRooms(t *testing.T) {
 			compareWild(t, rng, version)
 		}
 	})
+}
+
+// The result is the oracle's in rooms of some size, too, whose states are trees; and in version 12 where all states lack
+// the create event, which only the room ID names.
+func TestLargeRooms(t *testing.T) {
+	for _, version := range roomversion.Supported() {
+		for _, k := range []int{2, 3, 70} {
+			r := newLarge(version, 150, 20)
+			maps := r.forks(k, 75)
+			r.compare(t, maps)
+			for i := range maps {
+				maps[i] = maps[i].Delete(state.Key{Type: "m.room.create"})
+			}
+			if r.rules.RoomIDIsCreateHash {
+				r.compare(t, maps)
+			}
+		}
+	}
+}
+
+func (r *large) compare(t *testing.T, maps []state.Map) {
+	t.Helper()
+	want, err := stateres.Resolve(r.rules, r.sets(maps), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := r.resolve(context.Background(), maps, resolve.Budget{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.sets([]state.Map{m})[0]; !gomaps.Equal(got, want) {
+		t.Errorf("version %s, %d states: %s", r.rules.Version, len(maps), differences(got, want))
+	}
 }
