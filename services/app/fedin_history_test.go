@@ -41,7 +41,7 @@ func newFarRoom(p *peer, creator id.User, version string) *farRoom {
 	}
 	create := fmt.Sprintf(`{"room_version":%q,"n":%d}`, version, p.w.n.Add(1))
 	if !rules.ImplicitCreator {
-		create = fmt.Sprintf(`{"creator":%q}`, creator)
+		create = fmt.Sprintf(`{"creator":%q,"room_version":%q}`, creator, version)
 	}
 	made := r.event("m.room.create", new(""), create)
 	r.id = made.RoomID

@@ -152,7 +152,7 @@ func testFedKnock(t *testing.T, w *inbound) {
 func testFedInvite(t *testing.T, w *inbound) {
 	p := w.peer("invite.test")
 	eve := p.user("eve")
-	for _, version := range []string{"1", "11", "12"} {
+	for _, version := range []string{"1", "2", "11", "12"} {
 		bert := w.account("bert" + version)
 		far := newFarRoom(p, eve, version)
 		pdu := far.invite(bert)
@@ -160,17 +160,23 @@ func testFedInvite(t *testing.T, w *inbound) {
 		uri := fedv2Path + "/invite/" + url.PathEscape(string(far.id)) + "/" + url.PathEscape(string(pdu.ID))
 		var signed *fedReply
 		at := "event"
-		if version == "1" {
+		switch version {
+		case "1":
 			uri, at = strings.Replace(uri, "/v2/", "/v1/", 1), "1.event"
 			signed = p.do("PUT", uri, pdu.JSON).ok()
-		} else {
+		case "2": // which the create event tells
+			uri, at = strings.Replace(uri, "/v2/", "/v1/", 1), "1.event"
+			shown, err := json.Marshal(map[string]any{"invite_room_state": far.state})
+			check(t, err)
+			signed = p.do("PUT", uri, json.RawMessage(fmt.Sprintf(`%s,"unsigned":%s}`, pdu.JSON[:len(pdu.JSON)-1], shown))).ok()
+		default:
 			signed = p.do("PUT", uri, body).ok()
 		}
 		if !signed.get(at + ".signatures." + strings.ReplaceAll(string(ours), ".", `\.`)).Exists() {
 			t.Fatalf("version %s: %s", version, signed.raw)
 		}
 		m, err := w.users.Membership(t.Context(), bert, far.id)
-		if err != nil || m.Membership != "invite" {
+		if err != nil || m.Membership != "invite" || m.RoomVersion != version {
 			t.Fatalf("version %s: %+v %v", version, m, err)
 		}
 		if version != "1" && !strings.Contains(string(m.Stripped), "m.room.create") {

@@ -55,7 +55,8 @@ func (f *Fedin) invite(w http.ResponseWriter, q *request) error {
 	return httpx.OK(w, map[string]json.RawMessage{"event": signed})
 }
 
-// inviteV1 answers PUT invite, version 1, which is for rooms of versions 1 and 2 only.
+// inviteV1 answers PUT invite, version 1, which is for rooms of versions 1 and 2 only: which of them, the create event
+// says if it is shown.
 func (f *Fedin) inviteV1(w http.ResponseWriter, q *request) error {
 	in := invitation{Version: "1", Event: q.body}
 	if len(q.body) == 0 || q.body[0] != '{' {
@@ -64,6 +65,9 @@ func (f *Fedin) inviteV1(w http.ResponseWriter, q *request) error {
 	if shown := gjson.GetBytes(q.body, "unsigned.invite_room_state"); shown.IsArray() {
 		if err := httpx.Unmarshal([]byte(shown.Raw), &in.State); err != nil {
 			return err
+		}
+		if shown.Get(`#(type=="m.room.create").content.room_version`).Str == "2" {
+			in.Version = "2"
 		}
 	}
 	signed, err := f.takeInvite(q, in)

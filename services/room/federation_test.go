@@ -200,6 +200,47 @@ func TestRemoteInvite(t *testing.T) {
 	}
 }
 
+// Server-server API, "Inviting to a room", PUT /v2/invite: a server that answers 400 or 404 may be older, and is asked by
+// version 1 if the room is of version 1 or 2.
+func TestRemoteInviteV1(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	for _, c := range []struct {
+		version string
+		answer  *merr.Error
+		invited bool
+		asked   int
+	}{
+		{"1", merr.Unrecognized(404), true, 2},
+		{"2", merr.Unrecognized(400), true, 2},
+		{"1", merr.Forbidden("not here"), false, 1},
+		{"3", merr.Unrecognized(404), false, 1},
+		{"12", merr.Unrecognized(400), false, 1},
+	} {
+		t.Run(fmt.Sprintf("v%s/%d", c.version, c.answer.Status), func(t *testing.T) {
+			n.mu.Lock()
+			n.old, n.asked["invite"] = c.answer, 0
+			n.mu.Unlock()
+			roomID := a.create(c.version, anna, "invite")
+			_, err := a.invite(roomID, anna, bert)
+			if n.asked["invite"] != c.asked {
+				t.Errorf("asked %d times", n.asked["invite"])
+			}
+			if !c.invited {
+				if err == nil || a.room(roomID).Invited != 0 {
+					t.Errorf("invited: %v", err)
+				}
+				return
+			}
+			if m := b.membership(roomID, bert); err != nil || m != "invite" {
+				t.Fatalf("invited: %q, %v", m, err)
+			}
+			must[*roomv1.SendResponse](t)(b.join(roomID, bert))
+			sameState(t, a, b, roomID)
+		})
+	}
+}
+
 // A restricted room over federation: the other server vouches for the user.
 func TestRemoteRestricted(t *testing.T) {
 	n := newNetwork()

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -33,6 +34,7 @@ type network struct {
 	lies    map[string]func(args []string, q url.Values) any
 	held    chan struct{} // requests wait until it is closed
 	holding chan struct{} // one for each request that waits
+	old     *merr.Error   // what servers answer that do not know version 2 of invite
 }
 
 // hold makes requests wait until the channel is closed.
@@ -149,7 +151,7 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	}
 	n.mu.Lock()
 	n.asked[parts[1]]++
-	held, holding := n.held, n.holding
+	held, holding, old := n.held, n.holding, n.old
 	lie := n.lies[parts[1]]
 	n.mu.Unlock()
 	if held != nil {
@@ -160,8 +162,16 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	if lie != nil {
 		out = lie(args, u.Query())
 	}
-	if out == nil {
+	switch {
+	case out != nil:
+	case parts[1] != "invite":
 		out, err = c.serve(ctx, parts[1], args, u.Query(), in)
+	case parts[0] == "v1":
+		out, err = c.serveInviteV1(ctx, args[0], in)
+	case old != nil:
+		err = old
+	default:
+		out, err = c.serveInvite(ctx, args[0], in)
 	}
 	status := int32(200)
 	if err != nil {
@@ -191,8 +201,6 @@ func (c *cluster) serve(ctx context.Context, endpoint string, args []string, q u
 		return map[string]any{"room_version": resp.RoomVersion, "event": json.RawMessage(resp.Event)}, nil
 	case strings.HasPrefix(endpoint, "send_"):
 		return c.serveSend(ctx, endpoint[len("send_"):], args[0], in)
-	case endpoint == "invite":
-		return c.serveInvite(ctx, args[0], in)
 	case endpoint == "event":
 		return c.serveEvent(ctx, id.Event(args[0]))
 	}
@@ -227,10 +235,35 @@ func (c *cluster) serveInvite(ctx context.Context, roomID string, in *federation
 	if err := json.Unmarshal(in.Body, &body); err != nil {
 		return nil, err
 	}
-	req := &roomv1.ReceiveInviteRequest{RoomId: roomID, RoomVersion: body.Version, Event: body.Event, Origin: in.Origin}
-	for _, b := range body.State {
+	return c.receiveInvite(ctx, body.State, &roomv1.ReceiveInviteRequest{RoomId: roomID, RoomVersion: body.Version, Event: body.Event, Origin: in.Origin})
+}
+
+// serveInviteV1 answers version 1 of the endpoint, with the number in front.
+func (c *cluster) serveInviteV1(ctx context.Context, roomID string, in *federationv1.DoRequest) (any, error) {
+	var body struct {
+		Unsigned struct {
+			State []json.RawMessage `json:"invite_room_state"`
+		} `json:"unsigned"`
+	}
+	if err := json.Unmarshal(in.Body, &body); err != nil {
+		return nil, err
+	}
+	if len(body.Unsigned.State) == 0 {
+		return nil, merr.BadJSON("no invite_room_state")
+	}
+	version := "1"
+	if gjson.GetBytes(in.Body, `unsigned.invite_room_state.#(type=="m.room.create").content.room_version`).Str == "2" {
+		version = "2"
+	}
+	out, err := c.receiveInvite(ctx, body.Unsigned.State, &roomv1.ReceiveInviteRequest{RoomId: roomID, RoomVersion: version, Event: in.Body, Origin: in.Origin})
+	return []any{200, out}, err
+}
+
+func (c *cluster) receiveInvite(ctx context.Context, state []json.RawMessage, req *roomv1.ReceiveInviteRequest) (any, error) {
+	for _, b := range state {
 		req.InviteRoomState = append(req.InviteRoomState, b)
 	}
+	roomID := req.RoomId
 	var resp *roomv1.ReceiveInviteResponse
 	err := c.call(ctx, roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
 		resp, err = r.ReceiveInvite(ctx, req)

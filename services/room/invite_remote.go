@@ -26,16 +26,11 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 	if err != nil || known != nil {
 		return known, err
 	}
-	var answer struct {
-		Event json.RawMessage `json:"event"`
-	}
-	err = s.ask(ctx, request{origin: in.sender.Server(), dest: target.Server(), method: http.MethodPut, timeout: longTimeout,
-		uri: fedPath("v2", "invite", string(roomID), string(pdu.ID)), body: map[string]any{
-			"room_version": pdu.Rules.Version, "event": json.RawMessage(pdu.JSON), "invite_room_state": shown}}, &answer)
+	raw, err := s.askInvite(ctx, pdu, target.Server(), shown)
 	if err != nil {
 		return nil, elsewhereError(err, "")
 	}
-	signed, err := event.Parse(answer.Event, pdu.Rules)
+	signed, err := event.Parse(raw, pdu.Rules)
 	if err != nil || signed.ID != pdu.ID {
 		return nil, merr.BadGateway("The invited user's server answered with another event")
 	}
@@ -43,6 +38,54 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 		return nil, merr.BadGateway("The invited user's server did not sign the invite").WithCause(err)
 	}
 	return s.attachOwn(ctx, signed, in)
+}
+
+// signedInvite is an invite that the invited user's server has signed.
+type signedInvite struct {
+	Event json.RawMessage `json:"event"`
+}
+
+// askInvite has the invited user's server sign an invite (server-server API, "Inviting to a room"). A server that does
+// not know version 2 of the endpoint is asked by version 1, which is for rooms of versions 1 and 2 only.
+func (s *Service) askInvite(ctx context.Context, pdu *event.PDU, dest id.Server, shown []json.RawMessage) (json.RawMessage, error) {
+	q := request{origin: pdu.Sender.Server(), dest: dest, method: http.MethodPut, timeout: longTimeout,
+		uri: fedPath("v2", "invite", string(pdu.RoomID), string(pdu.ID)), body: map[string]any{
+			"room_version": pdu.Rules.Version, "event": json.RawMessage(pdu.JSON), "invite_room_state": shown}}
+	var answer signedInvite
+	err := s.ask(ctx, q, &answer)
+	var refused *fedError
+	if err == nil || !errors.As(err, &refused) || refused.status != http.StatusBadRequest && refused.status != http.StatusNotFound {
+		return answer.Event, err
+	}
+	if v := pdu.Rules.Version; v != "1" && v != "2" {
+		return nil, err
+	}
+	if q.body, err = inviteV1(pdu, shown); err != nil {
+		return nil, err
+	}
+	q.uri = fedPath("v1", "invite", string(pdu.RoomID), string(pdu.ID))
+	var both []json.RawMessage // the number 200 and the answer
+	if err := s.ask(ctx, q, &both); err != nil {
+		if code := refused.code(); code != "" && code != merr.CodeUnrecognized {
+			return nil, refused // it knows version 2, and meant the invite
+		}
+		return nil, err
+	}
+	if len(both) != 2 {
+		return nil, merr.BadGateway("The invited user's server answered with something else")
+	}
+	err = json.Unmarshal(both[1], &answer)
+	return answer.Event, err
+}
+
+// inviteV1 is an invite as version 1 of the endpoint takes it: the state lies in unsigned.
+func inviteV1(pdu *event.PDU, shown []json.RawMessage) ([]byte, error) {
+	unsigned, err := json.Marshal(map[string]any{"invite_room_state": shown})
+	if err != nil {
+		return nil, err
+	}
+	body := append(pdu.JSON[:len(pdu.JSON)-1:len(pdu.JSON)-1], `,"unsigned":`...) // it has none of its own
+	return append(append(body, unsigned...), '}'), nil
 }
 
 // buildInvite builds the invite on the room as it is now. known is the answer if there is nothing to send.
