@@ -87,6 +87,18 @@ func (c *Cache[K, V]) Get(k K) (V, bool) {
 	return e.value, true
 }
 
+// Peek returns the value of k without that counting as a use of it.
+func (c *Cache[K, V]) Peek(k K) (V, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.lru.Peek(k)
+	if !ok || c.maxAge > 0 && time.Since(e.added) > c.maxAge {
+		var none V
+		return none, false
+	}
+	return e.value, true
+}
+
 // Add stores v under k, in place of what was there.
 func (c *Cache[K, V]) Add(k K, v V) {
 	e := entry[V]{value: v, weight: c.weigh(k, v)}

@@ -61,8 +61,8 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 func buildRoom(_ context.Context, b *builder) (Role, error) {
 	s, err := room.New(b.cfg.Room, room.Deps{
 		Tracer: b.node.TracerOf("room"),
-		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Members: b.node.Members, Router: b.node.Router,
-		Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Redis: b.node.Redis, Members: b.node.Members,
+		Router: b.node.Router, Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ type change struct {
 	publish *bool
 
 	events     []*newEvent
+	resolved   []resolution
 	replaced   []int64 // rows of events that came before their auth events, and are among the events now
 	entries    []*entry
 	states     *state.Batch
@@ -63,7 +64,7 @@ func (c *change) finish(err error) {
 	}
 	// Rooms remember their recent changes: only what became of them, not what they were.
 	c.row, c.events, c.entries, c.states, c.snaps, c.servers = nil, nil, nil, nil, nil, nil
-	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members, c.replaced = nil, nil, nil, nil, nil, nil, nil
+	c.lacks, c.found, c.redactions, c.awaited, c.receipts, c.members, c.replaced, c.resolved = nil, nil, nil, nil, nil, nil, nil, nil
 	if err == nil && c.basis != nil {
 		c.basis.written.Store(true)
 	}

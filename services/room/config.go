@@ -3,6 +3,7 @@ package room
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Config is what an operator may set of the room role.
@@ -12,11 +13,16 @@ type Config struct {
 	QueueRows int   `yaml:"queue_rows" doc:"Largest number of rows, roughly, that wait for one lane; beyond it writes are refused."`
 	Rooms     int   `yaml:"rooms" doc:"Rooms that one worker keeps in memory at most."`
 	Cache     int64 `yaml:"cache" doc:"Memory for events that the auth rules read, in bytes."`
+	Graphs    int64 `yaml:"graphs" doc:"Memory for the auth graphs of rooms whose forks are resolved, in bytes."`
+
+	ResolveShare float64       `yaml:"resolve_share" doc:"Share of a processor that the forks of one room get in the long run. A room that needs more takes in events of other servers more slowly."`
+	ResolveBurst time.Duration `yaml:"resolve_burst" doc:"Processor time that a room may use for its forks at once after it has needed none for long."`
 }
 
 // Defaults suit a small server and a large one alike.
 func Defaults() Config {
-	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20}
+	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20, Graphs: 128 << 20,
+		ResolveShare: 0.1, ResolveBurst: 2 * time.Second}
 }
 
 // Validate reports what is wrong with the configuration.
@@ -27,11 +33,14 @@ func (c *Config) Validate() error {
 		have, from int64
 	}{
 		{"lanes", int64(c.Lanes), 1}, {"batch_rows", int64(c.BatchRows), 1}, {"queue_rows", int64(c.QueueRows), 1},
-		{"rooms", int64(c.Rooms), 64}, {"cache", c.Cache, 1 << 20},
+		{"rooms", int64(c.Rooms), 64}, {"cache", c.Cache, 1 << 20}, {"graphs", c.Graphs, 1 << 20},
 	} {
 		if f.have < f.from {
 			errs = append(errs, fmt.Errorf("%s: %d is less than %d", f.name, f.have, f.from))
 		}
+	}
+	if c.ResolveShare <= 0 || c.ResolveBurst <= 0 {
+		errs = append(errs, errors.New("resolve_share: must be positive, and resolve_burst too"))
 	}
 	return errors.Join(errs...)
 }

@@ -46,6 +46,7 @@ func (s *Service) remember(r *room, e *newEvent) {
 	}
 	e.stored = ev
 	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
+	r.draft(e)
 }
 
 // event returns one event of a partition.

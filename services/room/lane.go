@@ -196,6 +196,7 @@ func (l *lane) committed(b *batch) {
 		l.publish(pb, now)
 		for _, c := range pb.changes {
 			c.room.committed(c)
+			l.s.shared.offer(c.resolved)
 			c.commit()
 			for _, o := range c.snaps {
 				l.s.store.Put(pb.p.part, o.snap.SID(), o.snap.Map(), o.near)

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hanse/pkg/metric"
+	"hanse/pkg/resolve"
 )
 
 type metrics struct {
@@ -17,25 +18,48 @@ type metrics struct {
 	unknown prometheus.Counter
 	refused prometheus.Counter
 	resolve prometheus.Histogram
-	ingest  prometheus.Gauge
-	pdus    *prometheus.CounterVec
+
+	conflicted, visited, loaded prometheus.Histogram
+	memo                        *prometheus.CounterVec
+	waiting                     prometheus.Gauge
+	overdrawn, tooLarge         prometheus.Counter
+
+	ingest prometheus.Gauge
+	pdus   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	latency := []float64{.0005, .001, .002, .004, .008, .016, .032, .064, .125, .25, .5, 1, 2, 4}
 	sizes := []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048}
-	return &metrics{
-		append:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_seconds", Help: "Duration of appends, from the first statement to the end of the commit.", Buckets: latency})),
-		events:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_entries", Help: "Log entries per commit.", Buckets: sizes})),
-		parts:   metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_partitions", Help: "Partitions per commit.", Buckets: sizes[:8]})),
-		queued:  metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_queued_rows", Help: "Rows that wait for a commit, roughly."})),
-		rooms:   metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_rooms", Help: "Rooms held in memory."})),
-		unknown: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_append_unknown_total", Help: "Appends whose outcome was unknown."})),
-		refused: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_append_refused_total", Help: "Changes that PostgreSQL refused, repeated requests among them."})),
-		resolve: metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_resolve_seconds", Help: "Duration of state resolutions.", Buckets: latency})),
-		ingest:  metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_ingest_queued", Help: "Events from other servers that wait to be processed."})),
-		pdus:    metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_received_events_total", Help: "Events from other servers by what became of them."}, []string{"outcome"})),
+	sized := func(name, help string) prometheus.Histogram {
+		return metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(1, 10, 8)}))
 	}
+	return &metrics{
+		append:     metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_seconds", Help: "Duration of appends, from the first statement to the end of the commit.", Buckets: latency})),
+		events:     metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_entries", Help: "Log entries per commit.", Buckets: sizes})),
+		parts:      metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_partitions", Help: "Partitions per commit.", Buckets: sizes[:8]})),
+		queued:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_queued_rows", Help: "Rows that wait for a commit, roughly."})),
+		rooms:      metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_rooms", Help: "Rooms held in memory."})),
+		unknown:    metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_append_unknown_total", Help: "Appends whose outcome was unknown."})),
+		refused:    metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_append_refused_total", Help: "Changes that PostgreSQL refused, repeated requests among them."})),
+		resolve:    metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_resolve_seconds", Help: "Duration of state resolutions.", Buckets: latency})),
+		conflicted: sized("hanse_room_resolve_conflicted", "Keys of a resolution on which the states differ."),
+		visited:    sized("hanse_room_resolve_visited", "Events and citations of the auth graph that a resolution visited."),
+		loaded:     sized("hanse_room_resolve_loaded", "Events that a resolution read."),
+		memo:       metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_resolve_memo_total", Help: "Resolutions by who knew the result: room and redis did, none had to work it out."}, []string{"known"})),
+		waiting:    metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_resolve_waiting", Help: "Resolutions that have not begun for lack of a processor."})),
+		overdrawn:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_overdrawn_total", Help: "Events that waited because their room had used up its processor time for forks."})),
+		tooLarge:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_too_large_total", Help: "Forks that were given up."})),
+		ingest:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_ingest_queued", Help: "Events from other servers that wait to be processed."})),
+		pdus:       metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_received_events_total", Help: "Events from other servers by what became of them."}, []string{"outcome"})),
+	}
+}
+
+func (m *metrics) resolved(stats resolve.Stats, took time.Duration) {
+	m.resolve.Observe(took.Seconds())
+	m.conflicted.Observe(float64(stats.Conflicted))
+	m.visited.Observe(float64(stats.Visited))
+	m.loaded.Observe(float64(stats.Loaded))
 }
 
 func (m *metrics) committed(b *batch, took time.Duration) {

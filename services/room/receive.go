@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -83,10 +84,15 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 	return resp, nil
 }
 
-// retry says whether the whole request must be made again: the partition or the room was lost under it.
+// busy tells the sender to come again.
+func busy(after time.Duration) error {
+	return merr.LimitExceeded(after.Milliseconds()).WithCause(errBusy)
+}
+
+// retry says whether the whole request must be made again: the partition or the room was lost under it, or has no time.
 func retry(err error) bool {
 	_, elsewhere := asNotOwner(err)
-	return elsewhere || errors.Is(err, errUnavailable) || errors.Is(err, errStale)
+	return elsewhere || errors.Is(err, errBusy) || errors.Is(err, errUnavailable) || errors.Is(err, errStale)
 }
 
 // verdict is what became of an event.
@@ -165,7 +171,7 @@ func (in *intake) enter(ctx context.Context) (leave func(), err error) {
 	r.unlock()
 	if r.waiting.Add(1) > maxWaiting {
 		r.waiting.Add(-1)
-		return nil, merr.LimitExceeded(1000).WithCause(errBusy)
+		return nil, busy(time.Second)
 	}
 	in.s.metrics.ingest.Inc()
 	defer in.s.metrics.ingest.Dec()
@@ -292,7 +298,7 @@ func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
 
 // attach puts the event at its place, with all that it needs at hand.
 func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState, history bool) (verdict, error) {
-	r, err := in.s.joinedRoom(ctx, in.roomID)
+	r, err := in.solvent(ctx)
 	if err != nil {
 		return verdict{}, err
 	}

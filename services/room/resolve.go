@@ -8,20 +8,23 @@ import (
 	"slices"
 	"time"
 
-	"hanse/pkg/matrix/event"
-	"hanse/pkg/matrix/id"
-	"hanse/pkg/matrix/stateres"
-	"hanse/pkg/roomdb"
+	"hanse/pkg/authgraph"
+	"hanse/pkg/resolve"
 	"hanse/pkg/state"
 )
 
-// maxResolveEvents bounds what one resolution loads.
-const maxResolveEvents = 500_000
+// What one resolution may cost at most. Only a room of millions of state events that differ nearly all can exceed it; its
+// event is refused, as one that cannot be judged.
+var resolveBounds = resolve.Budget{Visits: 1 << 28, Events: 500_000}
 
-var errResolveTooLarge = errors.New("the fork is too large to be resolved")
+// What a room is charged for: see resolve.Budget.
+const (
+	visitCost = 50 * time.Nanosecond
+	loadCost  = 10 * time.Microsecond
+)
 
-// resolve resolves states of a room. What was resolved before is remembered by the identities of the inputs. The
-// number of resolutions at once is bounded, so that rooms with forks do not take the processors from the others.
+// resolve resolves states of a room, whose lock is held. What was resolved before is remembered by the identities of the
+// inputs, here and in Redis.
 func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state.Map, error) {
 	maps = distinct(maps)
 	switch len(maps) {
@@ -32,107 +35,103 @@ func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state
 	}
 	key := resolveKey(maps)
 	if m, ok := r.resolved.get(key); ok {
+		s.metrics.memo.WithLabelValues("room").Inc()
 		return m, nil
 	}
-	select {
-	case s.resolving <- struct{}{}:
-		defer func() { <-s.resolving }()
-	case <-ctx.Done():
-		return state.Map{}, ctx.Err()
+	g, ok := s.graphs.Get(r)
+	if !ok { // reading the graph costs more than asking
+		if m, ok := s.shared.get(ctx, r.key(), maps); ok {
+			s.metrics.memo.WithLabelValues("redis").Inc()
+			r.resolved.put(key, m)
+			return m, nil
+		}
+		var err error
+		if g, err = r.loadGraph(ctx); err != nil {
+			return state.Map{}, fmt.Errorf("auth graph of %s: %w", r.id, err)
+		}
 	}
-	start := time.Now()
-	m, err := s.resolveNow(ctx, r, maps)
-	s.metrics.resolve.Observe(time.Since(start).Seconds())
+	s.metrics.memo.WithLabelValues("none").Inc()
+	m, err := s.resolveNow(ctx, r, g, maps)
+	s.graphs.Add(r, g) // it may weigh more than last time
 	if err != nil {
 		return state.Map{}, fmt.Errorf("resolve state of %s: %w", r.id, err)
 	}
 	r.resolved.put(key, m)
+	r.unshared = append(r.unshared, resolution{room: r.key(), maps: maps, result: m})
 	return m, nil
 }
 
-func (s *Service) resolveNow(ctx context.Context, r *room, maps []state.Map) (state.Map, error) {
-	var nids []int64
-	for _, m := range maps {
-		for _, nid := range m.All() {
-			nids = append(nids, nid)
-		}
-	}
-	src, err := s.loadChains(ctx, r.p, nids)
+func (s *Service) resolveNow(ctx context.Context, r *room, g *authgraph.Graph, maps []state.Map) (state.Map, error) {
+	s.metrics.waiting.Inc()
+	turn, err := s.turns.begin(ctx)
+	s.metrics.waiting.Dec()
 	if err != nil {
 		return state.Map{}, err
 	}
-	sets := make([]stateres.Set, len(maps))
-	for i, m := range maps {
-		sets[i] = make(stateres.Set, m.Len())
-		for k, nid := range m.All() {
-			sets[i][event.Tuple(k)] = src.byNID[nid].ID
+	defer turn.pause()
+	if s.faults.resolving != nil {
+		if err := s.faults.resolving(turn, r); err != nil {
+			return state.Map{}, err
 		}
 	}
-	set, err := stateres.Resolve(r.rules, sets, src)
+	start := time.Now()
+	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{s, r, turn}, resolveBounds)
+	s.metrics.resolved(stats, time.Since(start))
+	cost := time.Duration(stats.Visited)*visitCost + time.Duration(stats.Loaded)*loadCost
+	r.allowance.spend(time.Now(), cost)
+	if errors.Is(err, resolve.ErrBudget) {
+		s.metrics.tooLarge.Inc()
+		s.log.Warn("a fork is too large to be resolved", "room", r.id, "err", err)
+	}
+	return m, err
+}
+
+// resolveSource reads what a resolution replays. Others have the turn while PostgreSQL is asked.
+type resolveSource struct {
+	s    *Service
+	r    *room
+	turn *turn
+}
+
+// Events implements resolve.Source.
+func (src *resolveSource) Events(_ context.Context, nids []int64) ([]resolve.Event, error) {
+	src.turn.pause()
+	events, err := src.s.events(src.turn.Context, src.r.p, nids)
 	if err != nil {
-		return state.Map{}, err
+		return nil, err
 	}
-	// Built upon one of the inputs, so that what they share stays shared.
-	out := maps[0]
-	for k := range maps[0].All() {
-		if _, ok := set[event.Tuple(k)]; !ok {
-			out = out.Delete(k)
-		}
+	out := make([]resolve.Event, len(events))
+	for i, e := range events {
+		out[i] = resolve.Event{PDU: e.PDU, Rejected: e.Flags&flagRejected != 0}
 	}
-	for t, eventID := range set {
-		out = out.Set(state.Key(t), src.byID[eventID].NID)
-	}
-	return out, nil
+	return out, src.turn.resume()
 }
 
-// chains are events with all that they cite.
-type chains struct {
-	byNID map[int64]*roomdb.Event
-	byID  map[id.Event]*roomdb.Event
-}
-
-// Event implements stateres.Source.
-func (c *chains) Event(eventID id.Event) (*event.PDU, error) {
-	if e := c.byID[eventID]; e != nil {
-		return e.PDU, nil
-	}
-	return nil, stateres.ErrMissing
-}
-
-// Rejected implements stateres.Source.
-func (c *chains) Rejected(eventID id.Event) bool {
-	e := c.byID[eventID]
-	return e != nil && e.Flags&flagRejected != 0
-}
-
-// loadChains loads events and their auth chains, one level at a time.
-func (s *Service) loadChains(ctx context.Context, p *tenure, nids []int64) (*chains, error) {
-	c := &chains{byNID: make(map[int64]*roomdb.Event), byID: make(map[id.Event]*roomdb.Event)}
-	next := nids
-	for len(next) > 0 {
-		slices.Sort(next)
-		next = slices.Compact(next)
-		if len(c.byNID)+len(next) > maxResolveEvents {
-			return nil, errResolveTooLarge
-		}
-		level, err := s.events(ctx, p, next)
+// solvent returns the room, locked as joinedRoom does, once it has processor time for its forks left. If that takes longer
+// than the request has, the sender is told to come again.
+func (in *intake) solvent(ctx context.Context) (*room, error) {
+	for {
+		r, err := in.s.joinedRoom(ctx, in.roomID)
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range level {
-			c.byNID[e.NID], c.byID[e.ID] = e, e
+		owed := r.allowance.owed(time.Now())
+		if owed == 0 {
+			return r, nil
 		}
-		var deeper []int64
-		for _, e := range level {
-			for _, a := range e.Auth {
-				if c.byNID[a] == nil {
-					deeper = append(deeper, a)
-				}
-			}
+		r.unlock()
+		in.s.metrics.overdrawn.Inc()
+		if until, ok := ctx.Deadline(); ok && time.Until(until) < owed {
+			return nil, busy(owed)
 		}
-		next = deeper
+		timer := time.NewTimer(owed)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		}
 	}
-	return c, nil
 }
 
 func distinct(maps []state.Map) []state.Map {
@@ -185,4 +184,40 @@ func (m *memo) put(key string, r state.Map) {
 	}
 	m.ring = append(m.ring, key)
 	m.by[key] = r
+}
+
+// loadGraph reads the room's auth graph, with what is not committed yet. It is kept as long as memory allows, and grows
+// with the room: see draft.
+func (r *room) loadGraph(ctx context.Context) (*authgraph.Graph, error) {
+	if err := r.settle(ctx); err != nil {
+		return nil, err
+	}
+	g, err := r.s.db.AuthGraph(ctx, r.key())
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range r.drafted {
+		if err := g.Add(n); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// draft notes a new event for the auth graph: for the one that is in memory, and for one that is read before the event is
+// in PostgreSQL. An event that is drafted and never queued does no harm in the graph: nothing will ever cite it.
+func (r *room) draft(e *newEvent) {
+	if !e.pdu.IsState() || e.flags&flagOutside != 0 {
+		return
+	}
+	n := authgraph.Node{NID: e.nid, Key: state.Key(e.pdu.Tuple()), Auth: e.auth, Rejected: e.flags&flagRejected != 0}
+	r.drafted = append(r.drafted, n)
+	g, ok := r.s.graphs.Peek(r)
+	if !ok {
+		return
+	}
+	if err := g.Add(n); err != nil {
+		r.s.log.Error("auth graph", "room", r.id, "event", e.pdu.ID, "err", err)
+		r.s.graphs.Remove(r) // the next one is read from PostgreSQL
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
@@ -42,7 +43,11 @@ type room struct {
 	recent   *recent
 	receipts map[receiptKey]int64 // ord of receipts known
 	resolved memo
-	afters   map[int64]*state.Snapshot // states after some recent events
+	// drafted are the state events of the newest draft, unshared the resolutions that it took.
+	drafted   []authgraph.Node
+	unshared  []resolution
+	allowance allowance
+	afters    map[int64]*state.Snapshot // states after some recent events
 	// unsettled are changes that may not be in PostgreSQL yet, oldest first.
 	unsettled []unsettled
 	queuedIDs map[id.Event]int64 // their events
@@ -141,6 +146,7 @@ func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
 	r := p.rooms[roomID]
 	if r == nil {
 		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1)}
+		r.allowance.rate, r.allowance.most = s.cfg.ResolveShare, s.cfg.ResolveBurst
 		p.rooms[roomID] = r
 		s.metrics.rooms.Inc()
 		s.evict(p)
@@ -163,6 +169,8 @@ func (r *room) lock(ctx context.Context) error {
 	return nil
 }
 
+func (r *room) key() roomdb.RoomKey { return roomdb.RoomKey{Part: r.p.part, NID: r.nid} }
+
 func (r *room) unlock() { <-r.sem }
 
 // drop forgets the room: the next request reads it anew.
@@ -176,6 +184,7 @@ func (r *room) drop() {
 		delete(r.p.rooms, r.id)
 		r.s.metrics.rooms.Dec()
 	}
+	r.s.graphs.Remove(r)
 }
 
 // evictScan is how many rooms are looked at to find one that was not used for long.
@@ -206,6 +215,7 @@ func (s *Service) evict(p *tenure) {
 			oldest.dead.Store(true)
 			delete(p.rooms, oldest.id)
 			s.metrics.rooms.Dec()
+			s.graphs.Remove(oldest)
 		}
 		<-oldest.sem
 	default:

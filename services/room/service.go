@@ -11,10 +11,12 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/matrix/id"
@@ -39,10 +41,12 @@ type Servers interface {
 
 // Deps is what the role works with.
 type Deps struct {
-	Shards  *pg.Shards
-	States  *state.Store
-	DB      *roomdb.DB
-	Bus     *bus.Bus
+	Shards *pg.Shards
+	States *state.Store
+	DB     *roomdb.DB
+	Bus    *bus.Bus
+	// Redis may be nil: resolutions are not shared then.
+	Redis   redis.UniversalClient
 	Members *partition.Members
 	Router  *partition.Router
 	Servers Servers
@@ -76,7 +80,9 @@ type Service struct {
 
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
-	resolving    chan struct{}                // slots of state resolutions
+	turns        *turns                                // of state resolutions
+	graphs       *cache.Cache[*room, *authgraph.Graph] // of rooms with forks; each guarded by its room's lock
+	shared       *shared
 	large        chan struct{}                // slots of states that are got from other servers
 	clock        atomic.Int64                 // ticks with each use of a room
 	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
@@ -91,6 +97,8 @@ type faults struct {
 	// before runs before every append; commit sees the outcome of every append and says what the lane gets to hear.
 	before func()
 	commit func(error) error
+	// resolving runs at the begin of each resolution.
+	resolving func(context.Context, *room) error
 }
 
 // largeAnswers bounds the states that are got from other servers at once: each may take hundreds of megabytes.
@@ -109,7 +117,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
-		lanes: make(map[*pgxpool.Pool][]*lane), resolving: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)),
 		large: make(chan struct{}, largeAnswers),
 	}
 	if s.log == nil {
@@ -124,6 +132,11 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		Name: "room_event", Budget: cfg.Cache, Metrics: deps.Registerer,
 		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(len(e.JSON)) + 800 },
 	})
+	s.graphs = cache.New(cache.Config[*room, *authgraph.Graph]{
+		Name: "room_authgraph", Budget: cfg.Graphs, Metrics: deps.Registerer,
+		Weigh: func(_ *room, g *authgraph.Graph) int64 { return g.Bytes() },
+	})
+	s.shared = newShared(deps.Redis, deps.Shards.ClusterID())
 	for _, pool := range deps.Shards.All() {
 		for range cfg.Lanes {
 			s.lanes[pool] = append(s.lanes[pool], newLane(s, pool))
@@ -158,6 +171,7 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}
 	lanes.Go(func() error { s.beacons(lanesCtx); return nil })
+	lanes.Go(func() error { s.shared.run(lanesCtx); return nil })
 	err := s.owner.Run(ctx)
 	stopLanes()
 	if e := lanes.Wait(); err == nil {

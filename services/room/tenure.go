@@ -132,6 +132,7 @@ func (s *Service) end(p *tenure, err error) {
 	p.mu.Unlock()
 	for _, r := range rooms {
 		r.dead.Store(true)
+		s.graphs.Remove(r)
 	}
 	s.metrics.rooms.Sub(float64(len(rooms)))
 }

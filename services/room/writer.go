@@ -50,6 +50,7 @@ type writer struct {
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
+	r.drafted, r.unshared = nil, nil
 	return &writer{s: s, r: r, h: r.head, c: newChange(ctx, r), drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot),
 		outside: make(map[id.Event]int64), maxTips: maxTips}
 }
@@ -62,6 +63,7 @@ func (w *writer) put() error {
 			w.c.replaced = append(w.c.replaced, nid)
 		}
 	}
+	w.c.resolved = w.r.unshared
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
 	}
