@@ -13,6 +13,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
+	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -404,19 +405,43 @@ func (r *room) homeServer(ctx context.Context) (id.Server, error) {
 	if r.home != "" {
 		return r.home, nil
 	}
-	for key := range r.head.state.Type(typeMember) {
-		user := id.User(key.StateKey)
-		if !r.s.localUser(user) {
+	user, err := r.s.localMember(ctx, r.p, r.head.state, func(id.User) bool { return true })
+	if err != nil {
+		return "", err
+	}
+	if user == "" {
+		return "", merr.NotFound("We are not in this room")
+	}
+	r.home = user.Server()
+	return r.home, nil
+}
+
+// membersAtOnce is how many memberships are looked at together.
+const membersAtOnce = 200
+
+// localMember finds one of our users who is joined in a state and of whom may says yes; "" if there is none.
+func (s *Service) localMember(ctx context.Context, p *tenure, m state.Map, may func(id.User) bool) (id.User, error) {
+	var nids []int64
+	look := func() (id.User, error) {
+		members, err := s.events(ctx, p, nids)
+		nids = nids[:0]
+		for _, e := range members {
+			if e.Membership() == "join" {
+				return id.User(*e.StateKey), nil
+			}
+		}
+		return "", err
+	}
+	for key, nid := range m.Type(typeMember) {
+		if user := id.User(key.StateKey); !s.localUser(user) || !may(user) {
 			continue
 		}
-		now, _, err := r.s.membershipIn(ctx, r.p, r.head.state, user)
-		if err != nil {
-			return "", err
+		if nids = append(nids, nid); len(nids) < membersAtOnce {
+			continue
 		}
-		if now == "join" {
-			r.home = user.Server()
-			return r.home, nil
+		if user, err := look(); err != nil || user != "" {
+			return user, err
 		}
 	}
-	return "", merr.NotFound("We are not in this room")
+	return look()
 }

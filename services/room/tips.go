@@ -100,34 +100,19 @@ func (w *writer) dummy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	may := func(user id.User) (bool, error) {
-		if user == "" || auth.PowerOf(user, found.lookup) < required {
-			return false, nil
-		}
-		now, _, err := w.s.membershipIn(ctx, r.p, w.h.state, user)
-		return now == "join", err
-	}
-	ok, err := may(r.merger)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		r.merger = ""
-		for key := range w.h.state.Type(typeMember) {
-			user := id.User(key.StateKey)
-			if !w.s.localUser(user) {
-				continue
-			}
-			if ok, err = may(user); err != nil {
-				return err
-			}
-			if ok {
-				r.merger = user
-				break
-			}
+	may := func(user id.User) bool { return auth.PowerOf(user, found.lookup) >= required }
+	now := ""
+	if r.merger != "" && may(r.merger) {
+		if now, _, err = w.s.membershipIn(ctx, r.p, w.h.state, r.merger); err != nil {
+			return err
 		}
 	}
-	if !ok {
+	if now != "join" {
+		if r.merger, err = w.s.localMember(ctx, r.p, w.h.state, may); err != nil {
+			return err
+		}
+	}
+	if r.merger == "" {
 		mute := w.h.state
 		r.mute = &mute
 		return merr.Forbidden("Nobody of ours may send to the room")
