@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 
 	"hanse/pkg/bus/bustest"
@@ -62,6 +64,7 @@ type cluster struct {
 	tb      testing.TB
 	pg      pg.Config
 	nats    *bustest.Server
+	redis   *miniredis.Miniredis
 	names   names
 	fedout  federationv1.FedOutClient
 	faults  faults
@@ -112,6 +115,7 @@ func (c *cluster) open(workers int) *cluster {
 	tb := c.tb
 	tb.Helper()
 	c.db = pgtest.Open(tb, c.pg)
+	c.redis = miniredis.RunT(tb)
 	c.read = roomdb.Open(c.db, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)
 	c.caller()
 	for range workers {
@@ -169,7 +173,7 @@ func (c *cluster) start() *worker {
 	w.router = partition.NewRouter(partition.RouterConfig{Members: w.members, Rows: partition.NewRows(shards), Conns: w.conns, Log: log})
 	store := state.NewStore(state.DefaultConfig(), nil)
 	w.Service, err = New(Defaults(), Deps{Shards: shards, States: store, DB: roomdb.Open(shards, store, roomdb.DefaultConfig(), nil),
-		Bus: b, Members: w.members, Router: w.router, Servers: c.names, FedOut: c.fedout, Log: log})
+		Bus: b, Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr(), MaxRetries: -1}), Members: w.members, Router: w.router, Servers: c.names, FedOut: c.fedout, Log: log})
 	if err != nil {
 		c.tb.Fatal(err)
 	}

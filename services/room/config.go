@@ -22,7 +22,7 @@ type Config struct {
 // Defaults suit a small server and a large one alike.
 func Defaults() Config {
 	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20, Graphs: 128 << 20,
-		ResolveShare: 0.1, ResolveBurst: 2 * time.Second}
+		ResolveShare: 0.2, ResolveBurst: 5 * time.Second}
 }
 
 // Validate reports what is wrong with the configuration.

@@ -66,6 +66,11 @@ var errMissingEvent = errors.New("event is not stored")
 
 // events returns events of a partition in the order asked for. All must exist.
 func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomdb.Event, error) {
+	return s.readEvents(ctx, p, nids, true)
+}
+
+// readEvents is events; keep says whether they are worth a place in the cache.
+func (s *Service) readEvents(ctx context.Context, p *tenure, nids []int64, keep bool) ([]*roomdb.Event, error) {
 	out := make([]*roomdb.Event, len(nids))
 	var missing []int64
 	for i, nid := range nids {
@@ -92,7 +97,9 @@ func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomd
 		if e == nil {
 			return nil, fmt.Errorf("%w: number %d of partition %d", errMissingEvent, nid, p.part)
 		}
-		s.cache.Add(eventKey{p.part, p.epoch, nid}, e)
+		if keep {
+			s.cache.Add(eventKey{p.part, p.epoch, nid}, e)
+		}
 		out[i] = e
 	}
 	return out, nil

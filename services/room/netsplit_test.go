@@ -43,6 +43,9 @@ func TestNetsplit(t *testing.T) {
 						s.act(t, rng, roomID, 1+rng.IntN(5))
 					}
 					exchange(t, rng, sides, roomID)
+					for _, s := range sides {
+						s.c.checkResolved(roomID)
+					}
 					for range 2 {
 						for i, s := range sides {
 							s.speak(t, roomID)

@@ -86,25 +86,32 @@ func (s *Service) resolveNow(ctx context.Context, r *room, g *authgraph.Graph, m
 	return m, err
 }
 
-// resolveSource reads what a resolution replays. Others have the turn while PostgreSQL is asked.
+// resolveSource reads what a resolution replays.
 type resolveSource struct {
 	s    *Service
 	r    *room
 	turn *turn
 }
 
-// Events implements resolve.Source.
+// resolveChunk is how many events are read before others may have a turn.
+const resolveChunk = 500
+
+// Events implements resolve.Source. What a large fork reads must not push out of the cache what the others need.
 func (src *resolveSource) Events(_ context.Context, nids []int64) ([]resolve.Event, error) {
-	src.turn.pause()
-	events, err := src.s.events(src.turn.Context, src.r.p, nids)
-	if err != nil {
-		return nil, err
+	out := make([]resolve.Event, 0, len(nids))
+	for chunk := range slices.Chunk(nids, resolveChunk) {
+		if err := src.turn.Err(); err != nil {
+			return nil, err
+		}
+		events, err := src.s.readEvents(src.turn.Context, src.r.p, chunk, len(nids) <= resolveChunk)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			out = append(out, resolve.Event{PDU: e.PDU, Rejected: e.Flags&flagRejected != 0})
+		}
 	}
-	out := make([]resolve.Event, len(events))
-	for i, e := range events {
-		out[i] = resolve.Event{PDU: e.PDU, Rejected: e.Flags&flagRejected != 0}
-	}
-	return out, src.turn.resume()
+	return out, nil
 }
 
 // solvent returns the room, locked as joinedRoom does, once it has processor time for its forks left. If that takes longer
