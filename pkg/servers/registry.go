@@ -53,6 +53,7 @@ type Registry struct {
 	names  []id.Server
 	log    *slog.Logger
 	now    func() time.Time
+	every  time.Duration // between reloads
 	keys   atomic.Pointer[map[id.Server]*keyring]
 }
 
@@ -71,7 +72,7 @@ func Open(ctx context.Context, shards Shards, names []id.Server, log *slog.Logge
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{shards: shards, log: log, now: time.Now}
+	r := &Registry{shards: shards, log: log, now: time.Now, every: reloadEvery}
 	for _, n := range names {
 		if _, err := id.ParseServer(string(n)); err != nil {
 			return nil, fmt.Errorf("servers: %w", err)
@@ -89,7 +90,7 @@ func Open(ctx context.Context, shards Shards, names []id.Server, log *slog.Logge
 
 // Run reloads the keys from time to time until ctx ends.
 func (r *Registry) Run(ctx context.Context) error {
-	t := time.NewTicker(reloadEvery)
+	t := time.NewTicker(r.every)
 	defer t.Stop()
 	for {
 		select {

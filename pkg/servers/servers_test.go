@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -80,6 +81,49 @@ func TestRotation(t *testing.T) {
 	}
 	if _, err := r.Rotate(t.Context(), b); !errors.Is(err, ErrNotLocal) {
 		t.Errorf("rotation of another server: %v", err)
+	}
+}
+
+// Workers that run sign with a new key without being started again, and so do those that start later.
+func TestRunningWorkersTakeKeysUp(t *testing.T) {
+	shards := pgtest.New(t)
+	open := func() *Registry {
+		r, err := Open(t.Context(), shards, []id.Server{a}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	worker, operator := open(), open()
+	worker.every = 5 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Run(ctx) }()
+	want, err := operator.Rotate(ctx, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		key, err := worker.SigningKey(ctx, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key.ID == want {
+			break
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("the worker still signs with %s, not %s", key.ID, want)
+		}
+	}
+	if key, err := open().SigningKey(ctx, a); err != nil || key.ID != want {
+		t.Errorf("a worker that starts signs with %v, not %s: %v", key, want, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

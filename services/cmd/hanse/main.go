@@ -37,6 +37,7 @@ var cli struct {
 	Migrate   migrateCmd    `cmd:"" help:"Bring the schema of all shards up to date."`
 	User      userCmd       `cmd:"" help:"Make and change accounts."`
 	Partition partitionCmd  `cmd:"" help:"Look at the partitions and move them between workers."`
+	Keys      keysCmd       `cmd:"" help:"Look at the servers' signing keys and replace them."`
 	Dead      deadLetterCmd `cmd:"" name:"deadletter" help:"Look at entries of the log that could not be processed, and have them processed."`
 	Version   versionCmd    `cmd:"" help:"Print the version."`
 }
