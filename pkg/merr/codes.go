@@ -54,6 +54,8 @@ const (
 	CodeDestinationRejected     = "M_DESTINATION_REJECTED"
 	CodeServerNotTrusted        = "M_SERVER_NOT_TRUSTED"
 	CodeUnknownPos              = "M_UNKNOWN_POS"
+	// CodePartialState is not in the specification yet (MSC3895); servers send it under this name.
+	CodePartialState = "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE"
 )
 
 // New is for the errors that have no constructor of their own.
@@ -125,6 +127,12 @@ func Unavailable(msg string) *Error {
 	e := New(http.StatusServiceUnavailable, CodeUnknown, msg)
 	e.RetryAfterMS = 1000
 	return e
+}
+
+// UnableDueToPartialState is 404 ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE: we have joined the room without its
+// members, and cannot answer before we know them.
+func UnableDueToPartialState() *Error {
+	return New(http.StatusNotFound, CodePartialState, "This server does not have the whole state of the room yet")
 }
 
 // BadGateway is 502 M_UNKNOWN: another server failed us.

@@ -16,6 +16,7 @@ const (
 	KindEvent        = 1
 	KindReceipt      = 2
 	KindDeviceChange = 3
+	KindFilled       = 4
 )
 
 const logColumns = `l.pos, l.room_nid, l.kind, l.body, e.json, e.event_id, coalesce(e.redacted_by, 0)`
@@ -101,6 +102,12 @@ func (r *logRow) entry(m *meta) (*logv1.Entry, error) {
 			return nil, err
 		}
 		entry.Body = &logv1.Entry_DeviceChange{DeviceChange: body}
+	case KindFilled:
+		body := new(logv1.Filled)
+		if err := proto.Unmarshal(r.body, body); err != nil {
+			return nil, err
+		}
+		entry.Body = &logv1.Entry_Filled{Filled: body}
 	default:
 		return nil, fmt.Errorf("unknown kind %d", r.kind)
 	}

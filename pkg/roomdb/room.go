@@ -31,15 +31,24 @@ type Room struct {
 	Published bool
 	// Joined and Invited count members, JoinedLocal those on the cluster's servers.
 	Joined, Invited, JoinedLocal int
+	// FullPos is the log position from which on the room's state is whole: 0 if it always was, PartialState if it is not
+	// yet, as the room was joined without its members (server-server API, PUT /v2/send_join, "omit_members").
+	FullPos int64
 }
 
-const roomColumns = `part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq, published, joined, invited, joined_local`
+// PartialState is the FullPos of a room whose members are still being fetched.
+const PartialState = -1
+
+// Partial says that members are missing from the room's state now.
+func (r *Room) Partial() bool { return r.FullPos == PartialState }
+
+const roomColumns = `part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq, published, joined, invited, joined_local, full_pos`
 
 func scanRoom(row pgx.Row) (*Room, error) {
 	r := new(Room)
 	var version string
 	err := row.Scan(&r.Part, &r.NID, &r.ID, &version, &r.SID, &r.Extremities, &r.Depth, &r.FirstOrd, &r.LastPos,
-		&r.NotifySeq, &r.Published, &r.Joined, &r.Invited, &r.JoinedLocal)
+		&r.NotifySeq, &r.Published, &r.Joined, &r.Invited, &r.JoinedLocal, &r.FullPos)
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +212,20 @@ func (d *DB) metaOf(ctx context.Context, part uint32, nids []int64) (map[int64]*
 // Servers returns the servers with joined members.
 func (d *DB) Servers(ctx context.Context, part uint32, roomNID int64) ([]id.Server, error) {
 	rows, err := d.shards.For(part).Query(ctx, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`, int32(part), roomNID)
+	if err != nil {
+		return nil, fmt.Errorf("read servers of a room: %w", err)
+	}
+	servers, err := pgx.CollectRows(rows, pgx.RowTo[id.Server])
+	if err != nil {
+		return nil, fmt.Errorf("read servers of a room: %w", err)
+	}
+	return servers, nil
+}
+
+// ServersBefore returns the servers that had joined members before one of a server joined.
+func (d *DB) ServersBefore(ctx context.Context, part uint32, roomNID int64, joined id.Server) ([]id.Server, error) {
+	rows, err := d.shards.For(part).Query(ctx, `SELECT server FROM room_server
+		WHERE part = $1 AND room_nid = $2 AND joined > 0 AND NOT (server = $3 AND joined = 1)`, int32(part), roomNID, string(joined))
 	if err != nil {
 		return nil, fmt.Errorf("read servers of a room: %w", err)
 	}

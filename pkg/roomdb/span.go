@@ -11,14 +11,19 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// Span returns the room's current state just behind position after and at position upTo; 0, 0 if no event lies between.
+// Span returns the room's current state just behind position after and at position upTo; 0, 0 if nothing changed the
+// room in between. Besides events that is what filled the state of a room that was joined without its members.
 func (d *DB) Span(ctx context.Context, part uint32, roomNID, after, upTo int64) (before, now int64, err error) {
-	err = d.shards.For(part).QueryRow(ctx, `SELECT
-		coalesce((SELECT l.current_before FROM event e JOIN log l ON l.part = e.part AND l.pos = e.ord
-			WHERE e.part = $1 AND e.room_nid = $2 AND e.ord > $3 AND e.ord <= $4 ORDER BY e.ord LIMIT 1), 0),
-		coalesce((SELECT l.current_after FROM event e JOIN log l ON l.part = e.part AND l.pos = e.ord
-			WHERE e.part = $1 AND e.room_nid = $2 AND e.ord > $3 AND e.ord <= $4 ORDER BY e.ord DESC LIMIT 1), 0)`,
-		int32(part), roomNID, after, upTo).Scan(&before, &now)
+	err = d.shards.For(part).QueryRow(ctx, `WITH ends AS (
+			SELECT least(
+				(SELECT min(ord) FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4),
+				(SELECT full_pos FROM room WHERE part = $1 AND room_nid = $2 AND full_pos > $3 AND full_pos <= $4)) AS first,
+			greatest(
+				(SELECT max(ord) FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4),
+				(SELECT full_pos FROM room WHERE part = $1 AND room_nid = $2 AND full_pos > $3 AND full_pos <= $4)) AS last)
+		SELECT coalesce((SELECT current_before FROM log WHERE part = $1 AND pos = ends.first), 0),
+			coalesce((SELECT current_after FROM log WHERE part = $1 AND pos = ends.last), 0) FROM ends`,
+		int32(part), roomNID, max(after, 0), upTo).Scan(&before, &now)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read span of a room: %w", err)
 	}

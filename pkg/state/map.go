@@ -130,6 +130,15 @@ func (m Map) Type(typ string) iter.Seq2[Key, int64] {
 	return m.prefix(encodeKey(Key{Type: typ}))
 }
 
+// Except iterates over the entries of all event types but one, in order. What it
+// costs does not depend on how many entries are of that type.
+func (m Map) Except(typ string) iter.Seq2[Key, int64] {
+	p := encodeKey(Key{Type: typ})
+	return func(yield func(Key, int64) bool) {
+		m.root.walkExcept(p, func(e entry) bool { return yield(decodeKey(e.key()), e.nid) })
+	}
+}
+
 // TypePrefix iterates over the entries of one event type whose state key starts
 // with prefix, ordered by state key.
 func (m Map) TypePrefix(typ, prefix string) iter.Seq2[Key, int64] {

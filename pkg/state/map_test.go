@@ -216,6 +216,16 @@ func TestTypeAndPrefix(t *testing.T) {
 			}
 		}
 		check("Type", maps.Collect(m.Type(q.Type)), func(k Key) bool { return k.Type == q.Type })
+		check("Except", maps.Collect(m.Except(q.Type)), func(k Key) bool { return k.Type != q.Type })
+		var order []Key
+		for k := range m.Except(q.Type) {
+			if order = append(order, k); len(order) == 3 {
+				break
+			}
+		}
+		if !slices.IsSortedFunc(order, compareKeys) {
+			t.Fatalf("Except(%q) out of order: %q", q.Type, order)
+		}
 		check("TypePrefix", maps.Collect(m.TypePrefix(q.Type, q.StateKey)), func(k Key) bool {
 			return k.Type == q.Type && strings.HasPrefix(k.StateKey, q.StateKey)
 		})

@@ -335,6 +335,42 @@ func (nd *node) walk(prefix string, f func(entry) bool) bool {
 	return true
 }
 
+// walkExcept visits the entries whose key does not start with prefix, in order, until f says no. Subtrees that hold no
+// others are not entered.
+func (nd *node) walkExcept(prefix string, f func(entry) bool) bool {
+	if nd == nil {
+		return true
+	}
+	if nd.in == nil {
+		for _, e := range nd.page {
+			if !strings.HasPrefix(e.key(), prefix) && !f(e) {
+				return false
+			}
+		}
+		return true
+	}
+	if strings.HasPrefix(nd.in.prefix, prefix) {
+		return true
+	}
+	if !strings.HasPrefix(prefix, nd.in.prefix) {
+		return nd.walk("", f)
+	}
+	if !nd.in.end.walk("", f) {
+		return false
+	}
+	within := nd.in.kid(prefix[len(nd.in.prefix)])
+	for _, k := range nd.in.kids {
+		walk := func() bool { return k.walk("", f) }
+		if k == within {
+			walk = func() bool { return k.walkExcept(prefix, f) }
+		}
+		if !walk() {
+			return false
+		}
+	}
+	return true
+}
+
 func commonPrefix(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {

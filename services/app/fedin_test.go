@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -23,7 +24,7 @@ const public = `{"join_rule":"public"}`
 func TestFederationIn(t *testing.T) {
 	w := newInbound(t)
 	for name, test := range map[string]func(*testing.T, *inbound){
-		"join": testFedJoin, "join refused": testFedJoinRefused, "leave": testFedLeave, "knock": testFedKnock, "invite": testFedInvite,
+		"join": testFedJoin, "join without members": testFedJoinOmit, "join refused": testFedJoinRefused, "leave": testFedLeave, "knock": testFedKnock, "invite": testFedInvite,
 		"events": testFedEvents, "transaction": testFedTransaction, "transaction of others": testFedTransactionOthers,
 		"acl": testFedACL, "visibility": testFedVisibility, "history": testFedHistory, "missing": testFedMissing,
 		"ephemeral": testFedEphemeral, "device lists": testFedDeviceLists, "directory": testFedDirectory, "spaces": testFedSpaces,
@@ -54,7 +55,7 @@ func testFedJoin(t *testing.T, w *inbound) {
 		if len(again.list("auth_chain")) < 2 || again.get("members_omitted").Bool() {
 			t.Errorf("%.300s", again.raw)
 		}
-		if got := again.list("servers_in_room"); !slices.Contains(got, string(ours)) || !slices.Contains(got, string(p.name)) {
+		if got := again.list("servers_in_room"); !slices.Equal(got, []string{string(ours)}) { // those before the join
 			t.Errorf("servers: %v", got)
 		}
 		if known, err := event.Parse([]byte(again.get("event").Raw), j.rules); err != nil || known.ID != j.last.ID {
@@ -63,6 +64,70 @@ func testFedJoin(t *testing.T, w *inbound) {
 		old := p.do("PUT", fedPath("send_join", string(room), "x"), j.last.JSON).ok()
 		if old.get("0").Int() != 200 || !old.get("1.state").IsArray() {
 			t.Errorf("version 1 of the endpoint: %.200s", old.raw)
+		}
+	}
+}
+
+// Server-server API, PUT /v2/send_join, "omit_members".
+func testFedJoinOmit(t *testing.T, w *inbound) {
+	anna := w.account("annaomit")
+	for _, named := range []bool{false, true} {
+		room := w.create("11", anna, public)
+		if named {
+			w.set(room, anna, "m.room.name", `{"name":"a name"}`)
+		}
+		for i := range 60 {
+			user := w.account(fmt.Sprintf("omit%d-%v", i, named))
+			w.owner(room, func(ctx context.Context, c roomv1.RoomClient) error {
+				_, err := c.Join(ctx, &roomv1.JoinRequest{RoomId: string(room), UserId: string(user), Cause: w.cause(user)})
+				return err
+			})
+		}
+		p := w.peer(id.Server(fmt.Sprintf("omit%v.test", named)))
+		j := p.join(room, p.user("eve"))
+		uri := fedv2Path + "/send_join/" + url.PathEscape(string(room)) + "/x"
+		all := p.do("PUT", uri, j.last.JSON).ok()
+		if got := all.list("state"); all.get("members_omitted").Bool() || len(got) < 61 {
+			t.Errorf("not asked for: %d events", len(got))
+		}
+		some := p.do("PUT", uri+"?omit_members=true", j.last.JSON).ok()
+		if !some.get("members_omitted").Bool() {
+			t.Fatalf("%.300s", some.raw)
+		}
+		if got := some.list("servers_in_room"); !slices.Equal(got, []string{string(ours)}) {
+			t.Errorf("servers: %v", got)
+		}
+		members, seen := 0, map[string]bool{}
+		for _, e := range some.get("state").Array() {
+			known, err := event.Parse([]byte(e.Raw), j.rules)
+			check(t, err)
+			seen[string(known.ID)] = true
+			if known.Type == "m.room.member" {
+				members++
+			}
+		}
+		if want := map[bool]int{false: 5, true: 0}[named]; members != want {
+			t.Errorf("%d members, not %d", members, want)
+		}
+		// What is in the state is not told twice, and nothing is missing of what it cites.
+		for _, e := range some.get("auth_chain").Array() {
+			known, err := event.Parse([]byte(e.Raw), j.rules)
+			check(t, err)
+			if seen[string(known.ID)] {
+				t.Errorf("%s %s is told twice", known.Type, known.ID)
+			}
+			seen[string(known.ID)] = true
+		}
+		for _, list := range []string{"state", "auth_chain"} {
+			for _, e := range some.get(list).Array() {
+				known, err := event.Parse([]byte(e.Raw), j.rules)
+				check(t, err)
+				for _, a := range known.AuthEvents {
+					if !seen[string(a)] {
+						t.Errorf("auth event %s of %s is missing", a, known.Type)
+					}
+				}
+			}
 		}
 	}
 }

@@ -86,6 +86,25 @@ func (c *Client) read(ctx context.Context, user id.User, roomID id.Room) (*acces
 	return a, nil
 }
 
+// readWhole is read for what cannot be said without the room's members: it waits for them if we joined without.
+func (c *Client) readWhole(ctx context.Context, user id.User, roomID id.Room) (*access, error) {
+	a, err := c.read(ctx, user, roomID)
+	if err != nil {
+		return nil, err
+	}
+	a.room, err = c.whole(ctx, a.room)
+	return a, err
+}
+
+// whole waits for the members of a room that we joined without them.
+func (c *Client) whole(ctx context.Context, room *roomdb.Room) (*roomdb.Room, error) {
+	whole, err := c.rooms.AwaitWhole(ctx, room)
+	if errors.Is(err, roomdb.ErrPartialState) {
+		return nil, merr.Unavailable("The members of the room are still being fetched").WithCause(err)
+	}
+	return whole, err
+}
+
 // wasMember finds out until when somebody who is out of the room was in it.
 func (c *Client) wasMember(ctx context.Context, a *access, nid int64) (bool, error) {
 	const steps = 16 // leave, ban, unban, invite, leave, ... before the last join

@@ -49,6 +49,11 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !f.lazy() { // the state that is asked for has all members
+		if a.room, err = c.whole(ctx, a.room); err != nil {
+			return err
+		}
+	}
 	e, err := c.visibleEvent(ctx, a, eventID)
 	if err != nil {
 		return err

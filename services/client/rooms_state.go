@@ -19,7 +19,7 @@ func (c *Client) allState(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx := r.Context()
-	a, err := c.read(ctx, me(r).User, roomID)
+	a, err := c.readWhole(ctx, me(r).User, roomID)
 	if err != nil {
 		return err
 	}
@@ -55,11 +55,20 @@ func (c *Client) getState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	typ, key := param(r, "eventType"), param(r, "stateKey")
 	m, err := c.state(ctx, a)
 	if err != nil {
 		return err
 	}
-	e, err := c.rooms.StateEvent(ctx, a.room.Part, m, param(r, "eventType"), param(r, "stateKey"))
+	if typ == typeMember && a.room.Partial() && !m.Has(state.Key{Type: typ, StateKey: key}) {
+		if a.room, err = c.whole(ctx, a.room); err != nil {
+			return err
+		}
+		if m, err = c.state(ctx, a); err != nil {
+			return err
+		}
+	}
+	e, err := c.rooms.StateEvent(ctx, a.room.Part, m, typ, key)
 	if err != nil {
 		return err
 	}
@@ -88,7 +97,7 @@ func (c *Client) roomMembers(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	ctx, user := r.Context(), me(r).User
-	a, err := c.read(ctx, user, roomID)
+	a, err := c.readWhole(ctx, user, roomID)
 	if err != nil {
 		return err
 	}
@@ -132,7 +141,7 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 	if a.left != nil && pos >= a.left.Ord {
 		return c.state(ctx, a)
 	}
-	if pos > 0 {
+	if pos > 0 && roomdb.WholeAt(a.room.FullPos, pos) {
 		_, sid, err := c.rooms.Span(ctx, a.room.Part, a.room.NID, 0, pos)
 		if err != nil || sid != 0 {
 			m, stateErr := c.rooms.State(ctx, a.room.Part, sid)
@@ -142,7 +151,7 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 			return m, err
 		}
 	}
-	// Before all that happened while we were in the room: by the events themselves.
+	// Before all that happened while we were in the room, or when its members were not known: by the events themselves.
 	events, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: pos, Backwards: true, Limit: 1})
 	if err != nil || len(events) == 0 {
 		return state.Map{}, err
@@ -163,6 +172,9 @@ func (c *Client) joinedMembers(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	room, err := c.joined(ctx, me(r).User, roomID)
 	if err != nil {
+		return err
+	}
+	if room, err = c.whole(ctx, room); err != nil {
 		return err
 	}
 	m, err := c.rooms.State(ctx, room.Part, room.SID)

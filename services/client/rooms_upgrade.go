@@ -94,6 +94,9 @@ func (u *upgrade) open(ctx context.Context, roomID id.Room) (err error) {
 	if u.old, err = u.c.joined(ctx, u.user, roomID); err != nil {
 		return err
 	}
+	if u.old, err = u.c.whole(ctx, u.old); err != nil { // bans go along
+		return err
+	}
 	if u.power, err = u.c.powers(ctx, u.old); err != nil {
 		return err
 	}

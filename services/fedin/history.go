@@ -18,7 +18,7 @@ const (
 	// maxBackfill and maxMissing bound what one request returns.
 	maxBackfill, maxMissing = 100, 20
 	// maxChain bounds an auth chain.
-	maxChain = 200_000
+	maxChain = 2_000_000
 	// maxNamed bounds the events that a request names.
 	maxNamed = 100
 	// readsWaiting bounds the expensive reads of a server that wait for others.
@@ -74,6 +74,9 @@ func (f *Fedin) stateBefore(q *request) (*roomdb.Room, []int64, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if room, err = f.whole(q.Context(), room); err != nil {
+		return nil, nil, err
+	}
 	e, err := f.namedEvent(q.Context(), room, q.URL.Query().Get("event_id"))
 	if err != nil {
 		return nil, nil, err
@@ -92,25 +95,40 @@ func (f *Fedin) stateBefore(q *request) (*roomdb.Room, []int64, error) {
 	return room, nids, nil
 }
 
-// state answers GET state/{roomId}.
+// whole waits for the members of a room that we joined without them.
+func (f *Fedin) whole(ctx context.Context, room *roomdb.Room) (*roomdb.Room, error) {
+	whole, err := f.rooms.AwaitWhole(ctx, room)
+	if errors.Is(err, roomdb.ErrPartialState) {
+		return nil, merr.UnableDueToPartialState().WithCause(err)
+	}
+	return whole, err
+}
+
+// state answers GET state/{roomId}, event by event: a state may be hundreds of megabytes.
 func (f *Fedin) state(w http.ResponseWriter, q *request) error {
 	room, nids, err := f.stateBefore(q)
 	if err != nil {
 		return err
 	}
-	state, err := f.rooms.InOrder(q.Context(), room.Part, nids)
+	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
 	if err != nil {
 		return err
 	}
-	chain, err := f.authChain(q.Context(), room, nids)
-	if err != nil {
-		return err
+	events := func(ctx context.Context, nids []int64) ([][]byte, error) {
+		found, err := f.rooms.InOrder(ctx, room.Part, nids)
+		out := make([][]byte, len(found))
+		for i, e := range found {
+			out[i] = e.JSON
+		}
+		return out, err
 	}
-	b := httpx.Buffer()
-	writeEvents(b, `{"pdus":`, state)
-	writeEvents(b, `,"auth_chain":`, chain)
-	b.WriteByte('}')
-	return httpx.Send(w, b)
+	s := &stream{ctx: q.Context(), w: w}
+	return s.send(func() error {
+		if err := s.list(`{"pdus":`, nids, events); err != nil {
+			return err
+		}
+		return s.list(`,"auth_chain":`, chain, events)
+	})
 }
 
 // stateIDs answers GET state_ids/{roomId}.
@@ -123,27 +141,21 @@ func (f *Fedin) stateIDs(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	names, err := f.rooms.EventIDs(q.Context(), room.Part, append(append([]int64(nil), nids...), chain...))
-	if err != nil {
-		return err
-	}
-	b := httpx.Buffer()
-	writeIDs(b, `{"pdu_ids":`, nids, names)
-	writeIDs(b, `,"auth_chain_ids":`, chain, names)
-	b.WriteByte('}')
-	return httpx.Send(w, b)
-}
-
-func writeIDs(b *bytes.Buffer, name string, nids []int64, names map[int64]id.Event) {
-	b.WriteString(name)
-	b.WriteByte('[')
-	for i, nid := range nids {
-		if i > 0 {
-			b.WriteByte(',')
+	names := func(ctx context.Context, nids []int64) ([][]byte, error) {
+		found, err := f.rooms.EventIDs(ctx, room.Part, nids)
+		out := make([][]byte, len(nids))
+		for i, nid := range nids {
+			out[i] = quoted(string(found[nid]))
 		}
-		b.Write(quoted(string(names[nid])))
+		return out, err
 	}
-	b.WriteByte(']')
+	s := &stream{ctx: q.Context(), w: w}
+	return s.send(func() error {
+		if err := s.list(`{"pdu_ids":`, nids, names); err != nil {
+			return err
+		}
+		return s.list(`,"auth_chain_ids":`, chain, names)
+	})
 }
 
 // eventAuth answers GET event_auth/{roomId}/{eventId} (server-server API, "Retrieving event authorisation information").

@@ -151,67 +151,6 @@ func (f *Fedin) join(q *request) (*bytes.Buffer, error) {
 	return f.joinAnswer(ctx, room, resp, q)
 }
 
-// joinAnswer is the state before the join, and the auth chains of it and of the join.
-func (f *Fedin) joinAnswer(ctx context.Context, room *roomdb.Room, resp *roomv1.SendMembershipResponse, q *request) (*bytes.Buffer, error) {
-	eventID := id.Event(resp.EventId)
-	stored, err := f.rooms.EventsByID(ctx, room.Part, []id.Event{eventID})
-	if err != nil {
-		return nil, err
-	}
-	m, err := f.rooms.State(ctx, room.Part, resp.Sid)
-	if err != nil {
-		return nil, err
-	}
-	state, err := f.rooms.StateEvents(ctx, room.Part, m.All())
-	if err != nil {
-		return nil, err
-	}
-	of := make([]int64, 0, len(state)+1)
-	for _, e := range state {
-		of = append(of, e.NID)
-	}
-	if e := stored[eventID]; e != nil {
-		of = append(of, e.NID)
-	}
-	chain, err := f.authChain(ctx, room, of)
-	if err != nil {
-		return nil, err
-	}
-	servers, err := f.rooms.Servers(ctx, room.Part, room.NID)
-	if err != nil {
-		return nil, err
-	}
-	b := httpx.Buffer()
-	b.WriteString(`{"members_omitted":false,"origin":`)
-	b.Write(quoted(string(q.server)))
-	b.WriteString(`,"event":`)
-	b.Write(resp.Event)
-	writeEvents(b, `,"state":`, state)
-	writeEvents(b, `,"auth_chain":`, chain)
-	b.WriteString(`,"servers_in_room":[`)
-	for i, s := range servers {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(quoted(string(s)))
-	}
-	b.WriteString("]}")
-	return b, nil
-}
-
-// writeEvents writes a member that is a list of events.
-func writeEvents(b *bytes.Buffer, name string, events []*roomdb.Event) {
-	b.WriteString(name)
-	b.WriteByte('[')
-	for i, e := range events {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(e.JSON)
-	}
-	b.WriteByte(']')
-}
-
 // sendLeave answers PUT send_leave, version 2, sendLeaveV1 version 1.
 func (f *Fedin) sendLeave(w http.ResponseWriter, q *request) error {
 	if err := f.leave(q); err != nil {

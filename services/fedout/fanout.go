@@ -106,6 +106,11 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 			return offer{}, nil
 		}
 		return f.planEDU(ctx, key, e, id.User(b.DeviceChange.UserId), len(b.DeviceChange.UserId)+len(b.DeviceChange.DeviceId))
+	case *logv1.Entry_Filled:
+		f.rooms.forget(key) // until now they were those that we were told of when we joined
+		for _, m := range b.Filled.Moved {
+			f.joined.Remove(id.User(m.UserId))
+		}
 	}
 	return offer{}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 )
 
@@ -62,6 +63,9 @@ func newBatch(changes []*change) *batch {
 			if e.receipt != nil {
 				e.receipt.pos = e.bus.Pos
 			}
+			if e.kind == roomdb.KindFilled {
+				c.room.filledPos.Store(e.bus.Pos)
+			}
 		}
 		c.last = pb.first + pb.entries - 1
 	}
@@ -80,6 +84,7 @@ func (s *Service) appendAll(ctx context.Context, pool *pgxpool.Pool, b *batch) e
 	b.queueRooms(&q)
 	b.queueEvents(&q)
 	b.queueLog(&q)
+	b.queuePartial(&q)
 	b.queueEdges(&q)
 	b.queueReceipts(&q)
 	later := s.queueStates(&q, b)

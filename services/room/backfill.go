@@ -146,7 +146,7 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 			}
 		}
 		for _, prev := range g.prev {
-			if chunk[prev] {
+			if chunk[prev] || g.partial {
 				continue
 			}
 			st, err := in.stateBefore(ctx, p.ID)

@@ -33,6 +33,7 @@ type change struct {
 	awaited    []awaited // redactions whose target is not here yet
 	receipts   []*receiptRow
 	members    []memberRow // local users whose membership changed
+	partial    partialRows // of rooms that were joined without their members
 	nid        int64       // highest numeric id that the change uses
 
 	// last is the position of the change's last entry, or of the partition's last if it has none.
@@ -68,6 +69,7 @@ func (c *change) finish(err error) {
 	if err == nil && c.basis != nil {
 		c.basis.written.Store(true)
 	}
+	c.partial = partialRows{}
 	close(c.done)
 }
 
@@ -83,7 +85,9 @@ func (c *change) wait(ctx context.Context) error {
 }
 
 // weight bounds a batch: rows, roughly.
-func (c *change) weight() int { return 1 + len(c.events) + len(c.entries) + len(c.receipts) }
+func (c *change) weight() int {
+	return 1 + len(c.events) + len(c.entries) + len(c.receipts) + len(c.partial.redone)
+}
 
 // newEvent is an event to be written.
 type newEvent struct {
@@ -115,8 +119,8 @@ type newEvent struct {
 // entry is one position of the log.
 type entry struct {
 	kind          int16
-	event         *newEvent   // kind 1
-	receipt       *receiptRow // kind 2
+	event         *newEvent   // roomdb.KindEvent
+	receipt       *receiptRow // roomdb.KindReceipt
 	before, after int64       // current state
 	body          []byte
 	bus           *logv1.Entry
@@ -147,6 +151,7 @@ type roomRow struct {
 	extremities                  []int64
 	depth, firstOrd, notifySeq   int64
 	joined, invited, joinedLocal int32
+	fullPos                      int64
 }
 
 type receiptRow struct {

@@ -21,6 +21,8 @@ type place struct {
 	fetched []state.Map
 	// only says that fetched is the state before the event itself.
 	only bool
+	// also are states that stand for those after prev events whose own cannot be known.
+	also []*state.Snapshot
 	// history is set for events older than what we have: they get a place before the timeline, and do not change what
 	// the room is now.
 	history bool
@@ -39,6 +41,12 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 		return err
 	}
 	before := state.Map{}
+	if w.h.partial() {
+		if snap, err = w.withCited(ctx, e, snap); err != nil {
+			return err
+		}
+		w.unsure(e, at.history)
+	}
 	if snap != nil {
 		before, e.sid = snap.Map(), snap.SID()
 	}
@@ -98,7 +106,11 @@ func (w *writer) judge(ctx context.Context, e *newEvent, before state.Map, histo
 	if history || before.Equal(w.h.state) {
 		return nil, nil
 	}
-	if refusal, err = w.check(ctx, e.pdu, w.h.state); err != nil || refusal != nil {
+	now := w.h.state
+	if w.h.partial() {
+		now = withMembers(now, cited)
+	}
+	if refusal, err = w.check(ctx, e.pdu, now); err != nil || refusal != nil {
 		e.flags |= flagSoftFailed
 	}
 	return refusal, err
@@ -174,15 +186,23 @@ func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*room
 		w.outside[eventID] = nid
 	}
 	for eventID, ev := range stored {
-		found[eventID] = ev
+		found[eventID] = w.present(ev)
 	}
 	return found, nil
+}
+
+// present is a stored event as the draft has it.
+func (w *writer) present(ev *roomdb.Event) *roomdb.Event {
+	if redone := w.redone[ev.NID]; redone != nil {
+		return redone
+	}
+	return ev
 }
 
 // stateBefore returns the state before an event, nil if that is empty: of one prev event the state after it, of
 // several the resolution.
 func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state.Snapshot, error) {
-	if len(at.prev)+len(at.fetched) == 0 {
+	if len(at.prev)+len(at.fetched)+len(at.also) == 0 {
 		if e.pdu.Is(typeCreate, "") {
 			return nil, nil
 		}
@@ -199,6 +219,7 @@ func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state
 		}
 		snaps = append(snaps, snap)
 	}
+	snaps = append(snaps, at.also...)
 	for _, m := range at.fetched {
 		snap, err := w.store(m)
 		if err != nil {
@@ -325,37 +346,44 @@ func (w *writer) afterOf(pdu *event.PDU, nid int64, flags int32, before *state.S
 // extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
 // the current state anew.
 func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
-	covered, err := w.covered(ctx, e.prev)
+	tips, snaps, err := w.tipsAfter(ctx, e, after, local)
 	if err != nil {
 		return err
 	}
-	old := w.h.tips
-	tips := make([]tip, 0, len(old)+1)
-	for _, t := range old {
-		if !covered[t.nid] {
-			tips = append(tips, t)
-		}
-	}
-	if !local && len(tips) == len(old) && len(tips) >= w.maxTips {
-		return errCrowded
-	}
-	var snaps []*state.Snapshot
-	for _, t := range tips {
-		snap, err := w.afterTip(ctx, t)
-		if err != nil {
-			return err
-		}
-		snaps = append(snaps, snap)
-	}
-	snaps = append(snaps, after)
 	next, err := w.resolveSnaps(ctx, snaps)
 	if err != nil {
 		return err
 	}
-	w.h.tips = append(tips, tip{e.nid, e.pdu})
+	w.h.tips = tips
 	w.h.depth = max(w.h.depth, e.pdu.Depth)
 	w.ready = snaps
 	return w.deliver(ctx, e, next, local)
+}
+
+// tipsAfter returns the ends of the room once an event is one of them, and the states after them.
+func (w *writer) tipsAfter(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) ([]tip, []*state.Snapshot, error) {
+	covered, err := w.covered(ctx, e.prev)
+	if err != nil {
+		return nil, nil, err
+	}
+	tips := make([]tip, 0, len(w.h.tips)+1)
+	var snaps []*state.Snapshot
+	for _, t := range w.h.tips {
+		if !covered[t.nid] {
+			tips = append(tips, t)
+		}
+	}
+	if !local && len(tips) == len(w.h.tips) && len(tips) >= w.maxTips {
+		return nil, nil, errCrowded
+	}
+	for _, t := range tips {
+		snap, err := w.afterTip(ctx, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	return append(tips, tip{e.nid, e.pdu}), append(snaps, after), nil
 }
 
 // maxUnseen bounds how many refused events are looked through.
@@ -377,7 +405,7 @@ func (w *writer) covered(ctx context.Context, prev []int64) (map[int64]bool, err
 			if err != nil {
 				return nil, err
 			}
-			if ev.Flags&(flagRejected|flagSoftFailed) != 0 {
+			if w.present(ev).Flags&(flagRejected|flagSoftFailed) != 0 {
 				deeper = append(deeper, ev.Prev...)
 			}
 		}
@@ -391,7 +419,7 @@ func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return w.after(ctx, ev)
+	return w.after(ctx, w.present(ev))
 }
 
 func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (state.Map, error) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +19,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"hanse/pkg/bus/bustest"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
 	federationv1 "hanse/proto/federation/v1"
 	roomv1 "hanse/proto/room/v1"
@@ -30,6 +34,7 @@ type network struct {
 	clusters map[id.Server]*cluster
 	cut      map[id.Server]bool
 	asked    map[string]int // requests by endpoint
+	omit     bool           // members are omitted from the state that answers a join
 	// lies are answers of a hostile server, by endpoint; nil: the truth.
 	lies    map[string]func(args []string, q url.Values) any
 	held    chan struct{} // requests wait until it is closed
@@ -55,7 +60,7 @@ func (n *network) waitHeld(t *testing.T) {
 }
 
 func newNetwork() *network {
-	return &network{clusters: make(map[id.Server]*cluster), cut: make(map[id.Server]bool), asked: make(map[string]int)}
+	return &network{omit: os.Getenv("PARTIAL") != "", clusters: make(map[id.Server]*cluster), cut: make(map[id.Server]bool), asked: make(map[string]int)}
 }
 
 // newFedCluster is a cluster of one server name in the network.
@@ -79,6 +84,15 @@ func (n *network) askedFor(endpoint string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.asked[endpoint]
+}
+
+// newFedClusterFaulty is newFedCluster with faults.
+func newFedClusterFaulty(tb testing.TB, n *network, name id.Server, workers int, f faults) *cluster {
+	c := (&cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, name), fedout: n, faults: f}).open(workers)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clusters[name] = c
+	return c
 }
 
 func (n *network) at(name id.Server) *cluster {
@@ -165,7 +179,7 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	switch {
 	case out != nil:
 	case parts[1] != "invite":
-		out, err = c.serve(ctx, parts[1], args, u.Query(), in)
+		out, err = c.serve(ctx, n, parts[1], args, u.Query(), in)
 	case parts[0] == "v1":
 		out, err = c.serveInviteV1(ctx, args[0], in)
 	case old != nil:
@@ -186,7 +200,7 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 }
 
 // serve is a minimal federation API over the room role.
-func (c *cluster) serve(ctx context.Context, endpoint string, args []string, q url.Values, in *federationv1.DoRequest) (any, error) {
+func (c *cluster) serve(ctx context.Context, n *network, endpoint string, args []string, q url.Values, in *federationv1.DoRequest) (any, error) {
 	switch {
 	case strings.HasPrefix(endpoint, "make_"):
 		var resp *roomv1.MakeMembershipResponse
@@ -200,14 +214,14 @@ func (c *cluster) serve(ctx context.Context, endpoint string, args []string, q u
 		}
 		return map[string]any{"room_version": resp.RoomVersion, "event": json.RawMessage(resp.Event)}, nil
 	case strings.HasPrefix(endpoint, "send_"):
-		return c.serveSend(ctx, endpoint[len("send_"):], args[0], in)
+		return c.serveSend(ctx, endpoint[len("send_"):], args[0], n.omit && q.Get("omit_members") == "true", in)
 	case endpoint == "event":
 		return c.serveEvent(ctx, id.Event(args[0]))
 	}
 	return c.serveGraph(ctx, endpoint, args, q, in)
 }
 
-func (c *cluster) serveSend(ctx context.Context, membership, roomID string, in *federationv1.DoRequest) (any, error) {
+func (c *cluster) serveSend(ctx context.Context, membership, roomID string, omit bool, in *federationv1.DoRequest) (any, error) {
 	var resp *roomv1.SendMembershipResponse
 	err := c.call(ctx, roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
 		resp, err = r.SendMembership(ctx, &roomv1.SendMembershipRequest{RoomId: roomID, Membership: membership, Event: in.Body, Origin: in.Origin})
@@ -219,11 +233,41 @@ func (c *cluster) serveSend(ctx context.Context, membership, roomID string, in *
 	if membership != "join" {
 		return map[string]any{"knock_room_state": []any{}}, nil
 	}
+	if omit {
+		return c.serveOmitted(ctx, roomID, resp)
+	}
 	state, chain, err := c.stateAndChain(ctx, resp.Part, resp.Sid)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]any{"event": json.RawMessage(resp.Event), "state": raws(state), "auth_chain": raws(chain)}, nil
+}
+
+// serveOmitted answers a join without the members (server-server API, PUT /v2/send_join, "omit_members").
+func (c *cluster) serveOmitted(ctx context.Context, roomID string, resp *roomv1.SendMembershipResponse) (any, error) {
+	m, err := c.read.State(ctx, resp.Part, resp.Sid)
+	if err != nil {
+		return nil, err
+	}
+	state, err := c.read.StateEvents(ctx, resp.Part, m.Except(typeMember))
+	if err != nil {
+		return nil, err
+	}
+	join, err := c.read.EventsByID(ctx, resp.Part, []id.Event{id.Event(resp.EventId)})
+	if err != nil {
+		return nil, err
+	}
+	auth := slices.Clone(join[id.Event(resp.EventId)].Auth)
+	for _, e := range state {
+		auth = append(auth, e.Auth...)
+	}
+	chain, err := c.chain(ctx, resp.Part, auth)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := c.read.Servers(ctx, resp.Part, c.room(roomID).NID)
+	return map[string]any{"event": json.RawMessage(resp.Event), "state": raws(state), "auth_chain": raws(chain),
+		"members_omitted": true, "servers_in_room": servers}, err
 }
 
 func (c *cluster) serveInvite(ctx context.Context, roomID string, in *federationv1.DoRequest) (any, error) {
@@ -464,9 +508,22 @@ func carry(from, to *cluster, origin id.Server, roomID string, after int64) int6
 	return last
 }
 
-func (c *cluster) stateEvents(roomID string) []*roomdb.Event {
+// whole waits until a room's members are known.
+func (c *cluster) whole(roomID string) *roomdb.Room {
 	c.tb.Helper()
 	r := c.room(roomID)
+	for deadline := time.Now().Add(30 * time.Second); r.Partial(); r = c.room(roomID) {
+		if time.Now().After(deadline) {
+			c.tb.Fatalf("the members of %s do not come", roomID)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return r
+}
+
+func (c *cluster) stateEvents(roomID string) []*roomdb.Event {
+	c.tb.Helper()
+	r := c.whole(roomID)
 	m, err := c.read.State(context.Background(), r.Part, r.SID)
 	if err != nil {
 		c.tb.Fatal(err)

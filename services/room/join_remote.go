@@ -213,11 +213,15 @@ func referencesOf(list gjson.Result, rules *roomversion.Rules) (ids []id.Event, 
 	return ids, hashes
 }
 
-// joinAnswer is what send_join answers.
+// joinAnswer is what send_join answers. If members were omitted, Servers are those that were in the room before.
 type joinAnswer struct {
-	State rawPDUs         `json:"state"`
-	Chain rawPDUs         `json:"auth_chain"`
-	Event json.RawMessage `json:"event"`
+	State   rawPDUs         `json:"state"`
+	Chain   rawPDUs         `json:"auth_chain"`
+	Event   json.RawMessage `json:"event"`
+	Omitted bool            `json:"members_omitted"`
+	Servers []string        `json:"servers_in_room"`
+
+	via id.Server
 }
 
 func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*roomv1.SendResponse, error) {
@@ -227,10 +231,11 @@ func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server
 	}
 	var answer joinAnswer
 	err = s.ask(ctx, request{origin: in.sender.Server(), dest: server, method: http.MethodPut, timeout: longTimeout, max: largeAnswer,
-		uri: fedPath("v2", "send_join", string(roomID), string(pdu.ID)) + "?omit_members=false", body: pdu.JSON}, &answer)
+		uri: fedPath("v2", "send_join", string(roomID), string(pdu.ID)) + "?omit_members=true", body: pdu.JSON}, &answer)
 	if err != nil {
 		return nil, err
 	}
+	answer.via = server
 	if len(answer.Event) > 0 {
 		signed, err := event.Parse(answer.Event, pdu.Rules)
 		if err != nil || signed.ID != pdu.ID {
@@ -245,11 +250,12 @@ func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server
 	if bad[0] != nil {
 		return nil, fmt.Errorf("join through %s: %w", server, bad[0])
 	}
-	return s.settleIn(ctx, pdu, in, server, &answer)
+	return s.settleIn(ctx, pdu, in, &answer)
 }
 
-// settleIn stores a room that we have just joined: its state and auth chain as outliers, and the join as its only end.
-func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, server id.Server, answer *joinAnswer) (*roomv1.SendResponse, error) {
+// settleIn stores a room that we have just joined: its state and auth chain as outliers, and the join as its only end. If
+// members were omitted they are fetched from now on.
+func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answer *joinAnswer) (*roomv1.SendResponse, error) {
 	roomID := join.RoomID
 	states, err := s.parseAll(ctx, answer.State, join.Rules, roomID)
 	if err != nil {
@@ -260,12 +266,12 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, serv
 		return nil, err
 	}
 	if err := checkCreate(states, join.Rules); err != nil {
-		return nil, fmt.Errorf("state from %s: %w", server, err)
+		return nil, fmt.Errorf("state from %s: %w", answer.via, err)
 	}
 	if err := s.stub(ctx, roomID, join.Rules); err != nil {
 		return nil, err
 	}
-	take := &intake{s: s, roomID: roomID, rules: join.Rules, origin: server, home: in.sender.Server()}
+	take := &intake{s: s, roomID: roomID, rules: join.Rules, origin: answer.via, home: in.sender.Server()}
 	if err := take.storeOutliers(ctx, append(chain, states...)); err != nil {
 		return nil, err
 	}
@@ -282,9 +288,13 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, serv
 		return s.alsoJoined(ctx, take, join)
 	}
 	w := s.newWriter(ctx, r)
-	err = w.begin(ctx, join, in, st)
+	err = w.begin(ctx, join, in, st, answer)
+	began := w.c.partial.begin
 	if err == nil {
 		err = w.put()
+	}
+	if err == nil {
+		r.partial = began
 	}
 	r.unlock()
 	if err != nil {
@@ -295,6 +305,9 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, serv
 			return s.repeated(ctx, roomID, []intent{in})
 		}
 		return nil, again(err)
+	}
+	if began != nil {
+		s.fillSoon(r.p, roomID)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: r.p.part, Pos: w.c.last}, nil
 }
@@ -372,7 +385,7 @@ func (s *Service) stub(ctx context.Context, roomID id.Room, rules *roomversion.R
 
 // begin makes a join the only end of a room that we were not in, with the state that came with it. What we may have
 // known of the room before is left as it was.
-func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetchedState) error {
+func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetchedState, answer *joinAnswer) error {
 	found, err := w.stored(ctx, append([]id.Event{join.ID}, join.PrevEvents...))
 	if err != nil {
 		return err
@@ -394,6 +407,18 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	if err != nil {
 		return err
 	}
+	if answer.Omitted {
+		cited, err := w.cited(ctx, e)
+		if err != nil {
+			return err
+		}
+		m = withMembers(m, cited)
+	}
+	if answer.Omitted || w.h.partial() {
+		// Nothing of an earlier stay is of use: the members that it knew may be others by now, or were never known.
+		w.h = head{depth: w.h.depth, firstOrd: w.h.firstOrd, notifySeq: w.h.notifySeq}
+		w.c.partial.anew = true
+	}
 	snap, err := w.store(m)
 	if err != nil {
 		return err
@@ -410,6 +435,11 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	}
 	w.h.tips = []tip{{e.nid, join}}
 	w.h.depth = max(w.h.depth, join.Depth)
+	if answer.Omitted {
+		return w.beginPartial(ctx, e, after, answer)
+	}
+	w.c.partial.end = w.c.partial.anew
+	w.h.fullPos = 0
 	w.ready = []*state.Snapshot{after}
 	return w.deliver(ctx, e, after.Map(), false)
 }

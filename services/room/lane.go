@@ -252,5 +252,8 @@ func (c *change) changed() []int64 {
 			nids = append(nids, e.nid)
 		}
 	}
+	for _, e := range c.partial.redone {
+		nids = append(nids, e.nid)
+	}
 	return nids
 }

@@ -35,8 +35,7 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 	}
 	for i := range moved {
 		if m := &moved[i]; m.nid != e.nid && w.s.localUser(m.user) {
-			body.Moved = append(body.Moved, &logv1.MovedMember{UserId: string(m.user), Membership: m.now,
-				PrevMembership: m.before, EventNid: m.nid, EventId: string(m.event), Sender: string(m.sender)})
+			body.Moved = append(body.Moved, m.proto())
 		}
 	}
 	if len(w.c.redactions) > 0 && w.c.redactions[len(w.c.redactions)-1].by == e.nid {

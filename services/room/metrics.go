@@ -26,6 +26,11 @@ type metrics struct {
 
 	ingest prometheus.Gauge
 	pdus   *prometheus.CounterVec
+
+	partial      prometheus.Gauge
+	fillSeconds  prometheus.Histogram
+	fillEvents   prometheus.Counter
+	fillFailures prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -52,6 +57,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		tooLarge:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_too_large_total", Help: "Forks that were given up."})),
 		ingest:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_ingest_queued", Help: "Events from other servers that wait to be processed."})),
 		pdus:       metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_received_events_total", Help: "Events from other servers by what became of them."}, []string{"outcome"})),
+
+		partial:      metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_partial_rooms", Help: "Rooms that were joined without their members, whose members are being fetched."})),
+		fillSeconds:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_partial_seconds", Help: "Time until the state of a room that was joined without its members was whole, since the join or the takeover.", Buckets: []float64{.1, .5, 1, 5, 15, 60, 300, 900, 3600}})),
+		fillEvents:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_events_total", Help: "Events that were fetched for rooms that were joined without their members."})),
+		fillFailures: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_failures_total", Help: "Attempts to fetch the members of a room that failed; they are made again."})),
 	}
 }
 

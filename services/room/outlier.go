@@ -116,21 +116,21 @@ func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (*change, e
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
-	if err := w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
+	if _, err := w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
 		return nil, err
 	}
 	return w.c, w.put()
 }
 
-// outliers drafts outliers, in an order in which none cites a later one.
-func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) error {
+// outliers drafts outliers, in an order in which none cites a later one. It returns those that cite what we lack.
+func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) (incomplete []*event.PDU, err error) {
 	var names []id.Event
 	for _, p := range pdus {
 		names = append(append(names, p.ID), p.AuthEvents...)
 	}
 	found, err := w.stored(ctx, dedupe(names))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range pdus {
 		if found[p.ID] != nil {
@@ -150,11 +150,12 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) error {
 		}
 		if len(cited) < len(p.AuthEvents) {
 			w.s.log.Debug("outlier without its auth events", "event", p.ID)
+			incomplete = append(incomplete, p)
 			continue
 		}
 		create, err := w.createOf(ctx, found)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if refusal := w.s.checkCited(p, cited, create); refusal != nil {
 			w.s.log.Debug("outlier refused", "event", p.ID, "err", refusal)
@@ -165,7 +166,7 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) error {
 		w.c.events = append(w.c.events, e)
 		found[p.ID] = e.stored
 	}
-	return nil
+	return incomplete, nil
 }
 
 // createOf returns the create event for checks of events that do not cite it (version 12).

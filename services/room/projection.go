@@ -12,6 +12,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -271,12 +272,19 @@ func (s *Service) readReplay(ctx context.Context, part uint32, from int64, into 
 		return 0, 0, err
 	}
 	var pos, roomNID int64
+	var kind int16
 	var roomID, version, eventID string
 	var body []byte
-	_, err = pgx.ForEachRow(rows, []any{&pos, &roomNID, &roomID, &version, &body, &eventID}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&pos, &roomNID, &kind, &roomID, &version, &body, &eventID}, func() error {
 		n, last = n+1, pos
 		ev := new(logv1.Event)
-		if err := proto.Unmarshal(body, ev); err != nil {
+		if kind == roomdb.KindFilled {
+			filled := new(logv1.Filled)
+			if err := proto.Unmarshal(body, filled); err != nil {
+				return fmt.Errorf("log entry %d: %w", pos, err)
+			}
+			ev.Moved = filled.Moved
+		} else if err := proto.Unmarshal(body, ev); err != nil {
 			return fmt.Errorf("log entry %d: %w", pos, err)
 		}
 		row := projectedMember{room: id.Room(roomID), roomPart: part, roomNID: roomNID, version: version, pos: pos}

@@ -18,23 +18,23 @@ SELECT hanse_fence(count(*), cardinality($1::int[])) FROM held`
 
 	sqlInsertRoom = `
 INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq,
-	published, joined, invited, joined_local)
+	published, joined, invited, joined_local, full_pos)
 SELECT part, room_nid, room_id, version, sid, ext::bigint[], depth, first_ord, last_pos, notify_seq,
-	published, joined, invited, joined_local
+	published, joined, invited, joined_local, full_pos
 FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::bigint[],
-	$9::bigint[], $10::bigint[], $11::bool[], $12::int[], $13::int[], $14::int[])
+	$9::bigint[], $10::bigint[], $11::bool[], $12::int[], $13::int[], $14::int[], $15::bigint[])
 	AS b(part, room_nid, room_id, version, sid, ext, depth, first_ord, last_pos, notify_seq,
-		published, joined, invited, joined_local)`
+		published, joined, invited, joined_local, full_pos)`
 
 	// The sub-selects hide from the planner how long the arrays are. Otherwise it takes a plan for one row to be so much
 	// cheaper than one for any that it plans the statement anew for each append: longer than it takes to run.
 	sqlUpdateRoom = `
 UPDATE room r
 SET sid = b.sid, extremities = b.ext::bigint[], depth = b.depth, first_ord = b.first_ord, last_pos = b.last_pos,
-	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local
+	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local, full_pos = b.full_pos
 FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-	$8::bigint[], $9::int[], $10::int[], $11::int[])
-	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local)
+	$8::bigint[], $9::int[], $10::int[], $11::int[], $12::bigint[])
+	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local, full_pos)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
 	sqlPublishRoom = `
@@ -168,11 +168,11 @@ SELECT seq FROM raised`
 
 	// sqlReplay reads the changes of state in the log that the membership index may lack.
 	sqlReplay = `
-SELECT l.pos, l.room_nid, r.room_id, r.version, l.body, e.event_id
+SELECT l.pos, l.room_nid, l.kind, r.room_id, r.version, l.body, coalesce(e.event_id, '')
 FROM log l
-JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
+LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
 JOIN room r ON r.part = l.part AND r.room_nid = l.room_nid
-WHERE l.part = $1 AND l.pos > $2 AND l.kind = 1 AND l.current_before <> l.current_after
+WHERE l.part = $1 AND l.pos > $2 AND l.kind IN (1, 4) AND l.current_before <> l.current_after
 ORDER BY l.pos LIMIT $3`
 
 	sqlCauses = `SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM event WHERE part = $1 AND room_nid = $2 AND cause = ANY($3)`

@@ -130,6 +130,8 @@ type intake struct {
 	shallow bool
 	// relay says that it is our business to send the events to the other servers.
 	relay bool
+	// partial says that the room lacked members when the intake began.
+	partial bool
 	// fetched counts the states and auth chains that were asked for.
 	fetched *int
 }
@@ -191,6 +193,8 @@ type gaps struct {
 	auth  []id.Event
 	prev  []id.Event
 	tips  []id.Event // the ends of the room
+	// partial says that members are missing from the room's state: the state before an event is not asked for then.
+	partial bool
 }
 
 // take takes one event in, and before it what it needs.
@@ -215,9 +219,11 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 			return verdict{known: g.known}, err
 		}
 	}
-	states, err := in.statesAt(ctx, g.prev)
-	if err != nil {
-		return verdict{}, err
+	var states []fetchedState
+	if !g.partial {
+		if states, err = in.statesAt(ctx, g.prev); err != nil {
+			return verdict{}, err
+		}
 	}
 	v, err := in.attach(ctx, pdu, states, false)
 	if v.crowded {
@@ -243,7 +249,7 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 	if err != nil {
 		return gaps{}, err
 	}
-	g := gaps{}
+	g := gaps{partial: r.head.partial()}
 	if e := found[pdu.ID]; e != nil && e.Flags&flagOutlier == 0 {
 		g.known = true
 		return g, nil
@@ -370,6 +376,13 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 			return nil, err
 		}
 		at.fetched = append(at.fetched, m)
+	}
+	if w.h.partial() && len(at.missing) > 0 {
+		stand, err := w.standIn(ctx, history)
+		if err != nil {
+			return nil, err
+		}
+		at.also = append(at.also, stand)
 	}
 	if at.known, err = w.awaited(ctx, e); err != nil {
 		return nil, err

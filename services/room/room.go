@@ -34,6 +34,8 @@ type room struct {
 	lastPos atomic.Int64           // position of the last committed entry
 	used    atomic.Int64           // for eviction: when it was last locked
 	last    atomic.Pointer[change] // the newest queued
+	// filledPos is where the lane put the entry that made the state whole.
+	filledPos atomic.Int64
 
 	// The rest is guarded by the lock.
 	loaded   bool
@@ -54,6 +56,7 @@ type room struct {
 	home      id.Server          // one of our names that is in the room
 	merger    id.User            // who sent the last event that merged ends
 	mute      *state.Map         // a current state in which nobody of ours may do that
+	partial   *partialRoom       // set while the state lacks members
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
@@ -68,7 +71,15 @@ type head struct {
 	tips                         []tip
 	depth, firstOrd, notifySeq   int64
 	joined, invited, joinedLocal int32
+	// fullPos is where in the log the room got its whole state (roomdb.Room); fullHere stands for room.filledPos.
+	fullPos int64
 }
+
+// fullHere stands for the position of the room's entry of kind roomdb.KindFilled, which only the lane knows.
+const fullHere = -2
+
+// partial says that the state lacks the members that were omitted when we joined.
+func (h *head) partial() bool { return h.fullPos == roomdb.PartialState }
 
 // tip is a forward extremity.
 type tip struct {
@@ -82,7 +93,7 @@ func (h *head) row() *roomRow {
 		ext[i] = t.nid
 	}
 	return &roomRow{sid: h.sid, extremities: ext, depth: h.depth, firstOrd: h.firstOrd, notifySeq: h.notifySeq,
-		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal}
+		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal, fullPos: h.fullPos}
 }
 
 // lockRoom returns the room, locked and loaded. The caller calls unlock. A room that we know nothing of is returned
@@ -249,8 +260,12 @@ func (r *room) load(ctx context.Context) error {
 	h := &r.head
 	h.depth, h.firstOrd, h.notifySeq = row.Depth, row.FirstOrd, row.NotifySeq
 	h.joined, h.invited, h.joinedLocal = int32(row.Joined), int32(row.Invited), int32(row.JoinedLocal)
+	h.fullPos = row.FullPos
 	for _, e := range tips {
 		r.head.tips = append(r.head.tips, tip{e.NID, e.PDU})
+	}
+	if h.partial() {
+		return r.loadPartial(ctx)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
 )
 
 // The rows of a batch, column by column, as unnest takes them.
@@ -76,6 +77,7 @@ type roomRows struct {
 	notifySeq                    []int64
 	published                    []bool
 	joined, invited, joinedLocal []int32
+	fullPos                      []int64
 }
 
 func (r *roomRows) add(room *room, row *roomRow, lastPos int64, published bool) {
@@ -93,16 +95,21 @@ func (r *roomRows) add(room *room, row *roomRow, lastPos int64, published bool) 
 	r.joined = append(r.joined, row.joined)
 	r.invited = append(r.invited, row.invited)
 	r.joinedLocal = append(r.joinedLocal, row.joinedLocal)
+	full := row.fullPos
+	if full == fullHere {
+		full = room.filledPos.Load()
+	}
+	r.fullPos = append(r.fullPos, full)
 }
 
 func (r *roomRows) insert() []any {
 	return []any{r.part, r.nid, r.roomID, r.version, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq,
-		r.published, r.joined, r.invited, r.joinedLocal}
+		r.published, r.joined, r.invited, r.joinedLocal, r.fullPos}
 }
 
 func (r *roomRows) update() []any {
 	return []any{r.part, r.nid, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq, r.joined, r.invited,
-		r.joinedLocal}
+		r.joinedLocal, r.fullPos}
 }
 
 type logRows struct {
@@ -120,7 +127,10 @@ func (r *logRows) add(room *room, pos int64, e *entry) {
 	r.kind = append(r.kind, e.kind)
 	var nid, before, after *int64
 	if e.event != nil {
-		nid, before, after = &e.event.nid, &e.before, &e.after
+		nid = &e.event.nid
+	}
+	if e.event != nil || e.kind == roomdb.KindFilled {
+		before, after = &e.before, &e.after
 	}
 	r.event = append(r.event, nid)
 	r.before = append(r.before, before)

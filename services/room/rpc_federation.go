@@ -37,6 +37,9 @@ func (s *Service) MakeMembership(ctx context.Context, req *roomv1.MakeMembership
 	if r.head.joinedLocal == 0 {
 		return nil, merr.NotFound("We are not in this room")
 	}
+	if r.head.partial() && req.Membership != "leave" {
+		return nil, merr.UnableDueToPartialState()
+	}
 	// Without a list of versions the server is one that knows version 1 only (GET /make_join, "ver").
 	if req.Membership != "leave" && !slices.Contains(req.SupportedVersions, r.rules.Version) && (len(req.SupportedVersions) > 0 || r.rules.Version != "1") {
 		return nil, merr.IncompatibleRoomVersion(r.rules.Version)
@@ -110,6 +113,9 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 	in, err := s.intake(ctx, roomID, id.Server(req.Origin))
 	if err != nil {
 		return nil, err
+	}
+	if in.partial && req.Membership != "leave" {
+		return nil, merr.UnableDueToPartialState()
 	}
 	pdu, err := parseEvent(req.Event, in.rules)
 	if err != nil {

@@ -88,8 +88,13 @@ type Service struct {
 	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
 	joins        singleflight.Group           // joins through other servers that are under way
 	merging      sync.Map                     // rooms whose ends are being merged
+	filling      sync.Map                     // rooms whose omitted members are being fetched, by fillKey
+	fills        chan struct{}                // slots for that
 	work         sync.WaitGroup
 	faults       faults
+	// background ends when the role does.
+	background     context.Context
+	stopBackground context.CancelFunc
 }
 
 // faults are what tests make go wrong.
@@ -99,6 +104,8 @@ type faults struct {
 	commit func(error) error
 	// resolving runs at the begin of each resolution.
 	resolving func(context.Context, *room) error
+	// fill runs before each step of fetching the members of a room that was joined without them.
+	fill func(step string)
 }
 
 // largeAnswers bounds the states that are got from other servers at once: each may take hundreds of megabytes.
@@ -118,8 +125,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)),
-		large: make(chan struct{}, largeAnswers),
+		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce),
 	}
+	s.background, s.stopBackground = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,6 +181,7 @@ func (s *Service) Run(ctx context.Context) error {
 	lanes.Go(func() error { s.beacons(lanesCtx); return nil })
 	lanes.Go(func() error { s.shared.run(lanesCtx); return nil })
 	err := s.owner.Run(ctx)
+	s.stopBackground()
 	stopLanes()
 	if e := lanes.Wait(); err == nil {
 		err = e

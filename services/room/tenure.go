@@ -26,6 +26,9 @@ type tenure struct {
 	part  uint32
 	epoch int64
 	lane  *lane
+	// ctx ends with the lease: what is done in the background for the partition is done in it.
+	ctx  context.Context
+	stop context.CancelFunc
 
 	// head is the position of the last committed entry; the lane's.
 	head int64
@@ -89,14 +92,17 @@ func (p *tenure) lostError() error {
 func (s *Service) Acquired(ctx context.Context, part uint32, lease partition.Lease) error {
 	p := &tenure{part: part, epoch: lease.Epoch, lane: s.laneOf(part), head: lease.Head, rooms: make(map[id.Room]*room),
 		queued: make(map[int64]*roomdb.Event)}
+	p.ctx, p.stop = context.WithCancel(s.background)
 	p.nid.Store(lease.NID)
 	p.projected.Store(lease.Projected)
 	p.published.Store(lease.Head)
 	if err := s.replay(ctx, p); err != nil {
+		p.stop()
 		return err
 	}
 	s.tenures[part].Store(p)
 	s.beacon(p, p.head)
+	s.resumeFills(p)
 	return nil
 }
 
@@ -125,6 +131,7 @@ func (s *Service) end(p *tenure, err error) {
 	if p.lost.Swap(true) {
 		return
 	}
+	p.stop()
 	s.tenures[p.part].CompareAndSwap(p, nil)
 	p.mu.Lock()
 	rooms := p.rooms

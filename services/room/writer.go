@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
 )
 
 // maxPrev is how many prev events an event of ours names at most (Synapse sends 10 to 20; receivers of the
@@ -47,6 +48,8 @@ type writer struct {
 	ready []*state.Snapshot
 	// maxTips is how many ends of the room events of other servers may lead to.
 	maxTips int
+	// redone are stored events under the verdicts that the draft is to give them.
+	redone map[int64]*roomdb.Event
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
@@ -291,6 +294,9 @@ func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 	for _, t := range on.tips {
 		e.prev = append(e.prev, t.nid)
 	}
+	if w.h.partial() {
+		w.unsure(e, false)
+	}
 	w.s.remember(w.r, e)
 	if len(on.tips) < len(w.h.tips) {
 		after, err := w.afterOf(e.pdu, e.nid, 0, on.snap, on.state)
@@ -405,20 +411,28 @@ func (w *writer) snapshot(next state.Map) error {
 	return nil
 }
 
-func (w *writer) count(m movedMember) {
-	delta := func(membership string) int32 {
-		d := int32(0)
-		if m.now == membership {
-			d++
-		}
-		if m.before == membership {
-			d--
-		}
-		return d
+// delta is by how much the move changes the number of members of a kind.
+func (m *movedMember) delta(membership string) int32 {
+	d := int32(0)
+	if m.now == membership {
+		d++
 	}
-	joined := delta("join")
+	if m.before == membership {
+		d--
+	}
+	return d
+}
+
+// proto is how the log tells of it.
+func (m *movedMember) proto() *logv1.MovedMember {
+	return &logv1.MovedMember{UserId: string(m.user), Membership: m.now, PrevMembership: m.before, EventNid: m.nid,
+		EventId: string(m.event), Sender: string(m.sender)}
+}
+
+func (w *writer) count(m movedMember) {
+	joined := m.delta("join")
 	w.h.joined += joined
-	w.h.invited += delta("invite")
+	w.h.invited += m.delta("invite")
 	if joined == 0 {
 		return
 	}

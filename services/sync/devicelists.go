@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"slices"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
@@ -58,15 +59,24 @@ func (s *Service) deviceLeft(ctx context.Context, a *answer, p *poll, u id.User)
 	return nil
 }
 
+// membersStep is how many member events are held at once.
+const membersStep = 1000
+
 // membersChanged adds all members of a room that the user has joined.
 func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, part uint32, m state.Map) error {
-	events, err := s.rooms.StateEvents(ctx, part, m.Type(memberType))
-	if err != nil {
-		return err
+	var nids []int64
+	for _, nid := range m.Type(memberType) {
+		nids = append(nids, nid)
 	}
-	for _, e := range events {
-		if e.Membership() == "join" && *e.StateKey != string(p.who.User) {
-			a.deviceChanged(id.User(*e.StateKey))
+	for step := range slices.Chunk(nids, membersStep) {
+		events, err := s.rooms.InOrder(ctx, part, step)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.Membership() == "join" && *e.StateKey != string(p.who.User) {
+				a.deviceChanged(id.User(*e.StateKey))
+			}
 		}
 	}
 	return nil

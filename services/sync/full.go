@@ -28,8 +28,8 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 	}
 	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		if load.rooms[key] == nil {
-			continue // the index is ahead of a row that does not exist: nothing to tell
+		if !p.tells(load.rooms[key], m) {
+			continue
 		}
 		json, err := s.full(ctx, a, p, m, r, load)
 		if err != nil {
@@ -166,7 +166,8 @@ func (s *Service) loadStateEvents(ctx context.Context, p *poll, l *fullLoad) err
 
 func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, l *fullLoad) ([]byte, error) {
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-	newly := p.since != nil && r.JoinSeq > p.since.UserSeq
+	filled := p.filled[r.Room]
+	newly := p.since != nil && (r.JoinSeq > p.since.UserSeq || filled && !p.filter.Room.State.LazyLoadMembers)
 	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: m.at(r.RoomPart), unread: l.unread[key]}
 	events := l.timelines[key]
 	if p.since != nil && !newly {
@@ -204,6 +205,9 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 		if err := s.addAccountDataOf(ctx, p, v); err != nil {
 			return nil, err
 		}
+	}
+	// The members of an unencrypted room that was filled are left out: they may be very many.
+	if newly && !filled || filled && end.Has(state.Key{Type: "m.room.encryption"}) {
 		if err := s.membersChanged(ctx, a, p, r.RoomPart, end); err != nil {
 			return nil, err
 		}

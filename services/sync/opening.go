@@ -19,7 +19,7 @@ import (
 type opening struct {
 	pos     int64 // of the log, as of which it counts
 	sid     int64 // the state then
-	missing bool  // the room has no row: nothing to tell
+	missing bool  // nothing to tell yet
 	// closed says that not everybody in the room may see all of the timeline; who may see what is decided for each.
 	closed bool
 
@@ -110,7 +110,7 @@ func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*u
 // open works out a room's opening.
 func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomKey, l *fullLoad) (*opening, error) {
 	row := l.rooms[key]
-	if row == nil {
+	if !p.tells(row, m) {
 		return &opening{missing: true, pos: m.at(key.Part), size: 200}, nil
 	}
 	o := &opening{

@@ -29,6 +29,7 @@ type poll struct {
 	presence   string
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
+	filled     map[id.Room]bool     // rooms whose state has become whole since the token
 	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
 	first      *entry               // the first event that ended the wait

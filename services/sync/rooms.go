@@ -13,6 +13,7 @@ import (
 // addRooms adds the rooms of which there is something to tell.
 func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) error {
 	var full []*userdb.Membership
+	p.filled = nil
 	switch {
 	case p.since == nil || p.fullState:
 		full = m.joined
@@ -24,9 +25,11 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 		}
 	}
 	if p.since != nil && !p.fullState {
-		if err := s.addJoined(ctx, a, p, m); err != nil {
+		filled, err := s.addJoined(ctx, a, p, m)
+		if err != nil {
 			return err
 		}
+		full = append(full[:len(full):len(full)], filled...)
 	}
 	if err := s.addWhole(ctx, a, p, m, p.filter.rooms(full)); err != nil {
 		return err
@@ -127,27 +130,32 @@ func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *user
 	return nil
 }
 
-// addJoined adds what is new in rooms that the user has been in since before the token.
-func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) error {
+// addJoined adds what is new in rooms that the user has been in since before the token. It returns those that are to be
+// told in full, as their state has become whole.
+func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) (filled []*userdb.Membership, err error) {
 	fresh, err := s.fresh(ctx, p, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, r := range p.filter.rooms(fresh) {
+	usual, filled, err := s.byFullness(ctx, p, m, p.filter.rooms(fresh))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range usual {
 		after, ok := p.since.At(r.RoomPart)
 		if !ok {
 			after = r.JoinPos - 1
 		}
 		json, news, err := s.incremental(ctx, a, p, m, r, after)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if json != nil {
 			a.join = append(a.join, roomAnswer{id: r.Room, json: json})
 			a.news = a.news || news
 		}
 	}
-	return nil
+	return filled, nil
 }
 
 // fresh returns those of the user's rooms in which anything has happened.

@@ -41,6 +41,9 @@ type roomTail struct {
 	from    int64
 	last    int64
 	entries []*entry
+	// fullPos is roomdb.Room's; it counts once it is known.
+	fullPos   int64
+	fullKnown bool
 }
 
 // entry is one entry of the log in the form that answers need.
@@ -55,6 +58,7 @@ type entry struct {
 	event   *roomdb.Event
 	receipt *logv1.Receipt
 	device  *logv1.DeviceChange
+	filled  bool // the room's state is whole from here on
 
 	// Of events: the current state before and after, and what the log says of the event besides.
 	before, after int64
@@ -133,6 +137,9 @@ func (p *partTail) add(r *roomTail, e *entry) {
 		// Events that we hold may be redacted by this one: PostgreSQL has the redacted form.
 		r.from = e.pos - 1
 		r.entries = nil
+	}
+	if e.filled {
+		r.fullPos, r.fullKnown = e.pos, true
 	}
 	r.last = e.pos
 	r.entries = append(r.entries, e)
@@ -281,6 +288,8 @@ func parseEntry(part uint32, e *logv1.Entry) (*entry, error) {
 		out.receipt = body.Receipt
 	case *logv1.Entry_DeviceChange:
 		out.device = body.DeviceChange
+	case *logv1.Entry_Filled:
+		out.filled = true
 	case *logv1.Entry_Event:
 		l := body.Event
 		rules, ok := roomversion.Get(l.RoomVersion)

@@ -113,6 +113,7 @@ type Entry struct {
 	//	*Entry_Event
 	//	*Entry_Receipt
 	//	*Entry_DeviceChange
+	//	*Entry_Filled
 	Body isEntry_Body `protobuf_oneof:"body"`
 	// W3C trace context of the append that the entry stems from; empty if that is not traced, and if the entry was read
 	// from PostgreSQL.
@@ -206,6 +207,15 @@ func (x *Entry) GetDeviceChange() *DeviceChange {
 	return nil
 }
 
+func (x *Entry) GetFilled() *Filled {
+	if x != nil {
+		if x, ok := x.Body.(*Entry_Filled); ok {
+			return x.Filled
+		}
+	}
+	return nil
+}
+
 func (x *Entry) GetTraceparent() string {
 	if x != nil {
 		return x.Traceparent
@@ -229,11 +239,17 @@ type Entry_DeviceChange struct {
 	DeviceChange *DeviceChange `protobuf:"bytes,6,opt,name=device_change,json=deviceChange,proto3,oneof"`
 }
 
+type Entry_Filled struct {
+	Filled *Filled `protobuf:"bytes,8,opt,name=filled,proto3,oneof"`
+}
+
 func (*Entry_Event) isEntry_Body() {}
 
 func (*Entry_Receipt) isEntry_Body() {}
 
 func (*Entry_DeviceChange) isEntry_Body() {}
+
+func (*Entry_Filled) isEntry_Body() {}
 
 // Event is an event that became part of the room: a timeline entry of every member.
 type Event struct {
@@ -496,6 +512,70 @@ func (x *Event) GetMoved() []*MovedMember {
 	return nil
 }
 
+// Filled says that the room, which was joined without its members, has its whole state from here on.
+type Filled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The room's current state before and after this entry. They differ by all the members that were omitted: nobody
+	// should look for the difference.
+	CurrentBefore int64 `protobuf:"varint,1,opt,name=current_before,json=currentBefore,proto3" json:"current_before,omitempty"`
+	CurrentAfter  int64 `protobuf:"varint,2,opt,name=current_after,json=currentAfter,proto3" json:"current_after,omitempty"`
+	// Local members whose current membership turned out to be another.
+	Moved         []*MovedMember `protobuf:"bytes,3,rep,name=moved,proto3" json:"moved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Filled) Reset() {
+	*x = Filled{}
+	mi := &file_log_v1_log_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Filled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Filled) ProtoMessage() {}
+
+func (x *Filled) ProtoReflect() protoreflect.Message {
+	mi := &file_log_v1_log_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Filled.ProtoReflect.Descriptor instead.
+func (*Filled) Descriptor() ([]byte, []int) {
+	return file_log_v1_log_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Filled) GetCurrentBefore() int64 {
+	if x != nil {
+		return x.CurrentBefore
+	}
+	return 0
+}
+
+func (x *Filled) GetCurrentAfter() int64 {
+	if x != nil {
+		return x.CurrentAfter
+	}
+	return 0
+}
+
+func (x *Filled) GetMoved() []*MovedMember {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
 // MovedMember is a change of somebody's current membership.
 type MovedMember struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -512,7 +592,7 @@ type MovedMember struct {
 
 func (x *MovedMember) Reset() {
 	*x = MovedMember{}
-	mi := &file_log_v1_log_proto_msgTypes[3]
+	mi := &file_log_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +604,7 @@ func (x *MovedMember) String() string {
 func (*MovedMember) ProtoMessage() {}
 
 func (x *MovedMember) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[3]
+	mi := &file_log_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +617,7 @@ func (x *MovedMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMember.ProtoReflect.Descriptor instead.
 func (*MovedMember) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MovedMember) GetUserId() string {
@@ -600,7 +680,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_log_v1_log_proto_msgTypes[4]
+	mi := &file_log_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +692,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[4]
+	mi := &file_log_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +705,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Receipt) GetUserId() string {
@@ -699,7 +779,7 @@ type DeviceChange struct {
 
 func (x *DeviceChange) Reset() {
 	*x = DeviceChange{}
-	mi := &file_log_v1_log_proto_msgTypes[5]
+	mi := &file_log_v1_log_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +791,7 @@ func (x *DeviceChange) String() string {
 func (*DeviceChange) ProtoMessage() {}
 
 func (x *DeviceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[5]
+	mi := &file_log_v1_log_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +804,7 @@ func (x *DeviceChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceChange.ProtoReflect.Descriptor instead.
 func (*DeviceChange) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeviceChange) GetUserId() string {
@@ -765,7 +845,7 @@ type UserChanges struct {
 
 func (x *UserChanges) Reset() {
 	*x = UserChanges{}
-	mi := &file_log_v1_log_proto_msgTypes[6]
+	mi := &file_log_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +857,7 @@ func (x *UserChanges) String() string {
 func (*UserChanges) ProtoMessage() {}
 
 func (x *UserChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[6]
+	mi := &file_log_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +870,7 @@ func (x *UserChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserChanges.ProtoReflect.Descriptor instead.
 func (*UserChanges) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UserChanges) GetUsers() []*UserSeq {
@@ -810,7 +890,7 @@ type UserSeq struct {
 
 func (x *UserSeq) Reset() {
 	*x = UserSeq{}
-	mi := &file_log_v1_log_proto_msgTypes[7]
+	mi := &file_log_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +902,7 @@ func (x *UserSeq) String() string {
 func (*UserSeq) ProtoMessage() {}
 
 func (x *UserSeq) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[7]
+	mi := &file_log_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +915,7 @@ func (x *UserSeq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSeq.ProtoReflect.Descriptor instead.
 func (*UserSeq) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UserSeq) GetUserId() string {
@@ -866,7 +946,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_log_v1_log_proto_msgTypes[8]
+	mi := &file_log_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +958,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[8]
+	mi := &file_log_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +971,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Typing) GetRoomId() string {
@@ -945,7 +1025,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_log_v1_log_proto_msgTypes[9]
+	mi := &file_log_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1037,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[9]
+	mi := &file_log_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1050,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Presence) GetUserId() string {
@@ -1027,7 +1107,7 @@ type AuthInvalidation struct {
 
 func (x *AuthInvalidation) Reset() {
 	*x = AuthInvalidation{}
-	mi := &file_log_v1_log_proto_msgTypes[10]
+	mi := &file_log_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1119,7 @@ func (x *AuthInvalidation) String() string {
 func (*AuthInvalidation) ProtoMessage() {}
 
 func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[10]
+	mi := &file_log_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1132,7 @@ func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthInvalidation.ProtoReflect.Descriptor instead.
 func (*AuthInvalidation) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AuthInvalidation) GetUserId() string {
@@ -1080,7 +1160,7 @@ type Redacted struct {
 
 func (x *Redacted) Reset() {
 	*x = Redacted{}
-	mi := &file_log_v1_log_proto_msgTypes[11]
+	mi := &file_log_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1172,7 @@ func (x *Redacted) String() string {
 func (*Redacted) ProtoMessage() {}
 
 func (x *Redacted) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[11]
+	mi := &file_log_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1185,7 @@ func (x *Redacted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redacted.ProtoReflect.Descriptor instead.
 func (*Redacted) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Redacted) GetPart() uint32 {
@@ -1132,14 +1212,15 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x12\n" +
 	"\x04head\x18\x03 \x01(\x03R\x04head\x12-\n" +
 	"\aentries\x18\x04 \x03(\v2\x13.hanse.log.v1.EntryR\aentries\x12!\n" +
-	"\fcommitted_us\x18\x06 \x01(\x03R\vcommittedUsJ\x04\b\x05\x10\x06\"\x9a\x02\n" +
+	"\fcommitted_us\x18\x06 \x01(\x03R\vcommittedUsJ\x04\b\x05\x10\x06\"\xca\x02\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03pos\x18\x01 \x01(\x03R\x03pos\x12\x19\n" +
 	"\broom_nid\x18\x02 \x01(\x03R\aroomNid\x12\x17\n" +
 	"\aroom_id\x18\x03 \x01(\tR\x06roomId\x12+\n" +
 	"\x05event\x18\x04 \x01(\v2\x13.hanse.log.v1.EventH\x00R\x05event\x121\n" +
 	"\areceipt\x18\x05 \x01(\v2\x15.hanse.log.v1.ReceiptH\x00R\areceipt\x12A\n" +
-	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChange\x12 \n" +
+	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChange\x12.\n" +
+	"\x06filled\x18\b \x01(\v2\x14.hanse.log.v1.FilledH\x00R\x06filled\x12 \n" +
 	"\vtraceparent\x18\a \x01(\tR\vtraceparentB\x06\n" +
 	"\x04body\"\x9b\x06\n" +
 	"\x05Event\x12\x10\n" +
@@ -1174,7 +1255,11 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\toverruled\x18\x19 \x01(\bR\toverruled\x12/\n" +
 	"\x05moved\x18\x1a \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05movedB\f\n" +
 	"\n" +
-	"_state_key\"\xbf\x01\n" +
+	"_state_key\"\x85\x01\n" +
+	"\x06Filled\x12%\n" +
+	"\x0ecurrent_before\x18\x01 \x01(\x03R\rcurrentBefore\x12#\n" +
+	"\rcurrent_after\x18\x02 \x01(\x03R\fcurrentAfter\x12/\n" +
+	"\x05moved\x18\x03 \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05moved\"\xbf\x01\n" +
 	"\vMovedMember\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1e\n" +
 	"\n" +
@@ -1239,33 +1324,36 @@ func file_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_log_v1_log_proto_rawDescData
 }
 
-var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_log_v1_log_proto_goTypes = []any{
 	(*Batch)(nil),            // 0: hanse.log.v1.Batch
 	(*Entry)(nil),            // 1: hanse.log.v1.Entry
 	(*Event)(nil),            // 2: hanse.log.v1.Event
-	(*MovedMember)(nil),      // 3: hanse.log.v1.MovedMember
-	(*Receipt)(nil),          // 4: hanse.log.v1.Receipt
-	(*DeviceChange)(nil),     // 5: hanse.log.v1.DeviceChange
-	(*UserChanges)(nil),      // 6: hanse.log.v1.UserChanges
-	(*UserSeq)(nil),          // 7: hanse.log.v1.UserSeq
-	(*Typing)(nil),           // 8: hanse.log.v1.Typing
-	(*Presence)(nil),         // 9: hanse.log.v1.Presence
-	(*AuthInvalidation)(nil), // 10: hanse.log.v1.AuthInvalidation
-	(*Redacted)(nil),         // 11: hanse.log.v1.Redacted
+	(*Filled)(nil),           // 3: hanse.log.v1.Filled
+	(*MovedMember)(nil),      // 4: hanse.log.v1.MovedMember
+	(*Receipt)(nil),          // 5: hanse.log.v1.Receipt
+	(*DeviceChange)(nil),     // 6: hanse.log.v1.DeviceChange
+	(*UserChanges)(nil),      // 7: hanse.log.v1.UserChanges
+	(*UserSeq)(nil),          // 8: hanse.log.v1.UserSeq
+	(*Typing)(nil),           // 9: hanse.log.v1.Typing
+	(*Presence)(nil),         // 10: hanse.log.v1.Presence
+	(*AuthInvalidation)(nil), // 11: hanse.log.v1.AuthInvalidation
+	(*Redacted)(nil),         // 12: hanse.log.v1.Redacted
 }
 var file_log_v1_log_proto_depIdxs = []int32{
 	1, // 0: hanse.log.v1.Batch.entries:type_name -> hanse.log.v1.Entry
 	2, // 1: hanse.log.v1.Entry.event:type_name -> hanse.log.v1.Event
-	4, // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
-	5, // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
-	3, // 4: hanse.log.v1.Event.moved:type_name -> hanse.log.v1.MovedMember
-	7, // 5: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	5, // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
+	6, // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
+	3, // 4: hanse.log.v1.Entry.filled:type_name -> hanse.log.v1.Filled
+	4, // 5: hanse.log.v1.Event.moved:type_name -> hanse.log.v1.MovedMember
+	4, // 6: hanse.log.v1.Filled.moved:type_name -> hanse.log.v1.MovedMember
+	8, // 7: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_log_v1_log_proto_init() }
@@ -1277,6 +1365,7 @@ func file_log_v1_log_proto_init() {
 		(*Entry_Event)(nil),
 		(*Entry_Receipt)(nil),
 		(*Entry_DeviceChange)(nil),
+		(*Entry_Filled)(nil),
 	}
 	file_log_v1_log_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
@@ -1285,7 +1374,7 @@ func file_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_v1_log_proto_rawDesc), len(file_log_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,477 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
+	roomv1 "hanse/proto/room/v1"
+)
+
+// Joins without members: server-server API, PUT /_matrix/federation/v2/send_join, "omit_members" and "members_omitted".
+
+const three = id.Server("three.test")
+
+// gate holds the filling of rooms back at a step.
+type gate struct {
+	at      string
+	once    sync.Once
+	reached chan struct{}
+	open    chan struct{}
+	opened  sync.Once
+}
+
+func newGate(t *testing.T, at string) *gate {
+	g := &gate{at: at, reached: make(chan struct{}), open: make(chan struct{})}
+	t.Cleanup(g.release)
+	return g
+}
+
+func (g *gate) fill(step string) {
+	if step == g.at {
+		g.once.Do(func() { close(g.reached) })
+		<-g.open
+	}
+}
+
+func (g *gate) release() { g.opened.Do(func() { close(g.open) }) }
+
+// newPartialClusters are two clusters of which the first omits members; fill looks on at the second.
+func newPartialClusters(t *testing.T, workers int, fill func(string)) (*network, *cluster, *cluster) {
+	t.Helper()
+	n := newNetwork()
+	n.omit = true
+	a := newFedCluster(t, n, one, 1)
+	b := newFedClusterFaulty(t, n, two, workers, faults{fill: fill})
+	return n, a, b
+}
+
+// populate lets users of a cluster's server join.
+func populate(t *testing.T, c *cluster, roomID string, server id.Server, n int) {
+	t.Helper()
+	for i := range n {
+		must[*roomv1.SendResponse](t)(c.join(roomID, member(server, i)))
+	}
+}
+
+func member(server id.Server, i int) string { return fmt.Sprintf("@member%d:%s", i, server) }
+
+// rows counts what the filling of rooms has stored.
+func (c *cluster) rows(table string) (n int) {
+	c.tb.Helper()
+	if err := c.db.For(0).QueryRow(context.Background(), `SELECT count(*) FROM `+table).Scan(&n); err != nil {
+		c.tb.Fatal(err)
+	}
+	return n
+}
+
+// auditPartial demands that a room is whole, in all that is stored of it, and as the other cluster sees it.
+func auditPartial(t *testing.T, a, b *cluster, roomID string) {
+	t.Helper()
+	r := b.whole(roomID)
+	sameState(t, a, b, roomID)
+	b.auditSplit(t, roomID)
+	for _, table := range []string{"partial_room", "partial_event", "partial_spool"} {
+		waitFor(t, func() bool { return b.rows(table) == 0 })
+	}
+	entries, err := b.read.ReadLog(context.Background(), r.Part, r.FullPos, 1)
+	if err != nil || len(entries) != 1 || entries[0].GetFilled() == nil {
+		t.Fatalf("entry %d of the log is %v, %v", r.FullPos, entries, err)
+	}
+	// Each state since the join has all members, and each event's own place in it.
+	for _, e := range b.timeline(roomID) {
+		if e.Flags != 0 {
+			t.Fatalf("event %s with flags %d in the timeline", e.ID, e.Flags)
+		}
+		m, err := b.read.State(context.Background(), r.Part, e.SID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Ord > 0 && !m.Has(state.Key{Type: typeMember, StateKey: anna}) {
+			t.Fatalf("the state before %s (%s) lacks members", e.ID, e.Type)
+		}
+	}
+}
+
+func (c *cluster) currentHas(roomID, user string) bool {
+	c.tb.Helper()
+	r := c.room(roomID)
+	m, err := c.read.State(context.Background(), r.Part, r.SID)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return m.Has(state.Key{Type: typeMember, StateKey: user})
+}
+
+// A join without members is answered at once, and the room can be written to, read and left open to others' events from
+// there on; then its state becomes what it is elsewhere.
+func TestPartialJoin(t *testing.T) {
+	for _, version := range []string{"1", "6", "10", "12"} {
+		t.Run("v"+version, func(t *testing.T) {
+			g := newGate(t, "ids")
+			_, a, b := newPartialClusters(t, 2, g.fill)
+			ok := must[*roomv1.SendResponse](t)
+			roomID := a.create(version, anna, "public")
+			populate(t, a, roomID, one, 40)
+			ok(a.setState(roomID, anna, typeMember, member(one, 3), `{"membership":"ban"}`))
+
+			ok(b.join(roomID, bert, string(one)))
+			if r := b.room(roomID); !r.Partial() || r.JoinedLocal != 1 {
+				t.Fatalf("room %+v", r)
+			}
+			if b.membership(roomID, bert) != "join" || b.currentHas(roomID, anna) {
+				t.Fatal("the join came with members, or did not come")
+			}
+			servers, err := b.read.Servers(context.Background(), b.room(roomID).Part, b.room(roomID).NID)
+			slices.Sort(servers)
+			if err != nil || !slices.Equal(servers, []id.Server{one, two}) {
+				t.Fatalf("servers in the room %v, %v", servers, err)
+			}
+
+			// Both sides talk, members unknown before among them; state goes on changing.
+			ok(b.say(roomID, bert, "talking at once"))
+			fromB := carry(b, a, two, roomID, 0)
+			before := ok(a.say(roomID, member(one, 7), "somebody unknown"))
+			ok(a.setState(roomID, anna, "m.room.topic", "", `{"topic":"while partial"}`))
+			ok(a.leave(roomID, member(one, 8)))
+			ok(a.join(roomID, "@late:one.test"))
+			carry(a, b, one, roomID, before.Pos-1)
+			if !b.currentHas(roomID, member(one, 7)) {
+				t.Fatal("a sender has no membership")
+			}
+			ok(b.join(roomID, birgt))
+			ok(b.say(roomID, birgt, "a second user"))
+			ok(b.setState(roomID, bert, typeMember, bert, `{"membership":"join","displayname":"Bert"}`))
+
+			// Others cannot join through us yet.
+			err = b.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) error {
+				_, err := r.MakeMembership(ctx, &roomv1.MakeMembershipRequest{RoomId: roomID, UserId: "@cara:three.test", Membership: "join",
+					SupportedVersions: []string{version}, Origin: string(three)})
+				return err
+			})
+			wantCode(t, err, merr.CodePartialState)
+			if r := b.room(roomID); !r.Partial() {
+				t.Fatal("the room is whole already")
+			}
+
+			g.release()
+			b.whole(roomID)
+			carry(b, a, two, roomID, fromB)
+			auditPartial(t, a, b, roomID)
+			if r := b.room(roomID); r.Joined != 42 || r.JoinedLocal != 2 {
+				t.Fatalf("room %+v", r)
+			}
+			ok(b.say(roomID, bert, "as always"))
+			ok(b.leave(roomID, birgt))
+			ok(b.leave(roomID, bert))
+		})
+	}
+}
+
+// Whatever the owner has got to when its partition is taken away, somebody finishes it; no event gets lost or twice.
+func TestPartialTakenOver(t *testing.T) {
+	for _, step := range []string{"ids", "fetch", "store", "stored", "whole", "redo", "redo_chunk"} {
+		t.Run(step, func(t *testing.T) {
+			var b *cluster
+			var once sync.Once
+			room := make(chan string, 1)
+			steal := func(at string) {
+				if at != step {
+					return
+				}
+				once.Do(func() {
+					part := partition.Of(<-room)
+					w := b.any()
+					if _, err := partition.NewRows(b.db).Acquire(context.Background(), part, w.name, w.grpc.Addr()); err != nil {
+						t.Errorf("steal: %v", err)
+					}
+				})
+			}
+			_, a, b2 := newPartialClusters(t, 2, steal)
+			b = b2
+			ok := must[*roomv1.SendResponse](t)
+			roomID := a.create("11", anna, "public")
+			populate(t, a, roomID, one, 30)
+			ok(b.join(roomID, bert, string(one)))
+			ok(b.say(roomID, bert, "before"))
+			room <- roomID
+			for i := range 5 {
+				ok(b.say(roomID, bert, fmt.Sprint("during ", i)))
+			}
+			b.whole(roomID)
+			carry(b, a, two, roomID, 0)
+			auditPartial(t, a, b, roomID)
+			said := 0
+			for _, e := range b.timeline(roomID) {
+				if e.Type == "m.room.message" {
+					said++
+				}
+			}
+			if said != 6 {
+				t.Fatalf("%d of 6 messages", said)
+			}
+		})
+	}
+}
+
+// The owner ends while the state is under way; another worker goes on.
+func TestPartialOwnerEnds(t *testing.T) {
+	g := newGate(t, "fetch")
+	_, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+	b.faults.fill = nil // of workers that start from now on
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b.replace()
+	}()
+	ok(b.say(roomID, bert, "by whoever it is"))
+	b.whole(roomID)
+	g.release()
+	<-ended
+	carry(b, a, two, roomID, 0)
+	auditPartial(t, a, b, roomID)
+}
+
+// The server that let us in goes away: another one in the room is asked.
+func TestPartialServerGoes(t *testing.T) {
+	g := newGate(t, "ids")
+	n, a, b := newPartialClusters(t, 1, g.fill)
+	c := newFedCluster(t, n, three, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	n.omit = false
+	ok(c.join(roomID, "@cara:three.test", string(one)))
+	n.omit = true
+	last := a.timeline(roomID)[len(a.timeline(roomID))-1].Ord
+	ok(b.join(roomID, bert, string(one)))
+	carryAll(a, c, one, roomID, last)
+	<-g.reached
+	n.setCut(one, true)
+	g.release()
+	b.whole(roomID)
+	sameState(t, c, b, roomID)
+	n.setCut(one, false)
+	auditPartial(t, a, b, roomID)
+}
+
+// carryAll hands everything since a position on.
+func carryAll(from, to *cluster, origin id.Server, roomID string, after int64) {
+	from.tb.Helper()
+	for _, e := range from.timeline(roomID) {
+		if e.Ord > after {
+			if r := to.receive(roomID, origin, e.JSON)[0]; r.Error != "" {
+				to.tb.Fatalf("event %s: %s", r.EventId, r.Error)
+			}
+		}
+	}
+}
+
+// A server that lies about the state does not get its lies in, and does not stop us.
+func TestPartialLies(t *testing.T) {
+	g := newGate(t, "ids")
+	n, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID, other := a.create("11", anna, "public"), a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+
+	st := a.state(roomID)
+	tl := a.timeline(roomID)
+	on := tl[len(tl)-1]
+	forged := func(user id.User, change func(*event.Draft)) *event.PDU {
+		key := string(user)
+		d := event.Draft{RoomID: id.Room(roomID), Type: typeMember, StateKey: &key, Sender: user, Content: []byte(`{"membership":"join"}`),
+			Depth: on.Depth, OriginServerTS: on.OriginServerTS, PrevEvents: []id.Event{on.ID},
+			AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], st["m.room.join_rules|"]}}
+		change(&d)
+		pdu, err := event.Build(d, on.Rules, one, a.names[one])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pdu
+	}
+	unauthorised := forged("@unauthorised:one.test", func(d *event.Draft) { d.AuthEvents = d.AuthEvents[:2] })
+	elsewhere := forged("@elsewhere:one.test", func(d *event.Draft) { d.RoomID = id.Room(other) })
+	unsigned := forged("@unsigned:two.test", func(*event.Draft) {}) // by a key that is not that of two.test
+	gone := id.Event("$" + strings.Repeat("g", 43))
+	lies := []*event.PDU{unauthorised, elsewhere, unsigned}
+
+	var asked []string
+	var mu sync.Mutex
+	n.lie(map[string]func([]string, url.Values) any{
+		"state_ids": func(_ []string, q url.Values) any {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, q.Get("event_id"))
+			names := []id.Event{gone}
+			for _, p := range lies {
+				names = append(names, p.ID)
+			}
+			if len(asked) == 1 { // no create event: not a state at all
+				return map[string]any{"pdu_ids": names, "auth_chain_ids": []id.Event{}}
+			}
+			for _, e := range a.stateEvents(roomID) {
+				if e.StateKey == nil || *e.StateKey != bert {
+					names = append(names, e.ID)
+				}
+			}
+			return map[string]any{"pdu_ids": names, "auth_chain_ids": []id.Event{}}
+		},
+		"state": func([]string, url.Values) any {
+			events := []json.RawMessage{json.RawMessage(`{"type":"nonsense"}`), json.RawMessage(`[1,2]`), json.RawMessage(`7`)}
+			for _, p := range lies {
+				events = append(events, p.JSON)
+			}
+			return map[string]any{"auth_chain": []any{}, "pdus": append(events, raws(a.stateEvents(roomID))...), "more": map[string]any{"x": 1}}
+		},
+	})
+	g.release()
+	b.whole(roomID)
+	auditPartial(t, a, b, roomID)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) < 2 {
+		t.Fatalf("asked %d times", len(asked))
+	}
+}
+
+// What was let through while members were unknown is judged again: a banned user's words lose their place, and all that
+// follows keeps its own.
+func TestPartialJudgedAgain(t *testing.T) {
+	g := newGate(t, "ids")
+	_, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	bad := id.User(member(one, 5))
+	joined := a.state(roomID)["m.room.member|"+string(bad)]
+	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+
+	tl := b.timeline(roomID)
+	on := tl[len(tl)-1]
+	st := a.state(roomID)
+	pdu, err := event.Build(event.Draft{RoomID: id.Room(roomID), Type: "m.room.message", Sender: bad, Content: []byte(`{"body":"I am banned","msgtype":"m.text"}`),
+		Depth: on.Depth + 1, OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID},
+		AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], joined}}, on.Rules, one, a.names[one])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := b.receive(roomID, one, pdu.JSON)[0]; r.Error != "" {
+		t.Fatalf("refused though its sender's membership is unknown: %s", r.Error)
+	}
+	has := func() bool {
+		return slices.ContainsFunc(b.timeline(roomID), func(e *roomdb.Event) bool { return e.ID == pdu.ID })
+	}
+	if !has() {
+		t.Fatal("not delivered")
+	}
+	ok(b.say(roomID, bert, "an answer"))
+	g.release()
+	r := b.whole(roomID)
+	if has() {
+		t.Fatal("still in the timeline")
+	}
+	e, err := b.read.EventByID(context.Background(), r, pdu.ID)
+	if err != nil || e.Flags&roomdb.Rejected == 0 {
+		t.Fatalf("event %+v, %v", e, err)
+	}
+	if b.state(roomID)["m.room.member|"+string(bad)] != st["m.room.member|"+string(bad)] {
+		t.Fatal("the ban is gone")
+	}
+	b.auditSplit(t, roomID)
+	ok(b.say(roomID, bert, "the room goes on"))
+	if n := len(b.room(roomID).Extremities); n != 1 {
+		t.Fatalf("%d ends", n)
+	}
+}
+
+// Who leaves before the members are known leaves nothing to do, and may come back.
+func TestPartialLeft(t *testing.T) {
+	g := newGate(t, "ids")
+	n, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+	ok(b.leave(roomID, bert))
+	carry(b, a, two, roomID, 0)
+	g.release()
+	waitFor(t, func() bool { return b.rows("partial_room") == 0 })
+	if m := b.membership(roomID, bert); m != "leave" {
+		t.Fatalf("left: %q", m)
+	}
+	for _, omit := range []bool{true, false} {
+		n.omit = omit
+		last := a.timeline(roomID)[len(a.timeline(roomID))-1].Ord
+		ok(b.join(roomID, bert, string(one)))
+		b.whole(roomID)
+		sameState(t, a, b, roomID)
+		b.auditSplit(t, roomID)
+		ok(b.leave(roomID, bert))
+		carry(b, a, two, roomID, last)
+	}
+}
+
+// Forks and events whose ancestors we never had come in while members are unknown; history can be read.
+func TestPartialForks(t *testing.T) {
+	g := newGate(t, "ids")
+	_, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("10", anna, "public")
+	populate(t, a, roomID, one, 30)
+	for i := range 40 {
+		ok(a.say(roomID, member(one, i%10), fmt.Sprint("history ", i)))
+	}
+	tl := a.timeline(roomID)
+	on := tl[len(tl)-1] // before the join
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+	st := a.state(roomID)
+	var forks []*event.PDU
+	for i := range 3 {
+		sender := id.User(member(one, 20+i))
+		pdu, err := event.Build(event.Draft{RoomID: id.Room(roomID), Type: "m.room.message", Sender: sender, Content: []byte(`{"body":"x","msgtype":"m.text"}`),
+			Depth: on.Depth + 1, OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID},
+			AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], st["m.room.member|"+string(sender)]}}, on.Rules, one, a.names[one])
+		if err != nil {
+			t.Fatal(err)
+		}
+		forks = append(forks, pdu)
+	}
+	for _, f := range forks {
+		for _, c := range []*cluster{a, b} {
+			if r := c.receive(roomID, one, f.JSON)[0]; r.Error != "" {
+				t.Fatal(r.Error)
+			}
+		}
+	}
+	backfillAll(t, b, roomID)
+	ok(b.say(roomID, bert, "merges them"))
+	carry(b, a, two, roomID, 0)
+	g.release()
+	auditPartial(t, a, b, roomID)
+	if x, y := len(a.room(roomID).Extremities), len(b.room(roomID).Extremities); x != 1 || y != 1 {
+		t.Fatalf("%d and %d ends", x, y)
+	}
+}
