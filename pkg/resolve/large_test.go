@@ -159,7 +159,7 @@ func (r *large) forks(k, c int) []state.Map {
 			on(i, func(m state.Map) state.Map { return r.send(m, owner, "m.room.topic", "", `{"topic":"x"}`) })
 		case 1:
 			u := r.newUser(len(r.members))
-			maps[0] = r.join(maps[0], u)
+			maps[0] = r.send(maps[0], u, "m.room.member", string(u), `{"membership":"join"}`)
 		case 2:
 			on(i, func(m state.Map) state.Map { return r.send(m, r.mod(), "m.room.power_levels", "", r.levels()) })
 		case 3:

@@ -33,6 +33,9 @@ func newGraphed(rules *roomversion.Rules, events []*event.PDU, src stateres.Sour
 		if !ev.IsState() {
 			continue
 		}
+		if _, ok := r.nids[ev.ID]; ok {
+			return nil, fmt.Errorf("%s stands in the room twice", ev.ID)
+		}
 		nid := int64(3*n + 7)
 		r.nids[ev.ID], r.byNID[nid] = nid, ev.ID
 		node := authgraph.Node{NID: nid, Key: state.Key(ev.Tuple())}

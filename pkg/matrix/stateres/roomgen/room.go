@@ -141,6 +141,10 @@ func (r *Room) Send(sender id.User, typ string, stateKey *string, content Conten
 // event, such as one that it got from somebody else.
 func (r *Room) SendIn(before stateres.Set, sender id.User, typ string, stateKey *string, content Content, prev ...id.Event) (*event.PDU, error) {
 	ev, err := r.build(before, sender, typ, stateKey, content, prev)
+	for err == nil && r.byID[ev.ID] != nil { // the same event, at the same time
+		r.Now++
+		ev, err = r.build(before, sender, typ, stateKey, content, prev)
+	}
 	if err != nil {
 		return nil, err
 	}
