@@ -50,7 +50,9 @@ func (s *script) member(sender, target id.User, membership string, prev ...*even
 	return s.send(sender, "m.room.member", string(target), Content{"membership": membership}, prev...)
 }
 
-func (s *script) join(u id.User, prev ...*event.PDU) *event.PDU { return s.member(u, u, "join", prev...) }
+func (s *script) join(u id.User, prev ...*event.PDU) *event.PDU {
+	return s.member(u, u, "join", prev...)
+}
 
 func (s *script) joinRule(by id.User, rule string, prev ...*event.PDU) *event.PDU {
 	return s.send(by, "m.room.join_rules", "", Content{"join_rule": rule}, prev...)
