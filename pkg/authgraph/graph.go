@@ -48,9 +48,7 @@ type Graph struct {
 	older []uint32 // the citation before this one of the same event, plus one
 	last  []uint32 // the newest citation of i, plus one
 
-	keys  []state.Key
-	keyOf map[state.Key]KeyIndex
-	text  int // bytes of keys
+	keyTable
 
 	levels map[Index]level
 }
@@ -64,7 +62,7 @@ type level struct {
 
 // New returns an empty graph.
 func New() *Graph {
-	return &Graph{off: []uint32{0}, keyOf: make(map[state.Key]KeyIndex), levels: make(map[Index]level)}
+	return &Graph{off: []uint32{0}, keyTable: newKeyTable(), levels: make(map[Index]level)}
 }
 
 // Add puts a state event into the graph, after all that it cites. An event that the graph has already is left as it is.
@@ -122,17 +120,6 @@ func (g *Graph) grow(n int) {
 	g.off, g.last = slices.Grow(g.off, n), slices.Grow(g.last, n)
 }
 
-func (g *Graph) intern(k state.Key) KeyIndex {
-	if at, ok := g.keyOf[k]; ok {
-		return at
-	}
-	at := KeyIndex(len(g.keys))
-	g.keys = append(g.keys, k)
-	g.keyOf[k] = at
-	g.text += len(k.Type) + len(k.StateKey)
-	return at
-}
-
 // Len returns the number of events.
 func (g *Graph) Len() int { return len(g.nids) }
 
@@ -163,8 +150,11 @@ func (g *Graph) KeyIndex(i Index) KeyIndex { return g.key[i] }
 
 // FindKey returns the number of a type and state key, if an event has them.
 func (g *Graph) FindKey(k state.Key) (KeyIndex, bool) {
-	at, ok := g.keyOf[k]
-	return at, ok
+	slot, ok := g.find(k)
+	if !ok {
+		return 0, false
+	}
+	return KeyIndex(g.slots[slot] - 1), true
 }
 
 // Auth returns the auth events of an event, each once. The slice must not be changed.
@@ -194,5 +184,5 @@ func (g *Graph) CitedBy(i Index) func(yield func(Index) bool) {
 // Bytes estimates the memory that the graph holds.
 func (g *Graph) Bytes() int64 {
 	return int64(cap(g.nids)*8+cap(g.key)*4+cap(g.off)*4+cap(g.cites)*4+cap(g.by)*4+cap(g.older)*4+cap(g.last)*4+
-		cap(g.keys)*72+g.text) + int64(len(g.levels))*32
+		g.bytes()) + int64(len(g.levels))*32
 }
