@@ -18,6 +18,7 @@ type Config struct {
 	Tokens        Tokens         `yaml:"tokens"`
 	Support       Support        `yaml:"support"`
 	UserDirectory UserDirectory  `yaml:"user_directory"`
+	TURN          TURN           `yaml:"turn"`
 	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
 	TaskInterval  time.Duration  `yaml:"task_interval" doc:"How often a worker looks for work that another one left behind."`
 }
@@ -60,6 +61,7 @@ func Defaults() Config {
 	return Config{
 		Session:      session.Defaults(),
 		Tokens:       Tokens{Access: 5 * time.Minute, OpenID: time.Hour},
+		TURN:         TURN{Lifetime: 24 * time.Hour},
 		UIATimeout:   15 * time.Minute,
 		TaskInterval: 5 * time.Second,
 	}

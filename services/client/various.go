@@ -38,9 +38,6 @@ func (c *Client) variousRoutes(rt *routes) {
 	rt.root.Group("/_matrix/media/v3", "/_matrix/media/r0").With(c.sessions.Required, c.perUser).Handle("GET /config", c.mediaConfig)
 }
 
-// turnServer answers GET /voip/turnServer: no TURN server is configured.
-func (c *Client) turnServer(w http.ResponseWriter, _ *http.Request) error { return httpx.Empty(w) }
-
 func (c *Client) noProtocols(w http.ResponseWriter, _ *http.Request) error { return httpx.Empty(w) }
 
 func (c *Client) noProtocol(http.ResponseWriter, *http.Request) error {
