@@ -1,18 +1,20 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for what is asked: run, cluster, test.
+# Installs the Debian packages that are missing for what is asked: run, cluster, test, chart, interop.
 set -eu
 
 packages_run="postgresql"
 packages_cluster="$packages_run nats-server redis-server"
-packages_test="$packages_cluster gcc libc6-dev nodejs npm"
+packages_chart="prometheus" # for promtool
+packages_test="$packages_cluster $packages_chart gcc libc6-dev nodejs npm"
 packages_interop="$packages_cluster python3 python3-venv nodejs npm"
 
 case "${1:-run}" in
 run) wanted=$packages_run ;;
 cluster) wanted=$packages_cluster ;;
 test) wanted=$packages_test ;;
+chart) wanted=$packages_chart ;;
 interop) wanted=$packages_interop ;;
-*) echo "usage: $0 run|cluster|test|interop" >&2; exit 2 ;;
+*) echo "usage: $0 run|cluster|test|chart|interop" >&2; exit 2 ;;
 esac
 
 # present tells whether what we need of a package is there, whoever put it there.
@@ -20,6 +22,7 @@ present() {
 	case "$1" in
 	postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null ;;
 	nats-server | redis-server) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] ;;
+	prometheus) command -v promtool >/dev/null ;;
 	nodejs) command -v node >/dev/null ;;
 	python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
 	libc6-dev) [ -e /usr/include/stdio.h ] ;;

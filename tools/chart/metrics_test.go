@@ -105,7 +105,7 @@ func TestDashboardParses(t *testing.T) {
 	}
 }
 
-// Each alert says where its runbook is, and it is there.
+// Each alert says where its runbook is, and it is there; and something shows that it fires (alerts_test.yaml).
 func TestAlertsHaveRunbooks(t *testing.T) {
 	var file struct {
 		Groups []struct {
@@ -128,6 +128,7 @@ func TestAlertsHaveRunbooks(t *testing.T) {
 			anchors[anchor(title)] = true
 		}
 	}
+	tests := read(t, "deploy/prometheus/alerts_test.yaml")
 	seen := map[string]bool{}
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
@@ -139,6 +140,9 @@ func TestAlertsHaveRunbooks(t *testing.T) {
 				t.Errorf("%s: is there twice, or lacks something", r.Alert)
 			}
 			seen[r.Alert] = true
+			if !strings.Contains(tests, "alertname: "+r.Alert+"\n        exp_alerts:\n          - exp_labels:") {
+				t.Errorf("%s: no test shows that it fires", r.Alert)
+			}
 		}
 	}
 	if len(seen) == 0 {
