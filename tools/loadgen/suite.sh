@@ -23,6 +23,8 @@ run() {
 	cat "$out/$name.txt"
 }
 
+# Memory is that of a server which has not done anything yet.
+run idle-polls "$@" idle-poll --users 2000
 run send-1 "$@" send --senders 1
 run send-32 "$@" send --senders 32
 run senders "$@" --ratio "$commit" senders --senders 1,8,64,256
@@ -32,6 +34,4 @@ run join "$@" join --users 1000
 run first-100x10 "$@" initial-sync --rooms 100 --members 10 --times 100
 run first-100x10-accounts "$@" initial-sync --rooms 100 --members 10 --accounts 10 --times 100
 run first-300x300 "$@" initial-sync --rooms 300 --members 300 --messages 20 --times 50
-run idle-2000 "$@" idle-poll --users 2000
-run idle-10000 "$@" idle-poll --users 10000
 run growth "$@" growth

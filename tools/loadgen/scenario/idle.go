@@ -23,7 +23,8 @@ type IdlePoll struct {
 
 // Run implements Scenario.
 func (p *IdlePoll) Run(ctx context.Context, env *Env) (*report.Report, error) {
-	users, err := env.Stage.Users(ctx, "u", p.Users)
+	// Accounts of their own: those of other scenarios are in rooms.
+	users, err := env.Stage.Users(ctx, "idle", p.Users)
 	if err != nil {
 		return nil, err
 	}
