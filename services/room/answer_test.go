@@ -123,14 +123,14 @@ func (c *cluster) head(room string) (head int64) {
 	return head
 }
 
-// gate stops the appends of a cluster while it is shut.
-type gate struct {
+// turnstile stops the appends of a cluster while it is shut.
+type turnstile struct {
 	shut    atomic.Bool
 	reached chan struct{} // an append stands before it
 	open    chan struct{}
 }
 
-func (g *gate) before() {
+func (g *turnstile) before() {
 	if g.shut.Load() {
 		select {
 		case g.reached <- struct{}{}:
@@ -142,7 +142,7 @@ func (g *gate) before() {
 
 // An answer without a write waits for what others have queued, and goes down with it.
 func TestAnswerRestsOnCommits(t *testing.T) {
-	g := &gate{reached: make(chan struct{}), open: make(chan struct{})}
+	g := &turnstile{reached: make(chan struct{}), open: make(chan struct{})}
 	c := newClusterFaulty(t, 1, faults{before: g.before})
 	t.Cleanup(func() { close(g.open) }) // before the workers end
 	room := c.create("12", alice, "public")
