@@ -145,3 +145,33 @@ func TestRefusal(t *testing.T) {
 		}
 	}
 }
+
+// A chain as long as a hostile room can make it, a million power levels events: answered, or refused beyond the bound, and
+// the depth of its events is known without walking it.
+func TestLongChain(t *testing.T) {
+	n := 1_000_000
+	if testing.Short() {
+		n = 100_000
+	}
+	g := authgraph.New()
+	for i := range n {
+		node := authgraph.Node{NID: int64(i + 1), Key: levelsKey}
+		if i > 0 {
+			node.Auth = []int64{int64(i)}
+		}
+		if err := g.Add(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := authgraph.Index(n - 1)
+	chain, err := g.Chain([]authgraph.Index{last}, n)
+	if err != nil || len(chain) != n-1 || chain[0] != last-1 || chain[n-2] != 0 {
+		t.Errorf("a chain of %d, %v", len(chain), err)
+	}
+	if _, err := g.Chain([]authgraph.Index{last}, n/5); !errors.Is(err, authgraph.ErrTooMany) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	if d := g.CommonLevels(last, last/2); d != n/2 {
+		t.Errorf("depth %d", d)
+	}
+}

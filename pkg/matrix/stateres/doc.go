@@ -4,8 +4,9 @@
 //
 // It is a plain transcription of the room version pages. Each function bears
 // the name of the term that it computes, and computes it the way the page
-// defines it, with no regard for the size of the room. Faster implementations
-// are tested against it.
+// defines it, with no regard for the size of the room. It is the oracle that
+// package resolve, which servers use, is tested against. No role uses it: it
+// serves tests and generators of rooms.
 //
 // # Invariants
 //
