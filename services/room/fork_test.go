@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -229,4 +230,59 @@ func at(sorted []time.Duration, percent int) time.Duration {
 		return 0
 	}
 	return sorted[len(sorted)*percent/100].Round(10 * time.Microsecond)
+}
+
+// While owners die, stand still and do not hear of their commits, state events become visible in the order of their
+// numeric ids: a graph that was read piece by piece, by somebody who is no owner, lacks nothing.
+func TestGraphFollows(t *testing.T) {
+	m := new(mischief)
+	c := newClusterFaulty(t, 2, m.faults())
+	roomIDs := []string{c.create("11", alice, "public"), c.create("12", alice, "public")}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	m.on.Store(true)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ { // what fails is what happens to be under way when an owner dies
+				_, _ = c.setState(roomIDs[n%2], alice, "org.hanse.test", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, n))
+			}
+		})
+	}
+	wg.Go(func() { c.harass(ctx, t, m) })
+	chain := func(db *roomdb.DB, roomID string) []int64 {
+		r := c.room(roomID)
+		state, err := db.State(context.Background(), r.Part, r.SID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nids, err := db.AuthChain(context.Background(), r.Key(), slices.Collect(maps.Values(maps.Collect(state.All()))), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nids
+	}
+	for ctx.Err() == nil {
+		for _, roomID := range roomIDs {
+			chain(c.read, roomID)
+		}
+	}
+	wg.Wait()
+	m.on.Store(false)
+	c.settle()
+	for _, roomID := range roomIDs {
+		c.checkAuth(roomID)
+		r := c.room(roomID)
+		var all []int64
+		err := c.db.For(r.Part).QueryRow(context.Background(), `SELECT array_agg(event_nid ORDER BY event_nid) FROM event
+			WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL`, int32(r.Part), r.NID).Scan(&all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d state events", len(all))
+		// Of each event, so that one that is missing is missed.
+		if _, err := c.read.AuthChain(context.Background(), r.Key(), all, 1<<20); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -52,7 +52,9 @@ func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state
 	}
 	s.metrics.memo.WithLabelValues("none").Inc()
 	m, err := s.resolveNow(ctx, r, g, maps)
-	s.graphs.Add(r, g) // it may weigh more than last time
+	if !r.dead.Load() {
+		s.graphs.Add(r, g) // it may weigh more than last time
+	}
 	if err != nil {
 		return state.Map{}, fmt.Errorf("resolve state of %s: %w", r.id, err)
 	}
@@ -193,12 +195,19 @@ func (m *memo) put(key string, r state.Map) {
 	m.by[key] = r
 }
 
+// graphLoads is how many auth graphs are read at once.
+const graphLoads = 2
+
 // loadGraph reads the room's auth graph, with what is not committed yet. It is kept as long as memory allows, and grows
 // with the room: see draft.
 func (r *room) loadGraph(ctx context.Context) (*authgraph.Graph, error) {
 	if err := r.settle(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.s.loads.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer r.s.loads.leave()
 	g, err := r.s.db.AuthGraph(ctx, r.key())
 	if err != nil {
 		return nil, err

@@ -80,6 +80,7 @@ type Service struct {
 
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
+	loads        *turns                                // of reading auth graphs: some memory and processor time, all at once
 	turns        *turns                                // of state resolutions
 	graphs       *cache.Cache[*room, *authgraph.Graph] // of rooms with forks; each guarded by its room's lock
 	shared       *shared
@@ -124,7 +125,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
-		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)),
+		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)), loads: newTurns(graphLoads),
 		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce),
 	}
 	s.background, s.stopBackground = context.WithCancel(context.Background())
