@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -46,9 +47,17 @@ func (f *Fedin) expensive(h handler) handler {
 func (f *Fedin) authChain(ctx context.Context, room *roomdb.Room, of []int64) ([]*roomdb.Event, error) {
 	nids, err := f.rooms.AuthChain(ctx, room.Key(), of, maxChain)
 	if err != nil {
-		return nil, err
+		return nil, tooLong(err)
 	}
 	return f.rooms.InOrder(ctx, room.Part, nids)
+}
+
+// tooLong is the answer to who asks for an auth chain beyond the bound: they can ask for the events one by one.
+func tooLong(err error) error {
+	if errors.Is(err, authgraph.ErrTooMany) {
+		return merr.New(http.StatusRequestEntityTooLarge, merr.CodeTooLarge, "The auth chain is too long to be told").WithCause(err)
+	}
+	return err
 }
 
 // namedEvent returns an event of the room by the text of its id.
@@ -139,7 +148,7 @@ func (f *Fedin) stateIDs(w http.ResponseWriter, q *request) error {
 	}
 	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
 	if err != nil {
-		return err
+		return tooLong(err)
 	}
 	names := func(ctx context.Context, nids []int64) ([][]byte, error) {
 		found, err := f.rooms.EventIDs(ctx, room.Part, nids)
@@ -170,7 +179,7 @@ func (f *Fedin) eventAuth(w http.ResponseWriter, q *request) error {
 	}
 	nids, err := f.rooms.AuthChainOf(q.Context(), e, maxChain)
 	if err != nil {
-		return err
+		return tooLong(err)
 	}
 	chain, err := f.rooms.InOrder(q.Context(), room.Part, nids)
 	if err != nil {
