@@ -17,7 +17,7 @@ type difference struct {
 	next  heap[authgraph.Index] // greatest first: an event comes after all that cite it
 
 	common indexSet
-	dead   indexSet // neither common nor of U, and cited by no such event
+	dead   indexSet // searched from without success: no descendant is common or in U
 	newest authgraph.Index
 	some   bool // newest is set: there is an event in common or in U, and none is newer
 	path   []step
@@ -155,7 +155,8 @@ func (d *difference) addCommon(i authgraph.Index) {
 
 // search says whether an event has a descendant (an event from which auth_events lead to it) that is common or in U; then
 // it is common, too. All that it learns is kept: no event is searched from twice. That is right because the walk descends:
-// what lies above an event that is popped does not change any more.
+// what is newer than the event that it has come to does not change any more. An event of U can be a dead end, too; what it
+// cites was made common then, so that no search comes to it.
 func (d *difference) search(from authgraph.Index) (bool, error) {
 	if !d.some {
 		return false, nil
