@@ -16,6 +16,8 @@ type change struct {
 	room *room
 	// row is the room's row after the change; nil if it stays as it is.
 	row *roomRow
+	// bulk says that it may wait for what others do.
+	bulk bool
 	// create says that the row does not exist yet, publish sets its place in the directory.
 	create  bool
 	publish *bool

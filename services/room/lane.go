@@ -29,14 +29,20 @@ type lane struct {
 
 	committing sync.Mutex // held while a transaction is under way
 
-	mu     sync.Mutex
-	queue  []*change
-	weight int
-	wake   chan struct{}
+	mu sync.Mutex
+	// queue is what somebody waits for, bulk what is stored by the thousand and may wait for them, with what was built
+	// upon it in the same room.
+	queue, bulk  []*change
+	heavy, bulky int           // rows, roughly, of each
+	bulkOf       map[*room]int // changes of a room in bulk
+	wake         chan struct{}
 }
 
+// bulkRows is how many rows, roughly, of bulk one batch takes along.
+const bulkRows = 250
+
 func newLane(s *Service, pool *pgxpool.Pool) *lane {
-	return &lane{s: s, pool: pool, wake: make(chan struct{}, 1), projector: newProjector(s)}
+	return &lane{s: s, pool: pool, wake: make(chan struct{}, 1), bulkOf: make(map[*room]int), projector: newProjector(s)}
 }
 
 // put queues a change. The caller holds the room's lock, so changes of a room come in the order in which they were
@@ -44,12 +50,19 @@ func newLane(s *Service, pool *pgxpool.Pool) *lane {
 func (l *lane) put(c *change) error {
 	weight := c.weight()
 	l.mu.Lock()
-	if l.weight > l.s.cfg.QueueRows {
+	queue, rows := &l.queue, &l.heavy
+	if c.bulk || l.bulkOf[c.room] > 0 {
+		queue, rows = &l.bulk, &l.bulky
+	}
+	if *rows > l.s.cfg.QueueRows {
 		l.mu.Unlock()
 		return merr.Unavailable("the server is overloaded")
 	}
-	l.queue = append(l.queue, c)
-	l.weight += weight
+	*queue = append(*queue, c)
+	*rows += weight
+	if queue == &l.bulk {
+		l.bulkOf[c.room]++
+	}
 	l.mu.Unlock()
 	l.s.metrics.queued.Add(float64(weight))
 	select {
@@ -63,19 +76,34 @@ func (l *lane) put(c *change) error {
 func (l *lane) take() []*change {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, weight := 0, 0
-	for n < len(l.queue) && (n == 0 || weight+l.queue[n].weight() <= l.s.cfg.BatchRows) {
-		weight += l.queue[n].weight()
+	changes, rows := first(&l.queue, l.s.cfg.BatchRows, func(*change) bool { return true })
+	l.heavy -= rows
+	left := make(map[*room]bool) // rooms that have older changes still to be taken
+	for _, c := range l.queue {
+		left[c.room] = true
+	}
+	bulk, bulky := first(&l.bulk, bulkRows, func(c *change) bool { return !left[c.room] })
+	l.bulky -= bulky
+	for _, c := range bulk {
+		if l.bulkOf[c.room]--; l.bulkOf[c.room] == 0 {
+			delete(l.bulkOf, c.room)
+		}
+	}
+	l.s.metrics.queued.Sub(float64(rows + bulky))
+	return append(changes, bulk...)
+}
+
+// first takes changes from the front of a queue: at least one, and no more rows than that, as long as they may go.
+func first(queue *[]*change, most int, may func(*change) bool) (changes []*change, rows int) {
+	q, n := *queue, 0
+	for n < len(q) && may(q[n]) && (n == 0 || rows+q[n].weight() <= most) {
+		rows += q[n].weight()
 		n++
 	}
-	changes := l.queue[:n:n]
-	l.queue = l.queue[n:]
-	if len(l.queue) == 0 {
-		l.queue = nil
+	if *queue = q[n:]; n == len(q) {
+		*queue = nil
 	}
-	l.weight -= weight
-	l.s.metrics.queued.Sub(float64(weight))
-	return changes
+	return q[:n:n], rows
 }
 
 // run commits until ctx ends, and then answers what is still queued.

@@ -14,7 +14,7 @@ import (
 const (
 	// outlierChunk is how many outliers one change stores, outlierBytes how large they are together, and outlierChunks
 	// how many changes of one request are queued at a time: others have their turn in between.
-	outlierChunk, outlierBytes, outlierChunks = 500, 4 << 20, 4
+	outlierChunk, outlierBytes, outlierChunks = 200, 2 << 20, 4
 	// maxOutliers bounds what one answer of another server may make us store: the state and auth chain of a large room.
 	maxOutliers = 1_000_000
 	// maxChain bounds the auth chain of one event.
@@ -116,6 +116,7 @@ func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (*change, e
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
+	w.c.bulk = true
 	if _, err := w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
 		return nil, err
 	}

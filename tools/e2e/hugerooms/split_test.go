@@ -68,9 +68,8 @@ func (s *split) enter() {
 				via = string(s.peer.Resident())
 			}
 			begin := time.Now()
-			if _, err := p.Join(t.Context(), s.room, via); err != nil {
-				t.Fatal(err)
-			}
+			// A server that has not all of the members yet lets nobody in.
+			until(t, "join", func() error { _, err := p.Join(t.Context(), s.room, via); return err })
 			t.Logf("%s joined in %s", p.UserID, since(begin))
 		}
 		users[side[0].UserID] = 50
