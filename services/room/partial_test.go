@@ -23,8 +23,8 @@ import (
 
 const three = id.Server("three.test")
 
-// gate holds the filling of rooms back at a step.
-type gate struct {
+// barrier holds the filling of rooms back at a step.
+type barrier struct {
 	at      string
 	once    sync.Once
 	reached chan struct{}
@@ -32,20 +32,20 @@ type gate struct {
 	opened  sync.Once
 }
 
-func newGate(t *testing.T, at string) *gate {
-	g := &gate{at: at, reached: make(chan struct{}), open: make(chan struct{})}
+func newBarrier(t *testing.T, at string) *barrier {
+	g := &barrier{at: at, reached: make(chan struct{}), open: make(chan struct{})}
 	t.Cleanup(g.release)
 	return g
 }
 
-func (g *gate) fill(step string) {
+func (g *barrier) fill(step string) {
 	if step == g.at {
 		g.once.Do(func() { close(g.reached) })
 		<-g.open
 	}
 }
 
-func (g *gate) release() { g.opened.Do(func() { close(g.open) }) }
+func (g *barrier) release() { g.opened.Do(func() { close(g.open) }) }
 
 // newPartialClusters are two clusters of which the first omits members; fill looks on at the second.
 func newPartialClusters(t *testing.T, workers int, fill func(string)) (*network, *cluster, *cluster) {
@@ -119,7 +119,7 @@ func (c *cluster) currentHas(roomID, user string) bool {
 func TestPartialJoin(t *testing.T) {
 	for _, version := range []string{"1", "6", "10", "12"} {
 		t.Run("v"+version, func(t *testing.T) {
-			g := newGate(t, "ids")
+			g := newBarrier(t, "ids")
 			_, a, b := newPartialClusters(t, 2, g.fill)
 			ok := must[*roomv1.SendResponse](t)
 			roomID := a.create(version, anna, "public")
@@ -227,7 +227,7 @@ func TestPartialTakenOver(t *testing.T) {
 
 // The owner ends while the state is under way; another worker goes on.
 func TestPartialOwnerEnds(t *testing.T) {
-	g := newGate(t, "fetch")
+	g := newBarrier(t, "fetch")
 	_, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
@@ -250,7 +250,7 @@ func TestPartialOwnerEnds(t *testing.T) {
 
 // The server that let us in goes away: another one in the room is asked.
 func TestPartialServerGoes(t *testing.T) {
-	g := newGate(t, "ids")
+	g := newBarrier(t, "ids")
 	n, a, b := newPartialClusters(t, 1, g.fill)
 	c := newFedCluster(t, n, three, 1)
 	ok := must[*roomv1.SendResponse](t)
@@ -285,7 +285,7 @@ func carryAll(from, to *cluster, origin id.Server, roomID string, after int64) {
 
 // A server that lies about the state does not get its lies in, and does not stop us.
 func TestPartialLies(t *testing.T) {
-	g := newGate(t, "ids")
+	g := newBarrier(t, "ids")
 	n, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID, other := a.create("11", anna, "public"), a.create("11", anna, "public")
@@ -356,7 +356,7 @@ func TestPartialLies(t *testing.T) {
 // What was let through while members were unknown is judged again: a banned user's words lose their place, and all that
 // follows keeps its own.
 func TestPartialJudgedAgain(t *testing.T) {
-	g := newGate(t, "ids")
+	g := newBarrier(t, "ids")
 	_, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
@@ -407,7 +407,7 @@ func TestPartialJudgedAgain(t *testing.T) {
 
 // Who leaves before the members are known leaves nothing to do, and may come back.
 func TestPartialLeft(t *testing.T) {
-	g := newGate(t, "ids")
+	g := newBarrier(t, "ids")
 	n, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
@@ -435,7 +435,7 @@ func TestPartialLeft(t *testing.T) {
 
 // Forks and events whose ancestors we never had come in while members are unknown; history can be read.
 func TestPartialForks(t *testing.T) {
-	g := newGate(t, "ids")
+	g := newBarrier(t, "ids")
 	_, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("10", anna, "public")
