@@ -43,15 +43,6 @@ func (f *Fedin) expensive(h handler) handler {
 	}
 }
 
-// authChain returns the auth chain of state events, without them unless they are in it.
-func (f *Fedin) authChain(ctx context.Context, room *roomdb.Room, of []int64) ([]*roomdb.Event, error) {
-	nids, err := f.rooms.AuthChain(ctx, room.Key(), of, maxChain)
-	if err != nil {
-		return nil, tooLong(err)
-	}
-	return f.rooms.InOrder(ctx, room.Part, nids)
-}
-
 // tooLong is the answer to who asks for an auth chain beyond the bound: they can ask for the events one by one.
 func tooLong(err error) error {
 	if errors.Is(err, authgraph.ErrTooMany) {

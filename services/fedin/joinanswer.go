@@ -45,7 +45,7 @@ func (f *Fedin) joinAnswer(ctx context.Context, room *roomdb.Room, resp *roomv1.
 	}
 	chain, err := f.rooms.AuthChain(ctx, room.Key(), append(slices.Clone(nids), join.NID), maxChain)
 	if err != nil {
-		return nil, err
+		return nil, tooLong(err)
 	}
 	if may {
 		// Events that are in the state may be left out of the chain.

@@ -15,9 +15,13 @@
 // the batch is published on the bus (law 6), the membership index of local users is written, and then whoever waits is
 // answered.
 //
+// A room of another server is joined without its members. They are fetched in the background, and then the events since
+// the join are judged again: partial_fill.go, and docs/state.md, "Joining without the members".
+//
 // # Invariants
 //
-//   - appendAll is the only function that writes the tables of room partitions.
+//   - appendAll is the only function that writes the tables of room partitions, but for the spool of fetched members,
+//     which may be lost.
 //   - What is in memory of a tenure is what its changes, in the order of the lane, make of what is in PostgreSQL.
 //   - What is answered without a write, a refusal or "it is so already", rests on commits only, and is given after a look
 //     at the partition's row (answers): a worker that was stopped does not tell what was true before.
