@@ -115,7 +115,8 @@ func (d *redo) note(old *roomdb.Event, e *newEvent) {
 		now.Ord = old.Ord
 	}
 	d.w.redone[e.nid] = now
-	if old.Flags != 0 && e.flags == 0 {
+	// What was redacted meanwhile is not shown any more, and history has its place among what came with it or none.
+	if old.Flags != 0 && e.flags == 0 && old.RedactedBy == 0 && !e.history {
 		d.late = append(d.late, e)
 		return
 	}
@@ -216,7 +217,7 @@ func (d *redo) one(ctx context.Context, u unsureEvent) error {
 	default:
 		at.also = []*state.Snapshot{w.h.snap}
 	}
-	e := &newEvent{pdu: old.PDU, nid: old.NID, prev: old.Prev, ord: old.Ord}
+	e := &newEvent{pdu: old.PDU, nid: old.NID, prev: old.Prev, ord: old.Ord, history: u.history}
 	before, err := w.stateBefore(ctx, e, at)
 	if err != nil {
 		return err

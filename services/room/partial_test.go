@@ -353,50 +353,72 @@ func TestPartialLies(t *testing.T) {
 	}
 }
 
-// What was let through while members were unknown is judged again: a banned user's words lose their place, and all that
-// follows keeps its own.
+// What was let through while members were unknown is judged again: what a banned moderator did loses its place, and what
+// was refused because of it gets one.
 func TestPartialJudgedAgain(t *testing.T) {
 	g := newBarrier(t, "ids")
 	_, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
 	populate(t, a, roomID, one, 30)
-	bad := id.User(member(one, 5))
-	joined := a.state(roomID)["m.room.member|"+string(bad)]
+	bad, victim := id.User(member(one, 5)), id.User(member(one, 6))
+	ok(a.setState(roomID, anna, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:50}}`, anna, bad)))
+	before := a.state(roomID)
 	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
 	ok(b.join(roomID, bert, string(one)))
 	<-g.reached
 
 	tl := b.timeline(roomID)
-	on := tl[len(tl)-1]
-	st := a.state(roomID)
-	pdu, err := event.Build(event.Draft{RoomID: id.Room(roomID), Type: "m.room.message", Sender: bad, Content: []byte(`{"body":"I am banned","msgtype":"m.text"}`),
-		Depth: on.Depth + 1, OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID},
-		AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], joined}}, on.Rules, one, a.names[one])
-	if err != nil {
-		t.Fatal(err)
+	on := tl[len(tl)-1].PDU
+	forged := func(sender id.User, typ string, key *string, content string, cited ...id.User) *event.PDU {
+		t.Helper()
+		d := event.Draft{RoomID: id.Room(roomID), Type: typ, StateKey: key, Sender: sender, Content: []byte(content), Depth: on.Depth + 1,
+			OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID}, AuthEvents: []id.Event{before["m.room.create|"], before["m.room.power_levels|"]}}
+		for _, user := range append(cited, sender) {
+			d.AuthEvents = append(d.AuthEvents, before["m.room.member|"+string(user)])
+		}
+		pdu, err := event.Build(d, on.Rules, one, a.names[one])
+		if err != nil {
+			t.Fatal(err)
+		}
+		on = pdu
+		return pdu
 	}
-	if r := b.receive(roomID, one, pdu.JSON)[0]; r.Error != "" {
-		t.Fatalf("refused though its sender's membership is unknown: %s", r.Error)
+	key := string(victim)
+	ban := forged(bad, typeMember, &key, `{"membership":"ban"}`, victim)
+	words := forged(bad, "m.room.message", nil, `{"body":"I am banned","msgtype":"m.text"}`)
+	for _, pdu := range []*event.PDU{ban, words} {
+		if r := b.receive(roomID, one, pdu.JSON)[0]; r.Error != "" {
+			t.Fatalf("refused though its sender's membership is unknown: %s", r.Error)
+		}
 	}
-	has := func() bool {
+	answer := forged(victim, "m.room.message", nil, `{"body":"I am not","msgtype":"m.text"}`)
+	if r := b.receive(roomID, one, answer.JSON)[0]; r.Error == "" {
+		t.Fatal("somebody who is banned, for all that is known, was heard")
+	}
+	has := func(pdu *event.PDU) bool {
 		return slices.ContainsFunc(b.timeline(roomID), func(e *roomdb.Event) bool { return e.ID == pdu.ID })
 	}
-	if !has() {
-		t.Fatal("not delivered")
+	if !has(ban) || !has(words) || has(answer) {
+		t.Fatal("not delivered as judged")
 	}
 	ok(b.say(roomID, bert, "an answer"))
+
 	g.release()
 	r := b.whole(roomID)
-	if has() {
-		t.Fatal("still in the timeline")
+	if has(ban) || has(words) || !has(answer) {
+		t.Fatal("not judged again")
 	}
-	e, err := b.read.EventByID(context.Background(), r, pdu.ID)
-	if err != nil || e.Flags&roomdb.Rejected == 0 {
-		t.Fatalf("event %+v, %v", e, err)
+	for _, pdu := range []*event.PDU{ban, words} {
+		if e, err := b.read.EventByID(context.Background(), r, pdu.ID); err != nil || e.Flags&roomdb.Rejected == 0 {
+			t.Fatalf("event %+v, %v", e, err)
+		}
 	}
-	if b.state(roomID)["m.room.member|"+string(bad)] != st["m.room.member|"+string(bad)] {
-		t.Fatal("the ban is gone")
+	st, was := b.state(roomID), a.state(roomID)
+	for _, user := range []id.User{bad, victim} {
+		if name := "m.room.member|" + string(user); st[name] != was[name] {
+			t.Fatalf("%s has another membership", user)
+		}
 	}
 	b.auditSplit(t, roomID)
 	ok(b.say(roomID, bert, "the room goes on"))
