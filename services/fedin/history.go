@@ -112,7 +112,7 @@ func (f *Fedin) state(w http.ResponseWriter, q *request) error {
 	}
 	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
 	if err != nil {
-		return err
+		return tooLong(err)
 	}
 	events := func(ctx context.Context, nids []int64) ([][]byte, error) {
 		found, err := f.rooms.InOrder(ctx, room.Part, nids)
