@@ -42,7 +42,7 @@ func TestLaneOrder(t *testing.T) {
 				take()
 				continue
 			}
-			c := newChange(rapid.SampledFrom(rooms).Draw(t, "room"))
+			c := &change{room: rapid.SampledFrom(rooms).Draw(t, "room")}
 			c.bulk = rapid.Bool().Draw(t, "bulk")
 			c.events = make([]*newEvent, rapid.IntRange(0, 120).Draw(t, "events"))
 			if err := l.put(c); err != nil {

@@ -62,7 +62,7 @@ func (f *fill) storeBase(ctx context.Context, st *wholeState) (*state.Snapshot, 
 		return nil, err
 	}
 	w := f.s.newWriter(ctx, r)
-	w.c.states, w.c.nid = batch, sid
+	w.c.states, w.c.nid, w.c.bulk = batch, sid, true
 	err = w.put()
 	r.unlock()
 	if err != nil {

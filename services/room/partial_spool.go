@@ -142,6 +142,7 @@ func (f *fill) storeChunk(ctx context.Context, pdus []*event.PDU) ([]*event.PDU,
 		return nil, err
 	}
 	w := f.s.newWriter(ctx, r)
+	w.c.bulk = true
 	without, err := w.outliers(ctx, byAuth(pdus))
 	if err == nil && len(w.c.events) > 0 {
 		err = w.put()
