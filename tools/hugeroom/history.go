@@ -61,7 +61,7 @@ type history struct {
 }
 
 type signJob struct {
-	n   int
+	at  **event.PDU // its place: room for all was made, so the slice does not move
 	u   *event.Unsigned
 	key *signing.Key
 }
@@ -91,7 +91,7 @@ func (h *history) sign() (failed error) {
 			failed = err
 			continue
 		}
-		h.events[job.n] = pdu // room for all was made: the slice does not move
+		*job.at = pdu
 	}
 	return failed
 }
@@ -122,7 +122,7 @@ func (h *history) send(a Action) error {
 	if a.StateKey != nil {
 		h.state[event.Tuple{Type: a.Type, StateKey: *a.StateKey}] = u.ID()
 	}
-	h.work <- signJob{n, u, h.Key(server)}
+	h.work <- signJob{&h.events[n], u, h.Key(server)}
 	return nil
 }
 
