@@ -14,13 +14,13 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// Ten thousand forward extremities (2,000 unless HANSE_TEST_FULL is set): all are taken in, and while nobody writes to the room
+// Ten thousand forward extremities (2,000 unless HANSE_FULL is set): all are taken in, and while nobody writes to the room
 // they are merged.
 func TestExtremityPileUp(t *testing.T) {
 	h := newHostile(t, "12")
 	before := h.a.state(h.room)
 	forks, most := 2000, 0
-	if os.Getenv("HANSE_TEST_FULL") != "" {
+	if os.Getenv("HANSE_FULL") != "" {
 		forks = 10_000
 	}
 	all := forge(t, h.b, h.room, h.on, forks)
