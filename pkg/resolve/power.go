@@ -8,8 +8,9 @@ import (
 	"hanse/pkg/matrix/event"
 )
 
-// isPower says whether an event is a "power event": power levels, join rules, and what removes somebody else.
-func isPower(ev *event.PDU) bool {
+// IsPower says whether a state event is a "power event": power levels, join rules, and what removes somebody else (room
+// version 2, "State resolution").
+func IsPower(ev *event.PDU) bool {
 	switch ev.Type {
 	case "m.room.power_levels", "m.room.join_rules":
 		return *ev.StateKey == ""
@@ -30,7 +31,7 @@ func (r *resolution) powerSet() (indexSet, error) {
 	x := newIndexSet(r.g.Len())
 	var work []authgraph.Index
 	for i := range r.full.all() {
-		if isPower(r.events[r.g.NID(i)].PDU) {
+		if IsPower(r.events[r.g.NID(i)].PDU) {
 			x.add(i)
 			work = append(work, i)
 		}

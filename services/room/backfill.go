@@ -168,6 +168,10 @@ func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states ma
 		return 0, err
 	}
 	w := in.s.newWriter(ctx, r)
+	if err := w.lookUp(ctx, pdus...); err != nil {
+		r.unlock()
+		return 0, err
+	}
 	var placed []*newEvent
 	for _, p := range pdus {
 		var at []fetchedState

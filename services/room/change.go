@@ -101,6 +101,7 @@ type newEvent struct {
 	cause      string
 	notifySeq  int64
 	replaces   int64
+	current    bool // it is or was part of the current state
 	redactedBy int64
 	// ord is the event's place in the timeline; the lane sets it for events that are in the log.
 	ord int64

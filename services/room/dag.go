@@ -59,6 +59,11 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	if at.known {
 		w.c.found = append(w.c.found, e.pdu.ID)
 	}
+	if !at.history && w.touched(e.pdu) {
+		if err := w.settle(ctx, local); err != nil {
+			return err
+		}
+	}
 	refusal, err := w.judge(ctx, e, before, at.history)
 	if err != nil {
 		return err
@@ -67,8 +72,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	if refusal != nil {
 		w.s.log.Debug("event refused", "event", e.pdu.ID, "flags", e.flags, "err", refusal)
 		e.refusal = refusal
-		w.drafted[e.pdu.ID] = e.nid
-		w.c.events = append(w.c.events, e)
+		w.add(e)
 		return nil
 	}
 	after, err := w.stateAfter(e, snap, before)
@@ -78,8 +82,12 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	switch {
 	case at.history:
 		return w.place(ctx, e)
+	case at.known && len(w.held) > 0:
+		w.hold(e)
+		return nil
 	case at.known:
-		return w.deliver(ctx, e, w.h.state, local)
+		w.add(e)
+		return w.deliver(ctx, []*newEvent{e}, w.h.state, local)
 	}
 	return w.extendFork(ctx, e, after, local)
 }
@@ -174,9 +182,11 @@ func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*room
 				return nil, err
 			}
 			found[eventID] = ev
-			continue
+		} else if ev, ok := w.looked[eventID]; !ok {
+			ask = append(ask, eventID)
+		} else if ev != nil {
+			found[eventID] = w.present(ev)
 		}
-		ask = append(ask, eventID)
 	}
 	stored, outside, err := w.r.usable(ctx, ask)
 	if err != nil {
@@ -230,11 +240,7 @@ func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state
 	if len(snaps) == 1 {
 		return snaps[0], nil
 	}
-	maps := make([]state.Map, len(snaps))
-	for i, snap := range snaps {
-		maps[i] = snap.Map()
-	}
-	m, err := w.s.resolve(ctx, w.r, maps)
+	m, err := w.resolveSnaps(ctx, snaps)
 	if err != nil {
 		return nil, err
 	}
@@ -344,20 +350,26 @@ func (w *writer) afterOf(pdu *event.PDU, nid int64, flags int32, before *state.S
 }
 
 // extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
-// the current state anew.
+// the current state anew, now or with what comes next (together.go).
 func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
-	tips, snaps, err := w.tipsAfter(ctx, e, after, local)
-	if err != nil {
-		return err
+	ours := w.isOurMember(e.pdu)
+	if ours {
+		if err := w.settle(ctx, local); err != nil {
+			return err
+		}
 	}
-	next, err := w.resolveSnaps(ctx, snaps)
+	tips, snaps, err := w.tipsAfter(ctx, e, after, local)
 	if err != nil {
 		return err
 	}
 	w.h.tips = tips
 	w.h.depth = max(w.h.depth, e.pdu.Depth)
 	w.ready = snaps
-	return w.deliver(ctx, e, next, local)
+	w.hold(e)
+	if w.patient && !ours && !decides(e.pdu) && w.unresolved(snaps) {
+		return nil
+	}
+	return w.settle(ctx, local)
 }
 
 // tipsAfter returns the ends of the room once an event is one of them, and the states after them.
@@ -423,17 +435,12 @@ func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
 }
 
 func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (state.Map, error) {
-	maps := make([]state.Map, len(snaps))
-	for i, snap := range snaps {
-		maps[i] = snap.Map()
-	}
-	return w.s.resolve(ctx, w.r, maps)
+	return w.s.resolve(ctx, w.r, mapsOf(snaps))
 }
 
 // place adds an event of the room's history: it has a place before all that we had, and changes nothing.
 func (w *writer) place(ctx context.Context, e *newEvent) error {
 	e.history = true
-	w.drafted[e.pdu.ID] = e.nid
-	w.c.events = append(w.c.events, e)
+	w.add(e)
 	return w.applyRedaction(ctx, e, false)
 }

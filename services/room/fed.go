@@ -43,6 +43,9 @@ func (e *fedError) matrix() *merr.Error {
 	return m
 }
 
+// errUnanswered is what comes of a server that does not answer, or not in time.
+var errUnanswered = errors.New("no answer")
+
 // Limits of what we take from other servers, in bytes, and how long we wait.
 const (
 	smallAnswer  = 1 << 20
@@ -87,7 +90,7 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 	stream, err := s.fedout.Do(ctx, &federationv1.DoRequest{Origin: string(q.origin), Destination: string(q.dest), Method: q.method,
 		Uri: q.uri, Body: body, TimeoutMs: q.timeout.Milliseconds(), MaxBytes: q.max})
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", q.dest, err)
+		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
 	status, answer := 0, []byte(nil)
 	for {
@@ -96,7 +99,7 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("ask %s: %w", q.dest, err)
+			return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 		}
 		if m.Status != 0 {
 			status = int(m.Status)

@@ -37,11 +37,11 @@ func (s *Service) askStream(ctx context.Context, q request, each func(list strin
 	stream, err := s.fedout.Do(ctx, &federationv1.DoRequest{Origin: string(q.origin), Destination: string(q.dest), Method: q.method,
 		Uri: q.uri, TimeoutMs: q.timeout.Milliseconds(), MaxBytes: q.max})
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", q.dest, err)
+		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
 	first, err := stream.Recv()
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", q.dest, err)
+		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
 	in := &streamed{stream: stream, server: q.dest, buf: first.Chunk, left: q.max}
 	if first.Status < 200 || first.Status > 299 {
@@ -62,8 +62,11 @@ func (s *Service) askStream(ctx context.Context, q request, each func(list strin
 func (r *streamed) Read(p []byte) (int, error) {
 	for len(r.buf) == 0 {
 		m, err := r.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return 0, io.EOF
+		}
 		if err != nil {
-			return 0, err // io.EOF at the end
+			return 0, fmt.Errorf("%w: %w", errUnanswered, err)
 		}
 		r.buf = m.Chunk
 	}

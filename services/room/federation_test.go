@@ -22,7 +22,7 @@ const (
 	birgt = "@birgit:two.test"
 )
 
-func sameState(t *testing.T, a, b *cluster, roomID string) {
+func sameState(t testing.TB, a, b *cluster, roomID string) {
 	t.Helper()
 	x, y := a.state(roomID), b.state(roomID)
 	if !maps.Equal(x, y) {

@@ -441,5 +441,6 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	w.c.partial.end = w.c.partial.anew
 	w.h.fullPos = 0
 	w.ready = []*state.Snapshot{after}
-	return w.deliver(ctx, e, after.Map(), false)
+	w.add(e)
+	return w.deliver(ctx, []*newEvent{e}, after.Map(), false)
 }

@@ -31,7 +31,7 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 	}
 	if pdu.IsState() {
 		nid, _ := w.h.state.Get(state.Key{Type: pdu.Type, StateKey: *pdu.StateKey})
-		body.Overruled = nid != e.nid
+		body.Overruled = nid != e.nid && !e.current
 	}
 	for i := range moved {
 		if m := &moved[i]; m.nid != e.nid && w.s.localUser(m.user) {

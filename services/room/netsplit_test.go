@@ -69,7 +69,7 @@ func TestNetsplit(t *testing.T) {
 	}
 }
 
-func begin(t *testing.T, sides []*side, version string) string {
+func begin(t testing.TB, sides []*side, version string) string {
 	ok := must[*roomv1.SendResponse](t)
 	roomID := sides[0].c.create(version, anna, "public")
 	levels := `{"users":{"@anna:one.test":100,"@bert:two.test":100,"@adam:one.test":50,"@birgit:two.test":50},"events":{"m.room.topic":0}}`
@@ -184,9 +184,14 @@ func exchange(t *testing.T, rng *rand.Rand, sides []*side, roomID string) {
 	if rng.IntN(2) == 0 {
 		rng.Shuffle(len(mail), func(i, j int) { mail[i], mail[j] = mail[j], mail[i] })
 	}
-	for _, m := range mail {
-		if m.to.room(roomID).JoinedLocal > 0 {
-			m.to.receive(roomID, m.origin, m.pdu)
+	for len(mail) > 0 {
+		m, n := mail[0], 1
+		together := [][]byte{m.pdu}
+		for most := 1 + rng.IntN(8); n < len(mail) && n < most && mail[n].to == m.to; n++ {
+			together = append(together, mail[n].pdu)
+		}
+		if mail = mail[n:]; m.to.room(roomID).JoinedLocal > 0 {
+			m.to.receive(roomID, m.origin, together...)
 		}
 	}
 	for _, s := range sides {

@@ -163,8 +163,7 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) (incomplete []
 			e.flags |= flagRejected
 		}
 		w.s.remember(w.r, e)
-		w.drafted[p.ID] = e.nid
-		w.c.events = append(w.c.events, e)
+		w.add(e)
 		found[p.ID] = e.stored
 	}
 	return incomplete, nil

@@ -82,8 +82,7 @@ func (w *writer) beginPartial(ctx context.Context, e *newEvent, after *state.Sna
 	w.c.partial.begin = &partialRoom{joinNID: e.nid, via: answer.via, sinceTS: time.Now().UnixMilli()}
 	w.c.snaps = append(w.c.snaps, offered{after, 0})
 	w.h.snap, w.h.state, w.h.sid, w.h.fullPos = after, after.Map(), after.SID(), roomdb.PartialState
-	w.drafted[e.pdu.ID] = e.nid
-	w.c.events = append(w.c.events, e)
+	w.add(e)
 	en, err := w.logEntry(ctx, e, before, nil, false)
 	if err != nil {
 		return err

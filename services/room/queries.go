@@ -177,10 +177,11 @@ ORDER BY l.pos LIMIT $3`
 
 	sqlCauses = `SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM event WHERE part = $1 AND room_nid = $2 AND cause = ANY($3)`
 
-	// sqlAwaited says whether an event is among those that others name and we lack, and which redactions wait for it.
+	// sqlAwaited says of events whether they are among those that others name and we lack, and which redactions wait for them.
 	sqlAwaited = `
-SELECT EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = $3),
-	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = $3 ORDER BY redaction LIMIT 1000)`
+SELECT e.id, EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id),
+	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = e.id ORDER BY redaction LIMIT 1000)
+FROM unnest($3::text[]) AS e(id)`
 
 	// sqlClaimed reads what a state is made of. Events that came before their auth events (flag 8) count for unknown.
 	sqlClaimed = `

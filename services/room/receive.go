@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
+	"hanse/pkg/pg"
 	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -52,37 +54,42 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 	}
 	defer leave()
 	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(req.Pdus))}
+	pdus, places := in.parse(req.Pdus, resp.Results)
 	var last *change
-	for i, raw := range req.Pdus {
-		resp.Results[i] = &roomv1.PduResult{}
-		pdu, err := event.Parse(raw, in.rules)
-		if err == nil && pdu.RoomID != roomID {
+	err = in.takeAll(ctx, pdus, func(i int, v verdict, err error) {
+		if v.change != nil {
+			last = v.change
+		}
+		resp.Results[places[i]].Error = v.problem(err)
+	})
+	if err == nil && last != nil {
+		err = last.wait(ctx)
+	}
+	if err != nil {
+		return nil, again(err)
+	}
+	return resp, nil
+}
+
+// parse returns the events that are well-formed and their places among the results, which it fills in for the others.
+func (in *intake) parse(raw [][]byte, results []*roomv1.PduResult) (pdus []*event.PDU, places []int) {
+	for i, b := range raw {
+		pdu, err := event.Parse(b, in.rules)
+		if err == nil && pdu.RoomID != in.roomID {
 			err = fmt.Errorf("%w: of another room", event.ErrInvalid)
 		}
 		if err == nil {
 			err = storable(pdu)
 		}
 		if err != nil {
-			s.metrics.pdus.WithLabelValues("malformed").Inc()
-			resp.Results[i].EventId, resp.Results[i].Error = gjson.GetBytes(raw, "event_id").Str, err.Error()
+			in.s.metrics.pdus.WithLabelValues("malformed").Inc()
+			results[i] = &roomv1.PduResult{EventId: gjson.GetBytes(b, "event_id").Str, Error: err.Error()}
 			continue
 		}
-		resp.Results[i].EventId = string(pdu.ID)
-		v, err := in.take(ctx, pdu)
-		if retry(err) {
-			return nil, again(err)
-		}
-		if v.change != nil {
-			last = v.change
-		}
-		resp.Results[i].Error = v.problem(err)
+		results[i] = &roomv1.PduResult{EventId: string(pdu.ID)}
+		pdus, places = append(pdus, pdu), append(places, i)
 	}
-	if last != nil {
-		if err := last.wait(ctx); err != nil {
-			return nil, again(err)
-		}
-	}
-	return resp, nil
+	return pdus, places
 }
 
 // busy tells the sender to come again.
@@ -90,10 +97,15 @@ func busy(after time.Duration) error {
 	return merr.LimitExceeded(after.Milliseconds()).WithCause(errBusy)
 }
 
-// retry says whether the whole request must be made again: the partition or the room was lost under it, or has no time.
+// retry says whether the whole request must be made again: the partition or the room was lost under it, or has no time, or
+// we have more to do than we can, or no PostgreSQL. What another server does not answer says something about its event
+// instead.
 func retry(err error) bool {
 	_, elsewhere := asNotOwner(err)
-	return elsewhere || errors.Is(err, errBusy) || errors.Is(err, errUnavailable) || errors.Is(err, errStale)
+	e, ok := merr.As(err)
+	overloaded := ok && e.Status == http.StatusServiceUnavailable
+	return elsewhere || overloaded || errors.Is(err, errBusy) || errors.Is(err, errUnavailable) || errors.Is(err, errStale) ||
+		pg.Transient(err) && !errors.Is(err, errUnanswered)
 }
 
 // verdict is what became of an event.
@@ -104,7 +116,6 @@ type verdict struct {
 	event   *newEvent
 	change  *change // to be waited for
 	part    uint32
-	crowded bool // the room has so many ends that they must be merged before more come
 }
 
 func (v verdict) problem(err error) string {
@@ -225,11 +236,7 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 			return verdict{}, err
 		}
 	}
-	v, err := in.attach(ctx, pdu, states, false)
-	if v.crowded {
-		in.s.mergeAll(ctx, in.roomID)
-	}
-	return v, err
+	return in.attach(ctx, pdu, states)
 }
 
 // namesItself finds what only the room versions can express whose event ids are made up.
@@ -290,42 +297,71 @@ func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
 	pdus = ordered(reachable(pdus, pdu.PrevEvents, missingLimit), func(p *event.PDU) []id.Event { return p.PrevEvents })
 	before := *in
 	before.shallow = true
-	for _, p := range pdus {
-		if p.ID == pdu.ID {
-			continue
+	pdus = slices.DeleteFunc(pdus, func(p *event.PDU) bool { return p.ID == pdu.ID })
+	return before.takeAll(ctx, pdus, func(i int, _ verdict, err error) {
+		if err != nil {
+			in.s.log.Debug("missing event", "event", pdus[i].ID, "err", err)
 		}
-		if _, err := before.take(ctx, p); retry(err) || ctx.Err() != nil {
-			return err
-		} else if err != nil {
-			in.s.log.Debug("missing event", "event", p.ID, "err", err)
+	})
+}
+
+// attach puts the event at its place, with all that it needs at hand.
+func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState) (v verdict, err error) {
+	err = in.draft(ctx, func(w *writer) error {
+		e, err := w.receive(ctx, pdu, states, false, in.relay)
+		if v.known = e == nil; !v.known {
+			v = w.verdict(e)
 		}
+		return err
+	})
+	if err != nil {
+		return verdict{}, err
+	}
+	return v, nil
+}
+
+// draft queues what is drafted, and sees to it that the ends of the room do not pile up.
+func (in *intake) draft(ctx context.Context, do func(*writer) error) error {
+	ends, events, err := in.locked(ctx, do)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		in.s.metrics.pdus.WithLabelValues(outcome(e.flags)).Inc()
+	}
+	switch {
+	case ends > crowdedTips:
+		in.s.mergeAll(ctx, in.roomID)
+	case ends > mergeAbove:
+		in.s.mergeSoon(in.roomID)
 	}
 	return nil
 }
 
-// attach puts the event at its place, with all that it needs at hand.
-func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState, history bool) (verdict, error) {
+// locked is what of draft is done while the room is locked.
+func (in *intake) locked(ctx context.Context, do func(*writer) error) (ends int, events []*newEvent, err error) {
 	r, err := in.solvent(ctx)
 	if err != nil {
-		return verdict{}, err
+		return 0, nil, err
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
 	if in.shallow { // what comes after it may well name it
 		w.maxTips *= 2
 	}
-	e, err := w.receive(ctx, pdu, states, history, in.relay)
-	if err != nil || e == nil {
-		return verdict{known: err == nil}, err
+	if err := do(w); err != nil {
+		return 0, nil, err
 	}
-	if err := w.put(); err != nil {
-		return verdict{}, err
+	events = w.c.events // the lane may be done with the change before we are
+	if len(events) > 0 {
+		err = w.put()
 	}
-	in.s.metrics.pdus.WithLabelValues(outcome(e.flags)).Inc()
-	if len(r.head.tips) > mergeAbove {
-		in.s.mergeSoon(in.roomID)
-	}
-	return verdict{flags: e.flags, refusal: e.refusal, event: e, change: w.c, part: r.p.part, crowded: len(r.head.tips) > crowdedTips}, nil
+	return len(r.head.tips), events, err
+}
+
+// verdict is what the draft makes of an event of it.
+func (w *writer) verdict(e *newEvent) verdict {
+	return verdict{flags: e.flags, refusal: e.refusal, event: e, change: w.c, part: w.r.p.part}
 }
 
 func outcome(flags int32) string {
@@ -344,6 +380,11 @@ func (w *writer) receive(ctx context.Context, pdu *event.PDU, states []fetchedSt
 }
 
 func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool, why cause) (*newEvent, error) {
+	if _, looked := w.awaits[pdu.ID]; !looked {
+		if err := w.lookUp(ctx, pdu); err != nil {
+			return nil, err
+		}
+	}
 	found, err := w.stored(ctx, append([]id.Event{pdu.ID}, pdu.PrevEvents...))
 	if err != nil {
 		return nil, err
@@ -392,10 +433,11 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 
 // awaited finds out whether an event of ours names this one, and whether a redaction of it came before it.
 func (w *writer) awaited(ctx context.Context, e *newEvent) (known bool, err error) {
-	var redactions []int64
-	err = w.s.shards.For(w.r.p.part).QueryRow(ctx, sqlAwaited, int32(w.r.p.part), w.r.nid, string(e.pdu.ID)).Scan(&known, &redactions)
-	if err != nil {
-		return false, fmt.Errorf("look for %s: %w", e.pdu.ID, err)
+	known, redactions := w.awaits[e.pdu.ID].named, w.awaits[e.pdu.ID].redactions
+	for _, a := range w.c.awaited {
+		if a.target == e.pdu.ID {
+			redactions = append(redactions, a.by)
+		}
 	}
 	by, err := w.s.events(ctx, w.r.p, redactions)
 	if err != nil {

@@ -53,6 +53,7 @@ type room struct {
 	// unsettled are changes that may not be in PostgreSQL yet, oldest first.
 	unsettled []unsettled
 	queuedIDs map[id.Event]int64 // their events
+	awaiting  *change            // the newest whose events name such as we lack
 	home      id.Server          // one of our names that is in the room
 	merger    id.User            // who sent the last event that merged ends
 	mute      *state.Map         // a current state in which nobody of ours may do that

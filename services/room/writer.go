@@ -48,6 +48,12 @@ type writer struct {
 	ready []*state.Snapshot
 	// maxTips is how many ends of the room events of other servers may lead to.
 	maxTips int
+	// looked are stored events that were looked up, nil if there is none, and awaits what waits for such.
+	looked map[id.Event]*roomdb.Event
+	awaits map[id.Event]awaits
+	// patient lets events wait for the resolution of the current state; held are those that do.
+	patient bool
+	held    []*newEvent
 	// redone are stored events under the verdicts that the draft is to give them.
 	redone map[int64]*roomdb.Event
 }
@@ -67,8 +73,12 @@ func (w *writer) put() error {
 		}
 	}
 	w.c.resolved = w.r.unshared
+	awaiting := len(w.c.lacks)+len(w.c.awaited) > 0
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
+	}
+	if awaiting {
+		w.r.awaiting = w.c
 	}
 	w.r.noteQueued(w.c, events)
 	for _, e := range events {
@@ -311,18 +321,35 @@ func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 	if e.pdu.IsState() {
 		next = next.Set(state.Key(e.pdu.Tuple()), e.nid)
 	}
-	return w.deliver(ctx, e, next, true)
+	w.add(e)
+	return w.deliver(ctx, []*newEvent{e}, next, true)
 }
 
-// deliver gives an event its place in the timeline and moves the room's current state to next.
-func (w *writer) deliver(ctx context.Context, e *newEvent, next state.Map, local bool) error {
+// add makes an event part of the draft.
+func (w *writer) add(e *newEvent) {
 	w.drafted[e.pdu.ID] = e.nid
 	w.c.events = append(w.c.events, e)
+}
+
+// deliver gives events of the draft their places in the timeline and moves the room's current state to next, with the
+// first of them.
+func (w *writer) deliver(ctx context.Context, events []*newEvent, next state.Map, local bool) error {
 	before := w.h.sid
-	moved, err := w.move(ctx, e, next)
+	moved, err := w.move(ctx, events, next)
 	if err != nil {
 		return err
 	}
+	for _, e := range events {
+		if err := w.tell(ctx, e, before, moved, local); err != nil {
+			return err
+		}
+		before, moved = w.h.sid, nil
+	}
+	return nil
+}
+
+// tell puts an event into the log.
+func (w *writer) tell(ctx context.Context, e *newEvent, before int64, moved []movedMember, local bool) error {
 	if err := w.applyRedaction(ctx, e, local); err != nil {
 		return err
 	}
@@ -352,15 +379,13 @@ type movedMember struct {
 }
 
 // move sets the current state, stores its snapshot and keeps the counts of members. Only what differs is looked at.
-func (w *writer) move(ctx context.Context, e *newEvent, next state.Map) ([]movedMember, error) {
+func (w *writer) move(ctx context.Context, by []*newEvent, next state.Map) ([]movedMember, error) {
 	if next.Equal(w.h.state) {
 		return nil, nil
 	}
 	var moved []movedMember
 	for ch := range state.Diff(w.h.state, next) {
-		if ch.New == e.nid {
-			e.replaces = ch.Old
-		}
+		succession(by, ch)
 		if ch.Key.Type != typeMember {
 			continue
 		}
@@ -384,6 +409,19 @@ func (w *writer) move(ctx context.Context, e *newEvent, next state.Map) ([]moved
 		moved = append(moved, m)
 	}
 	return moved, w.snapshot(next)
+}
+
+// succession tells the events that made a change of one key what each took the place of: of several in one move, all
+// were current up to the one that still is.
+func succession(by []*newEvent, ch state.Change) {
+	last := slices.IndexFunc(by, func(e *newEvent) bool { return e.nid == ch.New })
+	old := ch.Old
+	for i := 0; i <= last; i++ {
+		if e := by[i]; e.pdu.IsState() && state.Key(e.pdu.Tuple()) == ch.Key {
+			e.replaces, old = old, e.nid
+			e.current = true
+		}
+	}
 }
 
 // snapshot makes next the current state, under a number of its own.
