@@ -54,13 +54,14 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 	}
 	defer leave()
 	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(req.Pdus))}
-	pdus, places := in.parse(req.Pdus, resp.Results)
+	pdus := in.parse(req.Pdus, resp.Results)
+	problems := make(map[string]string, len(pdus))
 	var last *change
 	err = in.takeAll(ctx, pdus, func(i int, v verdict, err error) {
 		if v.change != nil {
 			last = v.change
 		}
-		resp.Results[places[i]].Error = v.problem(err)
+		problems[string(pdus[i].ID)] = v.problem(err)
 	})
 	if err == nil && last != nil {
 		err = last.wait(ctx)
@@ -68,11 +69,18 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 	if err != nil {
 		return nil, again(err)
 	}
+	for _, r := range resp.Results {
+		if r.Error == "" {
+			r.Error = problems[r.EventId]
+		}
+	}
 	return resp, nil
 }
 
-// parse returns the events that are well-formed and their places among the results, which it fills in for the others.
-func (in *intake) parse(raw [][]byte, results []*roomv1.PduResult) (pdus []*event.PDU, places []int) {
+// parse returns the events that are well-formed, each behind those of them that it names, and begins their results.
+func (in *intake) parse(raw [][]byte, results []*roomv1.PduResult) []*event.PDU {
+	pdus := make([]*event.PDU, 0, len(raw))
+	twice := make(map[id.Event]bool, len(raw))
 	for i, b := range raw {
 		pdu, err := event.Parse(b, in.rules)
 		if err == nil && pdu.RoomID != in.roomID {
@@ -87,9 +95,12 @@ func (in *intake) parse(raw [][]byte, results []*roomv1.PduResult) (pdus []*even
 			continue
 		}
 		results[i] = &roomv1.PduResult{EventId: string(pdu.ID)}
-		pdus, places = append(pdus, pdu), append(places, i)
+		if !twice[pdu.ID] {
+			twice[pdu.ID] = true
+			pdus = append(pdus, pdu)
+		}
 	}
-	return pdus, places
+	return ordered(pdus, func(p *event.PDU) []id.Event { return p.PrevEvents })
 }
 
 // busy tells the sender to come again.

@@ -21,6 +21,7 @@ import (
 // after the last common event is a branch.
 type branching struct {
 	t    testing.TB
+	n    *network
 	a    *cluster
 	b    *cluster
 	room string
@@ -42,7 +43,7 @@ func newBranchingAt(t testing.TB, version string, apart bool) *branching {
 		{c: newFedCluster(t, n, one, 1), name: one, users: []string{anna, "@adam:one.test"}},
 		{c: newFedCluster(t, n, two, 1), name: two, users: []string{bert, birgt}},
 	}
-	f := &branching{t: t, a: sides[0].c, b: sides[1].c}
+	f := &branching{t: t, n: n, a: sides[0].c, b: sides[1].c}
 	f.room = begin(t, sides, version)
 	tl := f.b.timeline(f.room)
 	f.on, f.st = tl[len(tl)-1], f.b.state(f.room)
@@ -247,6 +248,27 @@ func TestRefusedTogether(t *testing.T) {
 		t.Errorf("once more: %v", results)
 	}
 	f.a.checkResolved(f.room)
+}
+
+// Events that come in the wrong order, and twice, are taken in without asking for what is there.
+func TestDisorderTogether(t *testing.T) {
+	f := newBranching(t, "11")
+	first := f.message(bert)
+	second := f.message(bert, first)
+	third := f.message(birgt, second)
+	asked := f.n.askedFor("get_missing_events")
+	results := f.send(third, second, first, second)
+	if len(results) != 4 {
+		t.Fatalf("%d results", len(results))
+	}
+	for i, p := range []*event.PDU{third, second, first, second} {
+		if r := results[i]; r.EventId != string(p.ID) || r.Error != "" || f.flags(p) != 0 {
+			t.Errorf("event %d: %v, flags %d", i, r, f.flags(p))
+		}
+	}
+	if n := f.n.askedFor("get_missing_events") - asked; n != 0 {
+		t.Errorf("asked %d times for events that were there", n)
+	}
 }
 
 // A redaction that comes before its target in one request is applied to it (room version 3, "Handling redactions").
