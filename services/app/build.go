@@ -6,6 +6,7 @@ import (
 	"hanse/pkg/appservice"
 	"hanse/pkg/destination"
 	"hanse/pkg/keyring"
+	"hanse/pkg/mac"
 	"hanse/pkg/node"
 	"hanse/pkg/password"
 	"hanse/pkg/ratelimit"
@@ -35,6 +36,7 @@ type builder struct {
 	sessions  *session.Checker
 	limits    *ratelimit.Limiter // nil: no limits
 	passwords *password.Hasher
+	known     *mac.Secret // nil until a role asks for it
 }
 
 // newBuilder makes what is shared. It costs little where a role does not use it.
@@ -58,11 +60,23 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 	return b, err
 }
 
-func buildRoom(_ context.Context, b *builder) (Role, error) {
+// secret returns the secret of the cluster, to roles that have something to do with it.
+func (b *builder) secret(ctx context.Context) (_ *mac.Secret, err error) {
+	if b.known == nil {
+		b.known, err = mac.Load(ctx, b.node.PG, b.node.Metrics)
+	}
+	return b.known, err
+}
+
+func buildRoom(ctx context.Context, b *builder) (Role, error) {
+	secret, err := b.secret(ctx)
+	if err != nil {
+		return nil, err
+	}
 	s, err := room.New(b.cfg.Room, room.Deps{
 		Tracer: b.node.TracerOf("room"),
-		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Redis: b.node.Redis, Members: b.node.Members,
-		Router: b.node.Router, Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+		Shards: b.node.PG, States: b.states, DB: b.rooms, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
+		Members: b.node.Members, Router: b.node.Router, Servers: b.node.Servers, FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -71,10 +85,14 @@ func buildRoom(_ context.Context, b *builder) (Role, error) {
 	return s, nil
 }
 
-func buildClient(_ context.Context, b *builder) (Role, error) {
+func buildClient(ctx context.Context, b *builder) (Role, error) {
+	secret, err := b.secret(ctx)
+	if err != nil {
+		return nil, err
+	}
 	c, err := client.New(b.cfg.Client, client.Deps{
-		Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Router: b.node.Router,
-		FedOut:  b.node.FedOut(),
+		Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
+		Router: b.node.Router, FedOut: b.node.FedOut(),
 		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
 		Log: b.node.Log, Registerer: b.node.Metrics,
 	})

@@ -3,8 +3,11 @@ package client
 import (
 	"strings"
 	"testing"
+	"time"
 
+	"hanse/pkg/mac"
 	"hanse/pkg/merr"
+	"hanse/pkg/pg/pgtest"
 )
 
 // Client-server API, "Password management".
@@ -204,4 +207,36 @@ func TestApplicationServices(t *testing.T) {
 	}
 	as.do("POST", v3+"/login", login("anna")).fails(403, "M_EXCLUSIVE")
 	c.do("POST", v3+"/login", "", login("_bridge_a")).fails(401, "M_MISSING_TOKEN")
+}
+
+// Whoever can write to Redis has not thereby authenticated: what says that the password was given is signed, for one session.
+func TestForgedAuthentication(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	change := map[string]any{"new_password": "another long password"}
+	sid := anna.do("POST", v3+"/account/password", change).fails(401, "").str("session")
+	name := uiaKey(sid)
+	honest, err := c.redis.Get(name)
+	must(t, err)
+	done := `{"operation":"POST /_matrix/client/v3/account/password","user":"@anna:a.example","done":["m.login.password"]}`
+	elsewhere, err := mac.Load(t.Context(), pgtest.New(t), nil)
+	must(t, err)
+	later := time.Now().Add(time.Hour)
+	change["auth"] = map[string]any{"session": sid}
+	for what, value := range map[string]string{
+		"unsigned":                done,
+		"under an old tag":        honest[:40] + done,
+		"signed elsewhere":        string(elsewhere.Key("uia").Sign(name, []byte(done), later)),
+		"of another purpose":      string(c.client.nonces.Sign(name, []byte(done), later)),
+		"of another session":      string(c.client.uia.Sign(name+"x", []byte(done), later)),
+		"of a session that ended": string(c.client.uia.Sign(name, []byte(done), time.Now().Add(-time.Second))),
+	} {
+		must(t, c.redis.Set(name, value))
+		if a := anna.do("POST", v3+"/account/password", change).fails(401, ""); a.str("session") == sid {
+			t.Errorf("%s: the session was believed", what)
+		}
+	}
+	// The same, signed as it ought to be, is believed: so it was the signature.
+	must(t, c.redis.Set(name, string(c.client.uia.Sign(name, []byte(done), later))))
+	anna.do("POST", v3+"/account/password", change).ok()
 }

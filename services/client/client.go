@@ -16,6 +16,7 @@ import (
 	"hanse/pkg/appservice"
 	"hanse/pkg/bus"
 	"hanse/pkg/httpx"
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/password"
 	"hanse/pkg/presence"
@@ -53,6 +54,7 @@ type Deps struct {
 	Directory   *roomdir.DB
 	Bus         *bus.Bus
 	Redis       redis.UniversalClient
+	Secret      *mac.Secret // signs what is left in Redis
 	Router      Router
 	FedOut      fedv1.FedOutClient
 	Servers     Servers
@@ -71,6 +73,8 @@ type Client struct {
 	rooms    *roomdb.DB
 	bus      *bus.Bus
 	redis    redis.UniversalClient
+	uia      *mac.Key // of sessions of user-interactive authentication
+	nonces   *mac.Key // of nonces of the shared secret registration
 	router   Router
 	fedout   fedv1.FedOutClient
 	servers  Servers
@@ -93,11 +97,11 @@ func New(cfg Config, d Deps) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	if d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Router == nil || d.Bus == nil || d.Redis == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
+	if d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Router == nil || d.Bus == nil || d.Redis == nil || d.Secret == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
 		return nil, errors.New("client: a dependency is missing")
 	}
 	c := &Client{
-		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, router: d.Router, fedout: d.FedOut,
+		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
 		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, taskSem: make(chan struct{}, taskParallel),
 	}

@@ -23,6 +23,7 @@ import (
 	"hanse/pkg/appservice"
 	"hanse/pkg/bus"
 	"hanse/pkg/httpx"
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/password"
 	"hanse/pkg/pg"
@@ -80,12 +81,14 @@ func newCluster(t *testing.T, opts ...option) *cluster {
 	must(t, err)
 	limits, err := ratelimit.New(ratelimit.Config{})
 	must(t, err)
+	secret, err := mac.Load(ctx, c.shards, nil)
+	must(t, err)
 	conn := c.serveRoles()
 	cfg := Defaults()
 	cfg.Registration.Enabled = true
 	deps := Deps{
 		Users: c.users, Rooms: roomdb.Open(c.shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil), Bus: b,
-		Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr()}), Router: oneOwner{conn}, FedOut: fedv1.NewFedOutClient(conn),
+		Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr()}), Secret: secret, Router: oneOwner{conn}, FedOut: fedv1.NewFedOutClient(conn),
 		Servers: names, Sessions: sessions, Appservices: apps, Limits: limits,
 		Passwords: password.New(password.Config{MemoryKiB: 64, Iterations: 1, Threads: 1}),
 	}

@@ -118,6 +118,8 @@ func TestSharedSecretRegistration(t *testing.T) {
 	if !acc.Admin {
 		t.Error("not an admin")
 	}
+	must(t, c.redis.Set(nonceKey(q["nonce"].(string)), "1"))
+	c.do("POST", path, "", q).fails(400, "M_UNKNOWN") // nor comes back
 	c.do("POST", path, "", request("eve", true, "guessed")).fails(403, "M_FORBIDDEN")
 	c.do("POST", path, "", map[string]any{"nonce": "x"}).fails(400, "M_BAD_JSON")
 	c.do("POST", path, "", request("root", false, "s3cret")).fails(400, "M_USER_IN_USE")

@@ -283,7 +283,8 @@ func (c *Client) sharedSecretNonce(w http.ResponseWriter, r *http.Request) error
 		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "Shared secret registration is not enabled")
 	}
 	nonce := hex.EncodeToString([]byte(rand.Text()))
-	if err := c.redis.Set(r.Context(), nonceKey(nonce), 1, nonceLife).Err(); err != nil {
+	signed := c.nonces.Sign(nonceKey(nonce), nil, time.Now().Add(nonceLife))
+	if err := c.redis.Set(r.Context(), nonceKey(nonce), signed, nonceLife).Err(); err != nil {
 		return merr.Unavailable("Try again in a moment").WithCause(err)
 	}
 	return httpx.OK(w, map[string]string{"nonce": nonce})
@@ -312,12 +313,8 @@ func (c *Client) sharedSecretRegister(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	_, err = c.redis.GetDel(r.Context(), nonceKey(*q.Nonce)).Result()
-	if errors.Is(err, redis.Nil) {
-		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "unrecognised nonce")
-	}
-	if err != nil {
-		return merr.Unavailable("Try again in a moment").WithCause(err)
+	if err := c.useNonce(r.Context(), *q.Nonce); err != nil {
+		return err
 	}
 	if !q.macValid(c.cfg.Registration.SharedSecret, admin) {
 		return merr.Forbidden("HMAC incorrect")
@@ -332,6 +329,20 @@ func (c *Client) sharedSecretRegister(w http.ResponseWriter, r *http.Request) er
 	}
 	return c.finishRegistration(w, r, &registerRequest{InhibitLogin: q.InhibitLogin},
 		userdb.NewAccount{User: user, PasswordHash: hash, Admin: admin, Displayname: q.Displayname})
+}
+
+func (c *Client) useNonce(ctx context.Context, nonce string) error {
+	signed, err := c.redis.GetDel(ctx, nonceKey(nonce)).Bytes()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return merr.Unavailable("Try again in a moment").WithCause(err)
+	}
+	if err == nil {
+		_, err = c.nonces.Open(nonceKey(nonce), signed, time.Now())
+	}
+	if err != nil {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "unrecognised nonce").WithCause(err)
+	}
+	return nil
 }
 
 func (q *sharedSecretRequest) check() (admin bool, err error) {

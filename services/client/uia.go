@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -23,8 +24,8 @@ const (
 	stageToken    = "m.login.registration_token"
 )
 
-// uiaSession is what is kept between the requests of one authentication. It lives in Redis: if it is lost, the client
-// starts again.
+// uiaSession is what is kept between the requests of one authentication. It lives in Redis, signed, as it says which stages
+// are done: if it is lost, the client starts again.
 type uiaSession struct {
 	// Operation is the method and path that the session was made for; it is good for no other.
 	Operation string   `json:"operation"`
@@ -175,11 +176,16 @@ func (c *Client) loadUIA(ctx context.Context, sid string) *uiaSession {
 	if sid == "" || len(sid) > 64 {
 		return nil
 	}
-	raw, err := c.redis.Get(ctx, uiaKey(sid)).Bytes()
+	signed, err := c.redis.Get(ctx, uiaKey(sid)).Bytes()
 	if err != nil {
 		if !errors.Is(err, redis.Nil) {
 			c.log.WarnContext(ctx, "authentication session not read", "err", err)
 		}
+		return nil
+	}
+	raw, err := c.uia.Open(uiaKey(sid), signed, time.Now())
+	if err != nil {
+		c.log.WarnContext(ctx, "authentication session not believed", "err", err)
 		return nil
 	}
 	s := new(uiaSession)
@@ -193,7 +199,8 @@ func (c *Client) loadUIA(ctx context.Context, sid string) *uiaSession {
 func (c *Client) storeUIA(ctx context.Context, sid string, s *uiaSession) {
 	raw, err := json.Marshal(s)
 	if err == nil {
-		err = c.redis.Set(ctx, uiaKey(sid), raw, c.cfg.UIATimeout).Err()
+		signed := c.uia.Sign(uiaKey(sid), raw, time.Now().Add(c.cfg.UIATimeout))
+		err = c.redis.Set(ctx, uiaKey(sid), signed, c.cfg.UIATimeout).Err()
 	}
 	if err != nil {
 		c.log.WarnContext(ctx, "authentication session not stored", "err", err)

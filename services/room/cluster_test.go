@@ -16,6 +16,7 @@ import (
 
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/grpcx"
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
@@ -159,7 +160,10 @@ func (c *cluster) start() *worker {
 	}
 	shards := pgtest.Open(c.tb, c.pg)
 	b := c.nats.Open(w.name)
-	var err error
+	secret, err := mac.Load(context.Background(), shards, nil)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
 	w.cfg = grpcx.Config{Listen: "127.0.0.1:0", Log: log}
 	if w.grpc, err = grpcx.NewServer(w.cfg); err != nil {
 		c.tb.Fatal(err)
@@ -173,7 +177,7 @@ func (c *cluster) start() *worker {
 	w.router = partition.NewRouter(partition.RouterConfig{Members: w.members, Rows: partition.NewRows(shards), Conns: w.conns, Log: log})
 	store := state.NewStore(state.DefaultConfig(), nil)
 	w.Service, err = New(Defaults(), Deps{Shards: shards, States: store, DB: roomdb.Open(shards, store, roomdb.DefaultConfig(), nil),
-		Bus: b, Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr(), MaxRetries: -1}), Members: w.members, Router: w.router, Servers: c.names, FedOut: c.fedout, Log: log})
+		Bus: b, Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr(), MaxRetries: -1}), Secret: secret, Members: w.members, Router: w.router, Servers: c.names, FedOut: c.fedout, Log: log})
 	if err != nil {
 		c.tb.Fatal(err)
 	}

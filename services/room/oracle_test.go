@@ -28,27 +28,36 @@ func (c chains) Rejected(eventID id.Event) bool {
 	return e != nil && e.Flags&flagRejected != 0
 }
 
-// checkResolved demands that the current state of a room is that which the specification's algorithm, taken literally,
-// makes of the states after its ends (server-server API, "Room State Resolution").
-func (c *cluster) checkResolved(roomID string) {
+// statesAfter are the states after the ends of a room.
+func (c *cluster) statesAfter(r *roomdb.Room) (after []state.Map) {
 	c.tb.Helper()
-	ctx := context.Background()
-	r := c.room(roomID)
-	ends, err := c.read.InOrder(ctx, r.Part, r.Extremities)
+	ends, err := c.read.InOrder(context.Background(), r.Part, r.Extremities)
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	known := make(chains)
-	var sets []stateres.Set
-	var next []int64
 	for _, e := range ends {
-		m, err := c.read.State(ctx, r.Part, e.SID)
+		m, err := c.read.State(context.Background(), r.Part, e.SID)
 		if err != nil {
 			c.tb.Fatal(err)
 		}
 		if e.IsState() {
 			m = m.Set(state.Key(e.Tuple()), e.NID)
 		}
+		after = append(after, m)
+	}
+	return after
+}
+
+// checkResolved demands that the current state of a room is that which the specification's algorithm, taken literally,
+// makes of the states after its ends (server-server API, "Room State Resolution").
+func (c *cluster) checkResolved(roomID string) {
+	c.tb.Helper()
+	ctx := context.Background()
+	r := c.room(roomID)
+	known := make(chains)
+	var sets []stateres.Set
+	var next []int64
+	for _, m := range c.statesAfter(r) {
 		events, err := c.read.StateEvents(ctx, r.Part, m.All())
 		if err != nil {
 			c.tb.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"hanse/pkg/authgraph"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
@@ -45,8 +46,9 @@ type Deps struct {
 	States *state.Store
 	DB     *roomdb.DB
 	Bus    *bus.Bus
-	// Redis may be nil: resolutions are not shared then.
+	// Redis and Secret may be nil: resolutions are not shared then.
 	Redis   redis.UniversalClient
+	Secret  *mac.Secret
 	Members *partition.Members
 	Router  *partition.Router
 	Servers Servers
@@ -145,7 +147,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		Name: "room_authgraph", Budget: cfg.Graphs, Metrics: deps.Registerer,
 		Weigh: func(_ *room, g *authgraph.Graph) int64 { return g.Bytes() },
 	})
-	s.shared = newShared(deps.Redis, deps.Shards.ClusterID())
+	s.shared = newShared(deps.Redis, deps.Secret, deps.Shards.ClusterID())
 	for _, pool := range deps.Shards.All() {
 		for range cfg.Lanes {
 			s.lanes[pool] = append(s.lanes[pool], newLane(s, pool))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"hanse/pkg/mac"
 	"hanse/pkg/packed"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
@@ -36,18 +37,24 @@ type resolution struct {
 
 // shared is what the workers know of each other's resolutions, in Redis: of use to one that takes a room over.
 //
-// A value is the identities of an input and of the result, and what differs between these two. It is believed only if
-// that makes the result of the input. Identities are of numeric ids, and a number that was given out but never committed
+// A value is the identities of an input and of the result, and what differs between these two. It is believed only if a
+// worker of this cluster has signed it under this name, which is of the room and of all inputs, and if it makes the result of
+// the input. Identities are of numeric ids, and a number that was given out but never committed
 // may be given out again for another event by the next owner: so only resolutions of changes that are committed are
 // shared, and their numbers mean the same for ever.
 type shared struct {
 	redis   redis.UniversalClient // nil: nothing is shared
+	key     *mac.Key
 	cluster string
 	queue   chan resolution
 }
 
-func newShared(r redis.UniversalClient, cluster string) *shared {
-	return &shared{redis: r, cluster: cluster, queue: make(chan resolution, sharedQueue)}
+func newShared(r redis.UniversalClient, secret *mac.Secret, cluster string) *shared {
+	s := &shared{cluster: cluster, queue: make(chan resolution, sharedQueue)}
+	if r != nil && secret != nil {
+		s.redis, s.key = r, secret.Key("resolution")
+	}
+	return s
 }
 
 // offer queues resolutions of a change that is committed. It never blocks.
@@ -72,8 +79,9 @@ func (s *shared) run(ctx context.Context) {
 			return
 		case r := <-s.queue:
 			if value := encodeResolution(r); value != nil {
+				name := s.name(r.room, r.maps)
 				wctx, cancel := context.WithTimeout(ctx, sharedWait)
-				_ = s.redis.Set(wctx, s.name(r.room, r.maps), value, sharedFor).Err()
+				_ = s.redis.Set(wctx, name, s.key.Sign(name, value, time.Now().Add(sharedFor)), sharedFor).Err()
 				cancel()
 			}
 		}
@@ -87,7 +95,12 @@ func (s *shared) get(ctx context.Context, room roomdb.RoomKey, maps []state.Map)
 	}
 	ctx, cancel := context.WithTimeout(ctx, sharedWait)
 	defer cancel()
-	value, err := s.redis.Get(ctx, s.name(room, maps)).Bytes()
+	name := s.name(room, maps)
+	signed, err := s.redis.Get(ctx, name).Bytes()
+	if err != nil {
+		return state.Map{}, false
+	}
+	value, err := s.key.Open(name, signed, time.Now())
 	if err != nil {
 		return state.Map{}, false
 	}

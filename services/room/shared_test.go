@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
 
+	"hanse/pkg/mac"
+	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -67,12 +70,45 @@ func (c *cluster) knownTo(place string) (n float64) {
 	return n
 }
 
+// lie replaces what Redis has of resolutions.
+func (c *cluster) lie(with func(name, value string) string) {
+	c.tb.Helper()
+	for _, k := range c.redis.Keys() {
+		value, err := c.redis.Get(k)
+		if err == nil {
+			err = c.redis.Set(k, with(k, value))
+		}
+		if err != nil {
+			c.tb.Fatal(err)
+		}
+	}
+}
+
+// signature is how long what stands before a value is.
+const signature = 40
+
+// lieOf says, well-formed, that the states after a room's ends resolve to one without a topic.
+func (c *cluster) lieOf(roomID string) []byte {
+	maps := c.statesAfter(c.room(roomID))
+	return encodeResolution(resolution{maps: maps, result: maps[0].Delete(state.Key{Type: "m.room.topic"})})
+}
+
+// foreign is a key of the same purpose, of a worker of another cluster.
+func foreign(tb testing.TB) *mac.Key {
+	secret, err := mac.Load(context.Background(), pgtest.New(tb), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return secret.Key("resolution")
+}
+
 // The next owner of a room finds in Redis what the one before has resolved; with Redis wiped, lying or away it works it out
 // itself. The state is the same.
 func TestSharedBetweenWorkers(t *testing.T) {
 	n := newNetwork()
 	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
 	ok := must[*roomv1.SendResponse](t)
+	var replayed, roomID string
 	for _, c := range []struct {
 		name   string
 		redis  func()
@@ -80,18 +116,21 @@ func TestSharedBetweenWorkers(t *testing.T) {
 	}{
 		{"kept", func() {}, 1},
 		{"wiped", func() { a.redis.FlushAll() }, 0},
-		{"lies", func() {
-			lie := encodeResolution(resolution{maps: []state.Map{{}}, result: state.Map{}.Set(state.Key{Type: "m.room.topic"}, 1)})
-			for _, k := range a.redis.Keys() {
-				if err := a.redis.Set(k, string(lie)); err != nil {
-					t.Fatal(err)
-				}
-			}
+		{"forged", func() {
+			lie := string(a.lieOf(roomID))
+			a.lie(func(_, value string) string { return value[:signature] + lie })
 		}, 0},
+		{"signed elsewhere", func() {
+			key, lie := foreign(t), a.lieOf(roomID)
+			a.lie(func(name, _ string) string { return string(key.Sign(name, lie, time.Now().Add(time.Hour))) })
+		}, 0},
+		{"cut", func() { a.lie(func(_, value string) string { return value[:len(value)-1] }) }, 0},
+		{"unsigned", func() { a.lie(func(_, value string) string { return value[signature:] }) }, 0},
+		{"of another room", func() { a.lie(func(string, string) string { return replayed }) }, 0},
 		{"away", func() { a.redis.SetError("away") }, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			roomID := a.create("11", anna, "public")
+			roomID = a.create("11", anna, "public")
 			ok(a.setState(roomID, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100,"@bert:two.test":100}}`))
 			ok(b.join(roomID, bert, string(one)))
 			before := len(a.redis.Keys())
@@ -102,6 +141,9 @@ func TestSharedBetweenWorkers(t *testing.T) {
 				t.Fatal("there is no fork")
 			}
 			waitFor(t, func() bool { return len(a.redis.Keys()) > before })
+			if replayed == "" {
+				a.lie(func(_, value string) string { replayed = value; return value })
+			}
 			c.redis()
 			a.replace()
 			a.settle()
