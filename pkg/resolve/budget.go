@@ -21,6 +21,9 @@ type Stats struct {
 	Visited    int // events and links of the auth graph
 	Loaded     int // events that the source gave
 	Calls      int // calls of the source
+	// Verdicts are the auth events for which it mattered whether they are rejected, by number, and what the source said: the
+	// only part of what the result depends on that may change.
+	Verdicts map[int64]bool
 }
 
 // ErrBudget is what a [*BudgetError] wraps.

@@ -115,23 +115,26 @@ func (r *resolution) findCreate() error {
 	return fmt.Errorf("%w: the create event", ErrUnknown)
 }
 
-// authEvent returns the event with a key among the auth events of i, or nil. Of several the first counts; such an event
-// would have been rejected. Since version 12 the room ID names the create event.
-func (r *resolution) authEvent(i authgraph.Index, ev *event.PDU, key state.Key) (Event, error) {
+// authEvent returns the event with a key among the auth events of i, and its number; 0 for none. Of several the first counts; such an
+// event would have been rejected. Since version 12 the room ID names the create event.
+func (r *resolution) authEvent(i authgraph.Index, ev *event.PDU, key state.Key) (nid int64, found Event, err error) {
 	if key == createKey && r.rules.RoomIDIsCreateHash {
 		if ev.Type == createKey.Type {
-			return Event{}, nil
+			return 0, Event{}, nil
 		}
-		create, err := r.event(r.g.NID(r.create))
-		if err == nil && create.ID != auth.CreateEventID(ev.RoomID) {
-			err = fmt.Errorf("%w: %s is not the create event of %s", ErrMismatch, create.ID, ev.RoomID)
+		nid = r.g.NID(r.create)
+		found, err = r.event(nid)
+		if err == nil && found.ID != auth.CreateEventID(ev.RoomID) {
+			err = fmt.Errorf("%w: %s is not the create event of %s", ErrMismatch, found.ID, ev.RoomID)
 		}
-		return create, err
+		return nid, found, err
 	}
 	for _, a := range r.g.Auth(i) {
 		if r.g.Key(a) == key {
-			return r.event(r.g.NID(a))
+			nid = r.g.NID(a)
+			found, err = r.event(nid)
+			return nid, found, err
 		}
 	}
-	return Event{}, nil
+	return 0, Event{}, nil
 }

@@ -3,6 +3,7 @@ package resolve_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -109,7 +110,7 @@ func TestBudget(t *testing.T) {
 			t.Errorf("%+v: %v", b, err)
 			continue
 		}
-		if over.Spent != spent || spent.Conflicted > all.Conflicted || spent.Visited == 0 {
+		if !reflect.DeepEqual(over.Spent, spent) || spent.Conflicted > all.Conflicted || spent.Visited == 0 {
 			t.Errorf("%+v: spent %+v, of %+v", b, spent, all)
 		}
 	}

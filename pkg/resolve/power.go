@@ -115,13 +115,13 @@ func (r *resolution) powerOrdering(set *indexSet) ([]authgraph.Index, error) {
 // rank makes an event one of those that may come next. Its sender's power is the one by its own auth events.
 func (r *resolution) rank(next *heap[ranked], at int, i authgraph.Index) error {
 	ev := r.events[r.g.NID(i)].PDU
-	levels, err := r.authEvent(i, ev, powerLevelsKey)
+	_, levels, err := r.authEvent(i, ev, powerLevelsKey)
 	if err != nil {
 		return err
 	}
 	create := Event{PDU: ev}
 	if ev.Type != createKey.Type {
-		if create, err = r.authEvent(i, ev, createKey); err != nil {
+		if _, create, err = r.authEvent(i, ev, createKey); err != nil {
 			return err
 		}
 	}

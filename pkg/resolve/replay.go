@@ -79,9 +79,13 @@ func (v *view) lookup(key state.Key) (*event.PDU, error) {
 	if !v.ownAuth {
 		return nil, nil
 	}
-	ev, err := v.r.authEvent(v.at, v.ev, key)
-	if err != nil || ev.Rejected {
+	nid, ev, err := v.r.authEvent(v.at, v.ev, key)
+	if err != nil || nid == 0 {
 		return nil, err
+	}
+	v.r.Verdicts[nid] = ev.Rejected
+	if ev.Rejected {
+		return nil, nil
 	}
 	return ev.PDU, nil
 }

@@ -47,7 +47,7 @@ func Resolve(ctx context.Context, rules *roomversion.Rules, g *authgraph.Graph, 
 		return states[0], Stats{}, nil
 	}
 	r := &resolution{
-		meter:  meter{ctx: ctx, budget: budget},
+		meter:  meter{Stats: Stats{Verdicts: make(map[int64]bool)}, ctx: ctx, budget: budget},
 		rules:  rules,
 		g:      g,
 		src:    src,

@@ -59,6 +59,11 @@ func (c *change) commit() { close(c.settled) }
 func (c *change) finish(err error) {
 	c.err = err
 	c.room.p.written(c.events)
+	if err != nil {
+		for _, e := range c.events {
+			c.room.misplaced(e)
+		}
+	}
 	c.trace.end(err)
 	select {
 	case <-c.settled:
@@ -107,6 +112,8 @@ type newEvent struct {
 	ord int64
 	// place updates the row of an event that is stored already.
 	place bool
+	// was are its flags before.
+	was int32
 	// refusal says why the event is rejected or soft-failed.
 	refusal error
 	// history marks an event from before what we had; its ord is given out when the draft is complete.

@@ -435,7 +435,7 @@ func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
 }
 
 func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (state.Map, error) {
-	return w.s.resolve(ctx, w.r, mapsOf(snaps))
+	return w.resolve(ctx, mapsOf(snaps))
 }
 
 // place adds an event of the room's history: it has a place before all that we had, and changes nothing.

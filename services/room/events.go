@@ -45,8 +45,18 @@ func (s *Service) remember(r *room, e *newEvent) {
 		PDU: e.pdu, Part: r.p.part, RoomNID: r.nid, NID: e.nid, SID: e.sid, Flags: e.flags, Auth: e.auth, Prev: e.prev,
 	}
 	e.stored = ev
+	if e.place && (e.was^e.flags)&flagRejected != 0 {
+		r.resolved = memo{} // it holds for the verdict of before
+	}
 	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
 	r.draft(e)
+}
+
+// misplaced drops what remember kept of an event that was stored before and is not written under its new verdict.
+func (r *room) misplaced(e *newEvent) {
+	if e.place {
+		r.s.cache.Remove(eventKey{r.p.part, r.p.epoch, e.nid})
+	}
 }
 
 // event returns one event of a partition.

@@ -115,6 +115,9 @@ func (d *redo) note(old *roomdb.Event, e *newEvent) {
 		now.Ord = old.Ord
 	}
 	d.w.redone[e.nid] = now
+	if (old.Flags^e.flags)&flagRejected != 0 {
+		d.w.resolved = memo{} // it holds for the verdict of before
+	}
 	// What was redacted meanwhile is not shown any more, and history has its place among what came with it or none.
 	if old.Flags != 0 && e.flags == 0 && old.RedactedBy == 0 && !e.history {
 		d.late = append(d.late, e)

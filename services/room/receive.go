@@ -360,14 +360,23 @@ func (in *intake) locked(ctx context.Context, do func(*writer) error) (ends int,
 	if in.shallow { // what comes after it may well name it
 		w.maxTips *= 2
 	}
-	if err := do(w); err != nil {
-		return 0, nil, err
-	}
+	err = do(w)
 	events = w.c.events // the lane may be done with the change before we are
-	if len(events) > 0 {
+	if err == nil && len(events) > 0 {
 		err = w.put()
 	}
+	if err != nil {
+		w.abandon()
+	}
 	return len(r.head.tips), events, err
+}
+
+// abandon forgets the verdicts of a draft that is not written on events that are stored.
+func (w *writer) abandon() {
+	for _, e := range w.c.events {
+		w.r.misplaced(e)
+	}
+	w.r.resolved = memo{}
 }
 
 // verdict is what the draft makes of an event of it.
@@ -407,7 +416,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 		}
 		e.nid = w.nid()
 	} else if old.Flags&flagOutlier != 0 {
-		e.nid, e.place = old.NID, true
+		e.nid, e.place, e.was = old.NID, true, old.Flags
 	} else {
 		return nil, nil
 	}
@@ -439,7 +448,12 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	if at.known, err = w.awaited(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, w.attach(ctx, e, at, relay)
+	if err := w.attach(ctx, e, at, relay); err != nil {
+		w.r.misplaced(e)
+		w.r.resolved = memo{}
+		return nil, err
+	}
+	return e, nil
 }
 
 // awaited finds out whether an event of ours names this one, and whether a redaction of it came before it.

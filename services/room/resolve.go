@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"hanse/pkg/authgraph"
 	"hanse/pkg/resolve"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 )
 
@@ -23,9 +25,10 @@ const (
 	loadCost  = 10 * time.Microsecond
 )
 
-// resolve resolves states of a room, whose lock is held. What was resolved before is remembered by the identities of the
-// inputs, here and in Redis.
-func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state.Map, error) {
+// resolve resolves states of the draft's room. What was resolved before is remembered by the identities of the inputs: here
+// until the verdict on an event changes (see remember), and in Redis, with the verdicts that it depends on.
+func (w *writer) resolve(ctx context.Context, maps []state.Map) (state.Map, error) {
+	s, r := w.s, w.r
 	maps = distinct(maps)
 	switch len(maps) {
 	case 0:
@@ -33,17 +36,20 @@ func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state
 	case 1:
 		return maps[0], nil
 	}
-	key := resolveKey(maps)
-	if m, ok := r.resolved.get(key); ok {
+	key, memo := resolveKey(maps), &r.resolved
+	if w.redone != nil { // its verdicts are not those of the room yet
+		memo = &w.resolved
+	}
+	if m, ok := memo.get(key); ok {
 		s.metrics.memo.WithLabelValues("room").Inc()
 		return m, nil
 	}
 	g, ok := s.graphs.Get(r)
 	if !ok { // reading the graph costs more than asking
-		if m, ok := s.shared.get(ctx, r.key(), maps); ok {
+		if known, ok := s.shared.get(ctx, r.key(), maps); ok && w.holds(ctx, known.verdicts) {
 			s.metrics.memo.WithLabelValues("redis").Inc()
-			r.resolved.put(key, m)
-			return m, nil
+			memo.put(key, known.result)
+			return known.result, nil
 		}
 		var err error
 		if g, err = r.loadGraph(ctx); err != nil {
@@ -51,33 +57,54 @@ func (s *Service) resolve(ctx context.Context, r *room, maps []state.Map) (state
 		}
 	}
 	s.metrics.memo.WithLabelValues("none").Inc()
-	m, err := s.resolveNow(ctx, r, g, maps)
+	m, verdicts, err := w.resolveNow(ctx, g, maps)
 	if !r.dead.Load() {
 		s.graphs.Add(r, g) // it may weigh more than last time
 	}
 	if err != nil {
 		return state.Map{}, fmt.Errorf("resolve state of %s: %w", r.id, err)
 	}
-	r.resolved.put(key, m)
-	r.unshared = append(r.unshared, resolution{room: r.key(), maps: maps, result: m})
+	memo.put(key, m)
+	r.unshared = append(r.unshared, resolution{room: r.key(), maps: maps, result: m, verdicts: verdicts})
 	return m, nil
 }
 
-func (s *Service) resolveNow(ctx context.Context, r *room, g *authgraph.Graph, maps []state.Map) (state.Map, error) {
+// holds says whether the draft has these verdicts on events. One that cannot be read is none.
+func (w *writer) holds(ctx context.Context, verdicts map[int64]bool) bool {
+	for nids := range slices.Chunk(slices.Collect(maps.Keys(verdicts)), resolveChunk) {
+		events, err := w.s.readEvents(ctx, w.r.p, nids, true)
+		if err != nil {
+			return false
+		}
+		for _, e := range events {
+			if w.rejected(e) != verdicts[e.NID] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// rejected says whether the draft has a stored event rejected.
+func (w *writer) rejected(e *roomdb.Event) bool { return w.present(e).Flags&flagRejected != 0 }
+
+// resolveNow returns, beside the resolution, the verdicts that it depends on.
+func (w *writer) resolveNow(ctx context.Context, g *authgraph.Graph, maps []state.Map) (state.Map, map[int64]bool, error) {
+	s, r := w.s, w.r
 	s.metrics.waiting.Inc()
 	turn, err := s.turns.begin(ctx)
 	s.metrics.waiting.Dec()
 	if err != nil {
-		return state.Map{}, err
+		return state.Map{}, nil, err
 	}
 	defer turn.pause()
 	if s.faults.resolving != nil {
 		if err := s.faults.resolving(turn, r); err != nil {
-			return state.Map{}, err
+			return state.Map{}, nil, err
 		}
 	}
 	start := time.Now()
-	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{s, r, turn}, resolveBounds)
+	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{w, turn}, resolveBounds)
 	s.metrics.resolved(stats, time.Since(start))
 	cost := time.Duration(stats.Visited)*visitCost + time.Duration(stats.Loaded)*loadCost
 	r.allowance.spend(time.Now(), cost)
@@ -85,13 +112,12 @@ func (s *Service) resolveNow(ctx context.Context, r *room, g *authgraph.Graph, m
 		s.metrics.tooLarge.Inc()
 		s.log.Warn("a fork is too large to be resolved", "room", r.id, "err", err)
 	}
-	return m, err
+	return m, stats.Verdicts, err
 }
 
 // resolveSource reads what a resolution replays.
 type resolveSource struct {
-	s    *Service
-	r    *room
+	w    *writer
 	turn *turn
 }
 
@@ -105,12 +131,12 @@ func (src *resolveSource) Events(_ context.Context, nids []int64) ([]resolve.Eve
 		if err := src.turn.Err(); err != nil {
 			return nil, err
 		}
-		events, err := src.s.readEvents(src.turn.Context, src.r.p, chunk, len(nids) <= resolveChunk)
+		events, err := src.w.s.readEvents(src.turn.Context, src.w.r.p, chunk, len(nids) <= resolveChunk)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range events {
-			out = append(out, resolve.Event{PDU: e.PDU, Rejected: e.Flags&flagRejected != 0})
+			out = append(out, resolve.Event{PDU: e.PDU, Rejected: src.w.rejected(e)})
 		}
 	}
 	return out, nil

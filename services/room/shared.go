@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,6 +26,8 @@ const (
 	sharedWait = 200 * time.Millisecond
 	// sharedChanges bounds what is shared: how many entries a result differs in from the input that is nearest to it.
 	sharedChanges = 1000
+	// sharedVerdicts bounds on how many events' verdicts a result that is shared may depend: the reader looks at each.
+	sharedVerdicts = 2000
 	// sharedQueue is how many resolutions wait to be shared; beyond it they are not.
 	sharedQueue = 256
 )
@@ -33,6 +37,8 @@ type resolution struct {
 	room   roomdb.RoomKey
 	maps   []state.Map
 	result state.Map
+	// verdicts are the events for which it mattered whether they are rejected, and whether they were.
+	verdicts map[int64]bool
 }
 
 // shared is what the workers know of each other's resolutions, in Redis: of use to one that takes a room over.
@@ -88,24 +94,24 @@ func (s *shared) run(ctx context.Context) {
 	}
 }
 
-// get returns the resolution of states if Redis has it.
-func (s *shared) get(ctx context.Context, room roomdb.RoomKey, maps []state.Map) (state.Map, bool) {
+// get returns the resolution of states if Redis has it. It holds if the verdicts are still the same.
+func (s *shared) get(ctx context.Context, room roomdb.RoomKey, maps []state.Map) (resolution, bool) {
 	if s.redis == nil {
-		return state.Map{}, false
+		return resolution{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, sharedWait)
 	defer cancel()
 	name := s.name(room, maps)
 	signed, err := s.redis.Get(ctx, name).Bytes()
 	if err != nil {
-		return state.Map{}, false
+		return resolution{}, false
 	}
 	value, err := s.key.Open(name, signed, time.Now())
 	if err != nil {
-		return state.Map{}, false
+		return resolution{}, false
 	}
-	m, err := decodeResolution(value, maps)
-	return m, err == nil
+	known, err := decodeResolution(value, maps)
+	return known, err == nil
 }
 
 func (s *shared) name(room roomdb.RoomKey, maps []state.Map) string {
@@ -116,8 +122,11 @@ func (s *shared) name(room roomdb.RoomKey, maps []state.Map) string {
 	return "hanse:resolved:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// encodeResolution returns nil for a result that is far from all inputs.
+// encodeResolution returns nil for a result that is far from all inputs, or depends on many verdicts.
 func encodeResolution(r resolution) []byte {
+	if len(r.verdicts) > sharedVerdicts {
+		return nil
+	}
 	var base state.Map
 	var nearest []state.Change
 	found := false
@@ -142,7 +151,37 @@ func encodeResolution(r resolution) []byte {
 		}
 		b = binary.AppendVarint(b, c.New)
 	}
-	return packed.Pack(b)
+	return packed.Pack(appendVerdicts(b, r.verdicts))
+}
+
+// appendVerdicts appends the number of verdicts, and each as the distance to the number before, doubled, and one more if the
+// event is rejected.
+func appendVerdicts(b []byte, verdicts map[int64]bool) []byte {
+	b = binary.AppendUvarint(b, uint64(len(verdicts)))
+	last := int64(0)
+	for _, nid := range slices.Sorted(maps.Keys(verdicts)) {
+		v := uint64(nid-last) << 1
+		if verdicts[nid] {
+			v |= 1
+		}
+		b, last = binary.AppendUvarint(b, v), nid
+	}
+	return b
+}
+
+func takeVerdicts(r *packed.Reader) (map[int64]bool, error) {
+	n := r.Uvarint()
+	if n > sharedVerdicts {
+		return nil, errNotResolved
+	}
+	verdicts := make(map[int64]bool, n)
+	last := int64(0)
+	for range n {
+		v := r.Uvarint()
+		last += int64(v >> 1)
+		verdicts[last] = v&1 != 0
+	}
+	return verdicts, r.Done()
 }
 
 // changesTo returns what makes to of from, unless that is more than limit.
@@ -159,16 +198,16 @@ func changesTo(from, to state.Map, limit int) (changes []state.Change, ok bool) 
 var errNotResolved = errors.New("not a resolution of these states")
 
 // decodeResolution makes the result of the inputs and a stored value, and holds it against its identity.
-func decodeResolution(value []byte, maps []state.Map) (state.Map, error) {
+func decodeResolution(value []byte, maps []state.Map) (resolution, error) {
 	plain, err := packed.Unpack(value)
 	if err != nil {
-		return state.Map{}, err
+		return resolution{}, err
 	}
 	r := packed.NewReader(plain)
 	from, to := r.Take(uint64(len(state.ID{}))), r.Take(uint64(len(state.ID{})))
 	n := r.Uvarint()
 	if n > sharedChanges {
-		return state.Map{}, errNotResolved
+		return resolution{}, errNotResolved
 	}
 	changes := make([]state.Change, 0, n)
 	for range n {
@@ -176,16 +215,17 @@ func decodeResolution(value []byte, maps []state.Map) (state.Map, error) {
 		key := string(r.Take(r.Uvarint()))
 		changes = append(changes, state.Change{Key: state.Key{Type: typ, StateKey: key}, New: r.Varint()})
 	}
-	if err := r.Done(); err != nil {
-		return state.Map{}, err
+	verdicts, err := takeVerdicts(r)
+	if err != nil {
+		return resolution{}, err
 	}
 	for _, m := range maps {
 		if base := m.ID(); bytes.Equal(base[:], from) {
 			result := m.Apply(changes)
 			if is := result.ID(); bytes.Equal(is[:], to) {
-				return result, nil
+				return resolution{maps: maps, result: result, verdicts: verdicts}, nil
 			}
 		}
 	}
-	return state.Map{}, errNotResolved
+	return resolution{}, errNotResolved
 }

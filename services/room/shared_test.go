@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"fmt"
+	gomaps "maps"
 	"testing"
 	"time"
 
@@ -37,17 +38,18 @@ func TestSharedResolution(t *testing.T) {
 		}
 		maps := []state.Map{drawMap(t, base), drawMap(t, base), drawMap(t, base)}
 		want := drawMap(t, maps[1])
-		value := encodeResolution(resolution{maps: maps, result: want})
+		verdicts := rapid.MapOf(rapid.Int64Range(1, 1<<40), rapid.Bool()).Draw(t, "verdicts")
+		value := encodeResolution(resolution{maps: maps, result: want, verdicts: verdicts})
 		got, err := decodeResolution(value, []state.Map{maps[2], maps[0], maps[1]})
-		if err != nil || !got.Equal(want) {
+		if err != nil || !got.result.Equal(want) || !gomaps.Equal(got.verdicts, verdicts) {
 			t.Fatalf("%v", err)
 		}
 		lie := append([]byte(nil), value...)
 		lie[rapid.IntRange(0, len(lie)-1).Draw(t, "at")] ^= byte(rapid.IntRange(1, 255).Draw(t, "bits"))
-		if got, err := decodeResolution(lie, maps); err == nil && !got.Equal(want) {
+		if got, err := decodeResolution(lie, maps); err == nil && !got.result.Equal(want) {
 			t.Fatal("a lie was believed")
 		}
-		if got, err := decodeResolution(value, []state.Map{drawMap(t, base)}); err == nil && !got.Equal(want) {
+		if got, err := decodeResolution(value, []state.Map{drawMap(t, base)}); err == nil && !got.result.Equal(want) {
 			t.Fatal("the resolution of other states was believed")
 		}
 	})
@@ -60,6 +62,13 @@ func TestSharedResolutionTooFar(t *testing.T) {
 	}
 	if encodeResolution(resolution{maps: []state.Map{{}}, result: far}) != nil {
 		t.Error("a large difference was shared")
+	}
+	many := make(map[int64]bool)
+	for i := range int64(sharedVerdicts + 1) {
+		many[i+1] = false
+	}
+	if encodeResolution(resolution{maps: []state.Map{{}}, result: state.Map{}, verdicts: many}) != nil {
+		t.Error("what depends on many verdicts was shared")
 	}
 }
 

@@ -56,6 +56,8 @@ type writer struct {
 	held    []*newEvent
 	// redone are stored events under the verdicts that the draft is to give them.
 	redone map[int64]*roomdb.Event
+	// resolved remembers resolutions under these verdicts.
+	resolved memo
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {

@@ -1,0 +1,209 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"testing"
+
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const carl = "@carl:two.test"
+
+// claimedJoin is a room in which anna invites only, since a moment ago, and a branch of bert's without a beginning. The
+// other server claims of that branch's state that carl has joined and set a topic: his join has no place in the graph yet,
+// and what it cites allowed it, so it counts where the rules ask for what authorised the topic (room versions 2 to 12,
+// "Iterative auth checks").
+type claimedJoin struct {
+	*hostile
+	join, topic *event.PDU
+	end         *event.PDU // of the branch
+}
+
+func newClaimedJoin(t *testing.T) *claimedJoin {
+	t.Helper()
+	h := newHostile(t, "11")
+	ok := must[*roomv1.SendResponse](t)
+	roomID := h.a.create("11", anna, "public")
+	ok(h.a.setState(roomID, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100},"events":{"m.room.topic":0}}`))
+	h.enter(roomID)
+	st := h.a.state(roomID)
+	ok(h.a.setState(roomID, anna, "m.room.join_rules", "", `{"join_rule":"invite"}`))
+	c := &claimedJoin{hostile: h}
+	build := func(typ, key, content string, prev id.Event, auth ...id.Event) *event.PDU {
+		return h.b.build(event.Draft{RoomID: id.Room(roomID), Type: typ, StateKey: &key, Sender: carl, Content: []byte(content), Depth: h.on.Depth + 2,
+			OriginServerTS: h.on.OriginServerTS + 1, PrevEvents: []id.Event{prev}, AuthEvents: append(auth, st["m.room.create|"], st["m.room.power_levels|"])}, h.on)
+	}
+	c.join = build(typeMember, carl, `{"membership":"join"}`, h.a.state(roomID)["m.room.join_rules|"], st["m.room.join_rules|"])
+	c.topic = build("m.room.topic", "", `{"topic":"carl was here"}`, unknownEvent(1), c.join.ID)
+	missing := h.message(50, unknownEvent(2))
+	c.end = h.message(51, missing.ID)
+	given := map[string]*event.PDU{string(c.join.ID): c.join, string(c.topic.ID): c.topic, string(missing.ID): missing}
+	claimed := append(slices.Collect(maps.Values(st)), c.join.ID, c.topic.ID)
+	h.n.lie(map[string]func([]string, url.Values) any{
+		"get_missing_events": lists(map[string][]id.Event{"events": {}}),
+		"state_ids":          lists(map[string][]id.Event{"pdu_ids": claimed, "auth_chain_ids": {}}),
+		"event": func(args []string, _ url.Values) any {
+			return map[string]any{"pdus": []json.RawMessage{given[args[0]].JSON}}
+		},
+	})
+	c.take(c.end)
+	h.n.lie(nil)
+	if got := h.a.state(roomID); got["m.room.topic|"] != c.topic.ID || got["m.room.member|"+carl] != "" {
+		t.Fatalf("the branch does not count: %v", got)
+	}
+	h.a.checkResolved(roomID)
+	return c
+}
+
+func (c *claimedJoin) take(pdu *event.PDU) {
+	c.t.Helper()
+	if r := c.a.receive(c.room, two, pdu.JSON)[0]; r.Error != "" {
+		c.t.Fatalf("%s: %s", pdu.Type, r.Error)
+	}
+}
+
+// refuse gives the join its place, where it is not allowed.
+func (c *claimedJoin) refuse() {
+	c.t.Helper()
+	r := c.a.receive(c.room, two, c.join.JSON)[0]
+	e, err := c.a.read.EventByID(context.Background(), c.a.room(c.room), c.join.ID)
+	if r.Error == "" || err != nil || e.Flags != roomdb.Rejected {
+		c.t.Fatalf("the join was not refused: %q, %+v, %v", r.Error, e, err)
+	}
+}
+
+// goOn sends an event on the branch, which leaves the states that are resolved as they were, and demands that what carl did
+// does not count any more, as the literal algorithm says ("Rejected events": rejected auth events are not used).
+func (c *claimedJoin) goOn() {
+	c.t.Helper()
+	c.take(c.message(52, c.end.ID))
+	if ends := len(c.a.room(c.room).Extremities); ends != 2 {
+		c.t.Fatalf("%d ends", ends)
+	}
+	c.a.checkResolved(c.room)
+	if got := c.a.state(c.room)["m.room.topic|"]; got != "" {
+		c.t.Errorf("topic %s", got)
+	}
+}
+
+// An event that was part of a claimed state is rejected at its place: what was resolved before is forgotten, here, and not
+// believed when Redis has it.
+func TestResolutionAfterVerdict(t *testing.T) {
+	t.Run("remembered", func(t *testing.T) {
+		c := newClaimedJoin(t)
+		c.refuse()
+		c.goOn()
+	})
+	t.Run("shared", func(t *testing.T) {
+		c := newClaimedJoin(t)
+		waitFor(t, func() bool { return len(c.a.redis.Keys()) > 0 })
+		c.refuse()
+		c.a.replace()
+		c.a.settle()
+		c.goOn()
+	})
+	t.Run("shared and still right", func(t *testing.T) {
+		c := newClaimedJoin(t)
+		waitFor(t, func() bool { return len(c.a.redis.Keys()) > 0 })
+		c.a.replace()
+		c.a.settle()
+		c.take(c.message(52, c.end.ID))
+		if got := c.a.knownTo("redis"); got != 1 {
+			t.Errorf("%v resolutions were found in Redis", got)
+		}
+		c.a.checkResolved(c.room)
+	})
+}
+
+// A room that was joined without its members is judged again. What was refused since somebody was believed to be banned counts
+// in the resolutions of the states that are made anew, before the new verdicts are written: they are the room's from then on.
+func TestResolutionUnderNewVerdicts(t *testing.T) {
+	g := newBarrier(t, "ids")
+	_, a, b := newPartialClusters(t, 1, g.fill)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	populate(t, a, roomID, one, 30)
+	bad, victim, other := id.User(member(one, 5)), id.User("@victim:one.test"), id.User(member(one, 7))
+	ok(a.setState(roomID, anna, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:50},"events":{"m.room.topic":0}}`, anna, bad)))
+	st := a.state(roomID)
+	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
+	ok(b.join(roomID, bert, string(one)))
+	<-g.reached
+
+	tl := b.timeline(roomID)
+	on := tl[len(tl)-1].PDU
+	taken := func(refused bool, d event.Draft, auth ...id.Event) *event.PDU {
+		t.Helper()
+		d.RoomID, d.Depth = id.Room(roomID), on.Depth+1
+		d.AuthEvents = append(auth, st["m.room.create|"], st["m.room.power_levels|"])
+		pdu := a.build(d, tl[len(tl)-1])
+		if r := b.receive(roomID, one, pdu.JSON)[0]; (r.Error != "") != refused {
+			t.Fatalf("%s: %q", d.Type, r.Error)
+		}
+		return pdu
+	}
+	at, empty, name := on.OriginServerTS, "", string(victim)
+	ban := taken(false, event.Draft{Type: typeMember, StateKey: &name, Sender: bad, Content: []byte(`{"membership":"ban"}`),
+		OriginServerTS: at, PrevEvents: []id.Event{on.ID}}, st["m.room.member|"+string(bad)])
+	// The join is younger than the topic that it authorises, so it is not in the state yet when the topic is replayed.
+	join := taken(true, event.Draft{Type: typeMember, StateKey: &name, Sender: victim, Content: []byte(`{"membership":"join"}`),
+		OriginServerTS: at + 1000, PrevEvents: []id.Event{ban.ID}}, st["m.room.join_rules|"])
+	topic := taken(true, event.Draft{Type: "m.room.topic", StateKey: &empty, Sender: victim, Content: []byte(`{"topic":"here I am"}`),
+		OriginServerTS: at + 1, PrevEvents: []id.Event{join.ID}}, join.ID)
+	taken(false, event.Draft{Type: "m.room.message", Sender: other, Content: []byte(`{"body":"another branch","msgtype":"m.text"}`),
+		OriginServerTS: at + 2, PrevEvents: []id.Event{on.ID}}, st["m.room.member|"+string(other)])
+
+	g.release()
+	r := b.whole(roomID)
+	if len(r.Extremities) != 2 {
+		t.Fatalf("%d ends", len(r.Extremities))
+	}
+	b.checkResolved(roomID)
+	if now := b.state(roomID); now["m.room.topic|"] != topic.ID || now["m.room.member|"+name] != join.ID {
+		t.Errorf("state %v", now)
+	}
+	ok(b.say(roomID, bert, "goes on"))
+	b.auditSplit(t, roomID)
+}
+
+// An event gets a place and then cannot be taken in after all: what was remembered of its place is forgotten.
+func TestPlaceIsForgotten(t *testing.T) {
+	c := newClaimedJoin(t)
+	w := c.a.workers[0]
+	stored, err := c.a.read.EventByID(context.Background(), c.a.room(c.room), c.join.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asStored := func() bool {
+		p := w.tenures[stored.Part].Load()
+		e, err := w.event(context.Background(), p, stored.NID)
+		return err == nil && e.Flags == stored.Flags && e.SID == stored.SID
+	}
+	if !asStored() {
+		t.Fatal("not an outlier")
+	}
+	r, err := w.lockRoom(context.Background(), id.Room(c.room))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &newEvent{pdu: c.join, nid: stored.NID, sid: 7, flags: flagRejected, auth: stored.Auth, place: true, was: stored.Flags}
+	w.remember(r, e)
+	if asStored() {
+		t.Error("the new verdict is not at hand")
+	}
+	draft := newChange(context.Background(), r)
+	draft.events = []*newEvent{e}
+	draft.finish(errStale)
+	if !asStored() {
+		t.Error("a verdict that was never written is still at hand")
+	}
+	r.unlock()
+}
