@@ -98,13 +98,14 @@ func Delay(failures int) time.Duration {
 const (
 	sqlGet    = `SELECT failures, retry_after FROM destination WHERE part = $1 AND server_name = $2`
 	sqlFailed = `
-INSERT INTO destination AS d (part, server_name, failures, retry_after) VALUES ($1, $2, 1, $3)
+INSERT INTO destination AS d (part, server_name, failures, retry_after, last_failure) VALUES ($1, $2, 1, $3, $4)
 ON CONFLICT (part, server_name) DO UPDATE SET failures = d.failures + 1,
-    retry_after = $4::bigint + least($5::float8 * power(2, least(d.failures, 40)), $6::float8)::bigint
-WHERE d.retry_after <= $4
+    retry_after = $4::bigint + least($5::float8 * power(2, least(d.failures, 40)), $6::float8)::bigint, last_failure = $4
+WHERE d.retry_after <= $4 AND d.last_success <= $7
 RETURNING failures, retry_after`
 	sqlSucceeded = `
-UPDATE destination SET failures = 0, retry_after = 0, last_success = $3 WHERE part = $1 AND server_name = $2 AND failures > 0`
+UPDATE destination SET failures = 0, retry_after = 0, last_success = greatest(last_success, $3)
+WHERE part = $1 AND server_name = $2 AND failures > 0 AND last_failure <= $3`
 	sqlFailing = `SELECT server_name, failures, retry_after FROM destination WHERE part = $1 AND failures > 0`
 )
 
@@ -149,15 +150,16 @@ func (s *Store) note(server id.Server, failures int, retry int64) State {
 	return st
 }
 
-// Failed notes a failure and returns when to try again. Failures of requests that were under way together count once.
-func (s *Store) Failed(ctx context.Context, server id.Server) (State, error) {
+// Failed notes the failure of a request and returns when to try again. Failures of requests that were under way together count
+// once, and one of a request that began before the last success that was noted, not at all.
+func (s *Store) Failed(ctx context.Context, server id.Server, began time.Time) (State, error) {
 	part, now := partition.Of(string(server)), s.now()
 	base := Delay(1).Milliseconds()
 	var failures int
 	var retry int64
 	err := s.shards.For(part).QueryRow(ctx, sqlFailed, int32(part), string(server), now.UnixMilli()+base,
-		now.UnixMilli(), float64(base), float64(Delay(100).Milliseconds())).Scan(&failures, &retry)
-	if errors.Is(err, pgx.ErrNoRows) { // counted already
+		now.UnixMilli(), float64(base), float64(Delay(100).Milliseconds()), began.UnixMilli()).Scan(&failures, &retry)
+	if errors.Is(err, pgx.ErrNoRows) { // counted already, or out of date
 		return s.read(ctx, server)
 	}
 	if err != nil {
@@ -166,26 +168,31 @@ func (s *Store) Failed(ctx context.Context, server id.Server) (State, error) {
 	return s.note(server, failures, retry), nil
 }
 
-// Succeeded notes that a destination answered. For one that did not fail before it costs a query now and then.
-func (s *Store) Succeeded(ctx context.Context, server id.Server) error {
+// Succeeded notes that a destination answered at a time: failures that were noted later stand. For one that did not fail
+// before it costs a query now and then.
+func (s *Store) Succeeded(ctx context.Context, server id.Server, answered time.Time) error {
 	s.mu.Lock()
 	k, ok := s.known.Peek(server)
 	s.mu.Unlock()
 	if ok && k.Failures == 0 && s.now().Before(k.until) {
 		return nil
 	}
-	_, err := s.reset(ctx, server)
+	_, err := s.reset(ctx, server, answered)
 	return err
 }
 
-func (s *Store) reset(ctx context.Context, server id.Server) (changed bool, err error) {
+func (s *Store) reset(ctx context.Context, server id.Server, answered time.Time) (changed bool, err error) {
 	part := partition.Of(string(server))
-	tag, err := s.shards.For(part).Exec(ctx, sqlSucceeded, int32(part), string(server), s.now().UnixMilli())
+	tag, err := s.shards.For(part).Exec(ctx, sqlSucceeded, int32(part), string(server), answered.UnixMilli())
 	if err != nil {
 		return false, fmt.Errorf("note success of %s: %w", server, err)
 	}
-	s.note(server, 0, 0)
-	return tag.RowsAffected() > 0, nil
+	if tag.RowsAffected() > 0 {
+		s.note(server, 0, 0)
+		return true, nil
+	}
+	_, err = s.read(ctx, server) // it did not fail, or has since
+	return false, err
 }
 
 // Seen notes that a server sent us something: it is there, so whoever waits to try it again may do so now. Who calls
@@ -200,7 +207,7 @@ func (s *Store) Seen(ctx context.Context, server id.Server) error {
 	}
 	s.seen.Add(server, now)
 	s.mu.Unlock()
-	changed, err := s.reset(ctx, server)
+	changed, err := s.reset(ctx, server, now)
 	if err != nil || !changed {
 		return err
 	}

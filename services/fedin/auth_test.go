@@ -119,7 +119,7 @@ func TestSeenServerIsTriedAgain(t *testing.T) {
 	w.account("anna")
 	s := w.server("back.example")
 	store := destination.New(w.shards, w.bus)
-	_, err := store.Failed(t.Context(), s.name)
+	_, err := store.Failed(t.Context(), s.name, time.Now())
 	must(t, err)
 	woken := make(chan uint32, 10)
 	sub, err := w.bus.SubscribeFedout(func(part uint32) { woken <- part })

@@ -62,7 +62,7 @@ func (p *destPart) readServers(ctx context.Context, sql string) (map[id.Server][
 }
 
 // adopt takes over what the tables have of the destination, and sends what that says it missed. A row that was not
-// known is that of another worker, which had the partition before or thinks that it has; a known one of a log
+// known is that of the worker that had the partition before, or of somebody who replays a dead letter; a known one of a log
 // partition that was caught up with waits to be deleted.
 func (d *dest) adopt(rows, rooms []behindRow) {
 	d.mu.Lock()
@@ -160,7 +160,7 @@ func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
 	if c.empty() {
 		return nil
 	}
-	var b pgx.Batch // one transaction
+	var b pgx.Batch
 	if len(c.rooms.dests) > 0 {
 		b.Queue(sqlPutExtras, int32(p.part), c.rooms.servers, c.rooms.parts, c.rooms.numbers)
 	}
@@ -171,7 +171,7 @@ func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
 		b.Queue(sqlDropBehind, int32(p.part), c.drop.servers, c.drop.parts)
 		b.Queue(sqlDropExtras, int32(p.part), c.drop.servers, c.drop.parts)
 	}
-	if err := p.f.s.shards.For(p.part).SendBatch(ctx, &b).Close(); err != nil {
+	if err := p.store(ctx, &b); err != nil {
 		return fmt.Errorf("store destinations that are behind: %w", err)
 	}
 	c.done()

@@ -2,6 +2,7 @@ package fedout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,12 +12,15 @@ import (
 
 	"hanse/pkg/destination"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/pg"
 )
 
 // destPart is a partition of destinations that this worker has.
 type destPart struct {
-	f    *sender
-	part uint32
+	f     *sender
+	part  uint32
+	epoch int64       // under which what is known of the destinations is stored
+	lost  atomic.Bool // somebody else has raised it
 	// handed is, for each log partition, the last position that was given to the destinations that are in the room.
 	handed []atomic.Int64
 	// active log partitions had something for a destination since their cursor was stored.
@@ -74,6 +78,10 @@ func (p *destPart) all() []*dest {
 func (f *sender) load(ctx context.Context, part uint32) (*destPart, error) {
 	n := int(f.s.shards.P())
 	p := &destPart{f: f, part: part, handed: make([]atomic.Int64, n), active: make([]atomic.Bool, n), stored: make([]int64, n), dests: make(map[id.Server]*dest), complete: time.Now()}
+	// From here on nobody else can change what is read next.
+	if err := f.s.shards.For(part).QueryRow(ctx, sqlTake, int32(part)).Scan(&p.epoch); err != nil {
+		return nil, fmt.Errorf("take destinations: %w", err)
+	}
 	rows, err := f.s.shards.For(part).Query(ctx, sqlCursors, int32(part))
 	if err != nil {
 		return nil, fmt.Errorf("read cursors: %w", err)
@@ -228,6 +236,26 @@ func (p *destPart) flush(ctx context.Context, all bool) error {
 	return nil
 }
 
+// errLost says that a partition of destinations is somebody else's by now. Nothing was stored.
+var errLost = errors.New("the destinations are another worker's")
+
+// store executes statements in one transaction, if the partition is still ours.
+func (p *destPart) store(ctx context.Context, what *pgx.Batch) error {
+	if f := p.f.s.faults.storing; f != nil {
+		f(p.part)
+	}
+	var b pgx.Batch
+	b.Queue(sqlFence, int32(p.part), p.epoch)
+	b.QueuedQueries = append(b.QueuedQueries, what.QueuedQueries...)
+	err := p.f.s.shards.For(p.part).SendBatch(ctx, &b).Close()
+	if pg.IsFenced(err) {
+		p.lost.Store(true)
+		p.f.again()
+		return errLost
+	}
+	return err
+}
+
 func (p *destPart) putCursors(ctx context.Context, upTo []int64, wanted []bool) error {
 	var parts []int32
 	var positions []int64
@@ -239,7 +267,9 @@ func (p *destPart) putCursors(ctx context.Context, upTo []int64, wanted []bool) 
 	if len(parts) == 0 {
 		return nil
 	}
-	if _, err := p.f.s.shards.For(p.part).Exec(ctx, sqlPutCursors, int32(p.part), parts, positions); err != nil {
+	var b pgx.Batch
+	b.Queue(sqlPutCursors, int32(p.part), parts, positions)
+	if err := p.store(ctx, &b); err != nil {
 		return fmt.Errorf("store cursors: %w", err)
 	}
 	for i, q := range parts {

@@ -58,7 +58,7 @@ func (s *Service) Do(in *fedv1.DoRequest, stream grpc.ServerStreamingServer[fedv
 		return s.failed(stream.Context(), q.Server, time.Since(start), err)
 	}
 	defer resp.Body.Close()
-	s.answered(ctx, q.Server, resp.Status)
+	s.answered(ctx, q.Server, start, resp.Status)
 	if err := relay(stream, resp); err != nil {
 		if errors.Is(err, fedclient.ErrTooLarge) {
 			return status.Error(codes.ResourceExhausted, fmt.Sprintf("the answer of %s is larger than %d bytes", q.Server, q.MaxBytes))
@@ -164,14 +164,14 @@ func (s *Service) failed(caller context.Context, server id.Server, waited time.D
 	if caller.Err() != nil && (waited < patience || errors.Is(caller.Err(), context.Canceled)) {
 		return caller.Err()
 	}
-	return s.unreachable(server, cause, s.noteFailure(caller, server))
+	return s.unreachable(server, cause, s.noteFailure(caller, server, time.Now().Add(-waited)))
 }
 
-// noteFailure raises the backoff of a destination.
-func (s *Service) noteFailure(ctx context.Context, server id.Server) destination.State {
+// noteFailure raises the backoff of a destination, of which a request failed.
+func (s *Service) noteFailure(ctx context.Context, server id.Server, began time.Time) destination.State {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	st, err := s.dests.Failed(ctx, server)
+	st, err := s.dests.Failed(ctx, server, began)
 	if err != nil {
 		s.log.Warn("backoff not stored", "destination", server, "err", err)
 		st = destination.State{Failures: 1, RetryAfter: time.Now().Add(destination.First)}
@@ -179,20 +179,20 @@ func (s *Service) noteFailure(ctx context.Context, server id.Server) destination
 	return st
 }
 
-// answered notes the health of a destination that gave an answer. A proxy that answers in its place does not count.
-func (s *Service) answered(ctx context.Context, server id.Server, statusCode int) {
+// answered notes the health of a destination that gave an answer to a request. A proxy that answers in its place does not count.
+func (s *Service) answered(ctx context.Context, server id.Server, began time.Time, statusCode int) {
 	switch statusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		s.noteFailure(ctx, server)
+		s.noteFailure(ctx, server, began)
 	default:
-		s.noteSuccess(ctx, server)
+		s.noteSuccess(ctx, server, time.Now())
 	}
 }
 
-func (s *Service) noteSuccess(ctx context.Context, server id.Server) {
+func (s *Service) noteSuccess(ctx context.Context, server id.Server, answered time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := s.dests.Succeeded(ctx, server); err != nil {
+	if err := s.dests.Succeeded(ctx, server, answered); err != nil {
 		s.log.Warn("backoff not reset", "destination", server, "err", err)
 		return
 	}

@@ -27,5 +27,12 @@
 // # Failures
 //
 // PostgreSQL away: cursors stay where they are, what is in memory is delivered, nothing is marked. NATS away: the
-// log reader falls back on PostgreSQL. Two workers that both think a partition theirs send twice, which is harmless.
+// log reader falls back on PostgreSQL. Two workers that both think a partition theirs send twice, which is
+// harmless; only one of them stores where the destinations stand. Whoever takes a partition raises fed_owner.epoch before it
+// reads; every transaction that stores cursors or rows holds that row under the epoch of its worker, or is aborted (law 3). So
+// what a worker reads when it takes a partition is all that there is of others, and what one that stood still stores late has no
+// effect. That one gives the partition up, and does not take it back for a while, lest two that see different members take
+// it from each other all the time.
+//
+// The backoff (pkg/destination) is everybody's: the later observation counts.
 package fedout

@@ -3,6 +3,13 @@ package fedout
 // The queries of the sender. Rows of destinations lie in the partition of the destination's name (part), what is read
 // of rooms in that of the room (log_part).
 const (
+	// sqlTake begins the time of an owner of destinations, sqlFence comes before everything that it stores of them: the
+	// transaction holds the row, or aborts if somebody else has begun since.
+	sqlTake  = `INSERT INTO fed_owner AS o (part, epoch) VALUES ($1, 1) ON CONFLICT (part) DO UPDATE SET epoch = o.epoch + 1 RETURNING epoch`
+	sqlFence = `
+WITH held AS MATERIALIZED (SELECT FROM fed_owner WHERE part = $1 AND epoch = $2 FOR SHARE)
+SELECT hanse_fence(count(*), 1) FROM held`
+
 	sqlCursors = `SELECT log_part, pos FROM fed_cursor WHERE part = $1`
 	sqlBehind  = `SELECT server_name, log_part, pos FROM destination_behind WHERE part = $1`
 	sqlExtras  = `SELECT server_name, log_part, room_nid FROM destination_room WHERE part = $1`
@@ -15,8 +22,7 @@ WITH RECURSIVE s AS (
     FROM s WHERE s.server_name IS NOT NULL
 ) SELECT server_name FROM s WHERE server_name IS NOT NULL`
 
-	// Cursors only go up: two workers may both think a partition theirs for a moment, and what either of them has
-	// delivered is delivered.
+	// Cursors only go up.
 	sqlPutCursors = `
 INSERT INTO fed_cursor AS c (part, log_part, pos)
 SELECT $1, u.log_part, u.pos FROM unnest($2::int[], $3::bigint[]) AS u (log_part, pos)

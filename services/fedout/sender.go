@@ -2,6 +2,7 @@ package fedout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,9 @@ const (
 	// settle is how long the ownership of partitions must stand still before it is acted upon: workers come and go
 	// several at a time.
 	settle = 50 * time.Millisecond
+	// yieldFor is how long a worker that has lost a partition leaves it alone while the membership does not change: two that see
+	// different members do not take it from each other all the time.
+	yieldFor = 10 * time.Second
 	// lastWords bounds the time for transactions under way when the worker ends.
 	lastWords = 5 * time.Second
 )
@@ -49,11 +53,15 @@ type sender struct {
 	// joined are the rooms of users whose presence is sent; an entry goes when its user's memberships change.
 	joined *expirable.LRU[id.User, []userdb.JoinedRoom]
 
+	// yielded are partitions that another worker took though the membership gives them to us, and until when they are left
+	// to it. They belong to own.
+	yielded map[uint32]time.Time
+
 	wakes     chan struct{}
 	woken     []atomic.Bool
 	ephemeral chan func()
 	drain     atomic.Bool
-	drainNow  chan struct{}
+	rebalance chan struct{} // says that ownership is to be looked at
 	drained   chan struct{} // closed when no partition is left
 }
 
@@ -64,7 +72,7 @@ func newSender(s *Service) *sender {
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
 		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
 		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),
-		drainNow: make(chan struct{}, 1),
+		rebalance: make(chan struct{}, 1), yielded: make(map[uint32]time.Time),
 	}
 	return f
 }
@@ -124,16 +132,20 @@ func (f *sender) deadLetter(ctx context.Context, d bus.Delivery, cause error) er
 func (f *sender) own(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := f.s.members.Changed()
-		wait := f.s.ownRetry(f.rebalance(ctx))
+		wait := f.s.ownRetry(f.balance(ctx))
+		if len(f.yielded) > 0 {
+			wait = min(wait, yieldFor)
+		}
 		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-changed:
+			clear(f.yielded)
 			select {
 			case <-ctx.Done():
 			case <-time.After(settle):
 			}
-		case <-f.drainNow:
+		case <-f.rebalance:
 		case <-t.C:
 		}
 		t.Stop()
@@ -149,8 +161,16 @@ func (s *Service) ownRetry(err error) time.Duration {
 	return time.Second
 }
 
-// rebalance makes our partitions those that the membership gives us.
-func (f *sender) rebalance(ctx context.Context) error {
+// again lets own look at the ownership.
+func (f *sender) again() {
+	select {
+	case f.rebalance <- struct{}{}:
+	default:
+	}
+}
+
+// balance makes our partitions those that the membership gives us, but for those that somebody else took.
+func (f *sender) balance(ctx context.Context) error {
 	var gain []uint32
 	var lose []*destPart
 	mine := 0
@@ -159,6 +179,14 @@ func (f *sender) rebalance(ctx context.Context) error {
 		have := f.parts[part]
 		f.mu.RUnlock()
 		want := !f.drain.Load() && f.s.members.Mine(part, node.RoleFedout)
+		if have != nil && have.lost.Load() {
+			f.yielded[part] = time.Now().Add(yieldFor)
+		}
+		if time.Now().Before(f.yielded[part]) {
+			want = false
+		} else {
+			delete(f.yielded, part)
+		}
 		switch {
 		case want && have == nil:
 			gain = append(gain, part)
@@ -278,7 +306,7 @@ func (f *sender) giveUp(lose []*destPart) {
 			case <-p.quiet():
 			case <-patience.Done():
 			}
-			if err := p.flush(ctx, true); err != nil {
+			if err := p.flush(ctx, true); err != nil && !errors.Is(err, errLost) {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
 			}
 			p.drop()
@@ -300,7 +328,10 @@ func (f *sender) flushes(ctx context.Context) {
 		}
 		fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		for _, p := range f.owned() {
-			if err := p.flush(fctx, false); err != nil && ctx.Err() == nil {
+			err := p.flush(fctx, false)
+			if errors.Is(err, errLost) {
+				f.s.log.Info("destinations were taken by another worker", "part", p.part)
+			} else if err != nil && ctx.Err() == nil {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
 			}
 		}

@@ -23,8 +23,9 @@ func (d *dest) run() {
 		if !ok {
 			return
 		}
+		began := time.Now()
 		if err := work(d.f.ctx); err != nil {
-			d.end(err)
+			d.end(err, began)
 			return
 		}
 	}
@@ -44,8 +45,8 @@ func (d *dest) next() (work func(context.Context) error, ok bool) {
 	return d.sendQueued, true
 }
 
-// end stops after an error: that of the destination makes it back off, our own makes it wait a little.
-func (d *dest) end(err error) {
+// end stops after an error of what was begun: that of the destination makes it back off, our own makes it wait a little.
+func (d *dest) end(err error, began time.Time) {
 	var own *ownError
 	switch {
 	case errors.Is(err, errStopped) || d.f.ctx.Err() != nil:
@@ -59,7 +60,7 @@ func (d *dest) end(err error) {
 	default:
 		d.f.s.metrics.transactions.WithLabelValues("failed").Inc()
 		revived := d.revivals()
-		st := d.f.s.noteFailure(d.f.ctx, d.server)
+		st := d.f.s.noteFailure(d.f.ctx, d.server, began)
 		if soon := time.Now().Add(destination.First); st.RetryAfter.Before(soon) || d.revivals() != revived {
 			st.RetryAfter = soon // it may have been heard of after it failed, by somebody who could not know of this pause
 		}
@@ -181,6 +182,7 @@ func (d *dest) deliver(t *transaction) error {
 	}
 	end := d.f.s.traceTransaction(d.server, t)
 	err := d.send(t)
+	answered := time.Now()
 	end(err)
 	var refused *refusal
 	if errors.As(err, &refused) {
@@ -196,7 +198,7 @@ func (d *dest) deliver(t *transaction) error {
 	if err != nil {
 		return err
 	}
-	d.f.s.noteSuccess(d.f.ctx, d.server)
+	d.f.s.noteSuccess(d.f.ctx, d.server, answered)
 	return nil
 }
 

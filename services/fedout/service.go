@@ -72,6 +72,13 @@ type Service struct {
 	sender   *sender
 	requests chan struct{} // slots of requests for other roles
 	keySlots chan struct{} // slots of key look-ups
+	faults   faults
+}
+
+// faults are what tests make go wrong.
+type faults struct {
+	// storing runs before each transaction that stores where the destinations of a partition stand.
+	storing func(part uint32)
 }
 
 // New assembles the role; it does nothing before Run, but for the RPCs.
@@ -128,10 +135,7 @@ func (s *Service) Run(ctx context.Context) error {
 // Drain gives the destinations up; other workers take them.
 func (s *Service) Drain(ctx context.Context) error {
 	s.sender.drain.Store(true)
-	select {
-	case s.sender.drainNow <- struct{}{}:
-	default:
-	}
+	s.sender.again()
 	select {
 	case <-s.sender.drained:
 		return nil

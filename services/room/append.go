@@ -8,16 +8,12 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"hanse/pkg/pg"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 )
-
-// sqlstateFence is what hanse_fence raises.
-const sqlstateFence = "HF001"
 
 // errFenced says that another worker has taken a partition of the append over. Nothing was written.
 var errFenced = errors.New("a partition of the append is owned elsewhere")
@@ -99,8 +95,7 @@ func (s *Service) appendAll(ctx context.Context, pool *pgxpool.Pool, b *batch) e
 		s.storeLater(pool, later)
 		return nil
 	}
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) && pe.Code == sqlstateFence {
+	if pg.IsFenced(err) {
 		return errFenced
 	}
 	// One Sync ends the batch: whatever broke the connection may have come after the commit.
