@@ -28,7 +28,13 @@ type Config struct {
 	Names func(i int) id.Server
 	// Start is the time of the create event, in milliseconds since 1970. Zero: some time in 2023.
 	Start int64
+	// Literal is how many entries a state may have for the literal transcription of the specification to resolve it; what is
+	// larger is resolved by package resolve. Zero: [DefaultLiteral].
+	Literal int
 }
+
+// DefaultLiteral is a size of states at which a literal resolution takes a tenth of a second.
+const DefaultLiteral = 10_000
 
 // Largest is a room like the largest of the network.
 func Largest() Config {
@@ -64,6 +70,9 @@ func (c *Config) complete() error {
 	}
 	if c.Start == 0 {
 		c.Start = 1_700_000_000_000
+	}
+	if c.Literal == 0 {
+		c.Literal = DefaultLiteral
 	}
 	var errs []error
 	for _, f := range []struct {

@@ -16,6 +16,8 @@
 //     checked by package auth when they are made, and one that would be refused is not made.
 //   - The state before an event with several prev events is what package stateres says: the literal transcription of
 //     the specification, whose cost grows with the room. So this package is the expectation that a server is held to.
+//     States of more than [Config.Literal] entries are left to package resolve, which the transcription is the oracle of;
+//     it reads an auth graph that is made here, from the events alone.
 //
 // # Cost
 //

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -42,7 +43,7 @@ func New(cfg Config) (*Room, error) {
 	total := cfg.Members + cfg.Members*cfg.Left/100 + cfg.ACLs + cfg.PowerLevels + cfg.JoinRules + 8
 	r := &Room{Rules: rules, cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x68756765)), now: cfg.Start,
 		events: make([]*event.PDU, 1, total), byID: make(map[id.Event]int, total), ends: make(map[int]bool),
-		after: make(map[int]state.Map), past: make(map[int]state.Map), merged: make(map[string]state.Map), keys: make(map[id.Server]*signing.Key)}
+		after: make(map[int]state.Map), past: make(map[int]state.Map), merged: make(map[string]state.Map), graph: authgraph.New(), keys: make(map[id.Server]*signing.Key)}
 	h := &history{Room: r, state: make(map[event.Tuple]id.Event, cfg.Members+16), work: make(chan signJob, 1024)}
 	return r, h.make()
 }

@@ -82,6 +82,37 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
+// Large states are resolved by package resolve, small ones by the transcription of the specification ("State resolution" of
+// the room versions): the rooms are the same to the last event.
+func TestResolvedAlike(t *testing.T) {
+	last := func(version string, seed uint64, literal int) (id.Event, state.ID) {
+		cfg := hugeroom.Scaled(100)
+		cfg.Version, cfg.Seed, cfg.Literal = version, seed, literal
+		r := room(t, cfg)
+		for range 3 {
+			if _, err := r.FromCreation(2, 8, hugeroom.Fierce); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Netsplit(r.Ends()[0], 3, 12, 2, hugeroom.Fierce); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n, err := r.Heal(r.Ends()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.PDU(n).ID, r.After(n).ID()
+	}
+	for _, version := range versions {
+		for seed := range uint64(8) {
+			event, is := last(version, seed, 1)
+			if wanted, want := last(version, seed, 0); event != wanted || is != want {
+				t.Errorf("version %s, seed %d: %s with state %x, literally %s with state %x", version, seed, event, is, wanted, want)
+			}
+		}
+	}
+}
+
 // grown makes a small room with some of each pattern.
 func grown(t *rapid.T) *hugeroom.Room {
 	cfg := hugeroom.Config{

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"hanse/pkg/authgraph"
 	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -20,17 +21,19 @@ type Room struct {
 	Rules *roomversion.Rules
 	ID    id.Room
 
-	cfg    Config
-	rng    *rand.Rand
-	now    int64
-	events []*event.PDU // events[0] is nil
-	byID   map[id.Event]int
-	ends   map[int]bool // forward extremities
-	line   int          // events up to here, the history, each follow the one before
-	after  map[int]state.Map
-	past   map[int]state.Map // states after events of the history that were asked for
-	merged map[string]state.Map
-	keys   map[id.Server]*signing.Key
+	cfg     Config
+	rng     *rand.Rand
+	now     int64
+	events  []*event.PDU // events[0] is nil
+	byID    map[id.Event]int
+	ends    map[int]bool // forward extremities
+	line    int          // events up to here, the history, each follow the one before
+	after   map[int]state.Map
+	past    map[int]state.Map // states after events of the history that were asked for
+	merged  map[string]state.Map
+	graph   *authgraph.Graph // of the state events up to graphed
+	graphed int
+	keys    map[id.Server]*signing.Key
 
 	officers []id.User // the creator, then those with power
 	crowd    []id.User // members who stay
@@ -121,39 +124,6 @@ func (r *Room) Before(prev ...int) (state.Map, error) {
 		return maps[0], nil
 	}
 	return r.resolve(maps)
-}
-
-func (r *Room) resolve(maps []state.Map) (state.Map, error) {
-	slices.SortFunc(maps, func(a, b state.Map) int { return slices.Compare(sid(a), sid(b)) })
-	var key []byte
-	sets := make([]stateres.Set, len(maps))
-	for i, m := range maps {
-		key = append(key, sid(m)...)
-		sets[i] = r.Set(m)
-	}
-	if m, ok := r.merged[string(key)]; ok {
-		return m, nil
-	}
-	set, err := stateres.Resolve(r.Rules, sets, r)
-	if err != nil {
-		return state.Map{}, err
-	}
-	m := maps[0] // what it shares with one of them stays shared
-	for k := range maps[0].All() {
-		if _, ok := set[event.Tuple(k)]; !ok {
-			m = m.Delete(k)
-		}
-	}
-	for k, e := range set {
-		if n, _ := m.Get(state.Key(k)); n != int64(r.byID[e]) {
-			m = m.Set(state.Key(k), int64(r.byID[e]))
-		}
-	}
-	if len(r.merged) >= keptStates {
-		clear(r.merged)
-	}
-	r.merged[string(key)] = m
-	return m, nil
 }
 
 func sid(m state.Map) []byte {
