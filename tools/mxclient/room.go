@@ -179,6 +179,13 @@ func (c *Client) StateContent(ctx context.Context, room, typ, key string, out an
 	return c.Do(ctx, Call{Method: http.MethodGet, Path: roomPath(room, "state", typ, key), Out: out})
 }
 
+// StateEvent returns one piece of state as the whole event.
+func (c *Client) StateEvent(ctx context.Context, room, typ, key string) (*Event, error) {
+	var out Event
+	err := c.Do(ctx, Call{Method: http.MethodGet, Path: roomPath(room, "state", typ, key), Query: url.Values{"format": {"event"}}, Out: &out})
+	return &out, err
+}
+
 // Event returns one event.
 func (c *Client) Event(ctx context.Context, room, event string) (*Event, error) {
 	var out Event

@@ -27,41 +27,36 @@ func TestForks(t *testing.T) {
 			cfg.Version, cfg.Servers = version, min(cfg.Servers, 100) // who is sent our events is another test's
 			p := serve(t, cfg, peer.Config{})
 			f := newForked(t, p, version)
-			var quiet float64
-			f.side.meanwhile("warm", func() { pause(t, calm()/4) })
-			quiet = f.side.meanwhile("quiet", func() { pause(t, calm()) })
-
+			quiet(f.side)
 			// Forks without conflicts that decide about others: all must be delivered.
-			busy := f.side.meanwhile("calm forks", func() {
-				f.push(fmt.Sprintf("%d forks of %d", width, depth), true, func(r *hugeroom.Room) ([]int, error) {
-					forks, err := r.Forks(r.History(), width, depth, hugeroom.Calm)
-					return interleaved(forks), err
-				})
-			})
-			t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside forks, %.1f times", quiet, busy, busy/quiet)
-			// Forks from before all power levels, and such that void each other: what is refused for a while is another
+			f.push("calm forks", f.grow(fmt.Sprintf("%d forks of %d", width, depth), func(r *hugeroom.Room) ([]int, error) {
+				forks, err := r.Forks(r.History(), width, depth, hugeroom.Calm)
+				return interleaved(forks), err
+			}), true)
+			// Forks such that void each other, and from before all power levels: what is refused for a while is another
 			// matter, but the state must be right. (The other way round a join rule of the second, which no branch of the
 			// first has, throws everybody out who came by an older one: so the algorithm has it.)
-			busy = f.side.meanwhile("fierce forks", func() {
-				f.push("forks from the creation", false, func(r *hugeroom.Room) ([]int, error) {
-					forks, err := r.FromCreation(2, depth, hugeroom.Calm)
-					return interleaved(forks), err
-				})
-				f.push("a netsplit", false, func(r *hugeroom.Room) ([]int, error) {
-					rounds, err := r.Netsplit(newest(r), 3, depth, 2, hugeroom.Fierce)
-					var all []int
-					for _, round := range rounds {
-						all = append(all, interleaved(round)...)
-					}
-					return all, err
-				})
-			})
-			t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside fierce forks, %.1f times", quiet, busy, busy/quiet)
+			f.push("forks from the creation", f.grow("forks from the creation", func(r *hugeroom.Room) ([]int, error) {
+				forks, err := r.FromCreation(2, fromCreation, hugeroom.Calm)
+				return interleaved(forks), err
+			}), false)
+			f.push("a fierce netsplit", f.grow("a netsplit", func(r *hugeroom.Room) ([]int, error) {
+				rounds, err := r.Netsplit(newest(r), 3, depth, 2, hugeroom.Fierce)
+				var all []int
+				for _, round := range rounds {
+					all = append(all, interleaved(round)...)
+				}
+				return all, err
+			}), false)
+			f.side.compare("calm forks", "a fierce netsplit", "forks from the creation")
 			f.reader.exact(t)
 			asked(t, p)
 		})
 	}
 }
+
+// fromCreation is the depth of forks from the creation: each of their state events conflicts with every entry of the state.
+const fromCreation = 12
 
 // forked is a room that a cluster has joined and that forks.
 type forked struct {
@@ -84,7 +79,7 @@ func newForked(t *testing.T, p *peer.Peer, name string) *forked {
 	t.Logf("joined in %s", since(begin))
 	f.reader = read(t, f.guest, f.room)
 	t.Logf("first sync in %s", f.reader.sync.Round(time.Millisecond))
-	f.side = &side{t: t, room: neighbour(t, f.room, users[1:]), people: users[1:]}
+	f.side = newSide(t, shared, f.room, users[1:])
 	return f
 }
 
@@ -120,53 +115,48 @@ func interleaved(branches [][]int) []int {
 	}
 }
 
-// push makes events, sends them, and then an event that heals; the states must come to be the same. All says that every
-// one of the events must be delivered.
-func (f *forked) push(what string, all bool, grow func(*hugeroom.Room) ([]int, error)) {
+// grow makes events, and one that joins all ends of the room.
+func (f *forked) grow(what string, pattern func(*hugeroom.Room) ([]int, error)) (numbers []int) {
+	f.t.Helper()
+	begin := time.Now()
+	in(f.t, f.peer, func(r *hugeroom.Room) (err error) {
+		if numbers, err = pattern(r); err != nil {
+			return err
+		}
+		end, err := r.Heal(r.Ends()...)
+		numbers = append(numbers, end)
+		return err
+	})
+	f.t.Logf("%s: %d events made in %s", what, len(numbers), since(begin))
+	return numbers
+}
+
+// push sends events, the last of which heals, while people write in the room beside; then the states must come to be the
+// same. All says that every one of the events must be delivered.
+func (f *forked) push(what string, numbers []int, all bool) {
 	t := f.t
 	t.Helper()
-	var numbers []int
+	var pushed *peer.Pushed
 	begin := time.Now()
-	in(t, f.peer, func(r *hugeroom.Room) (err error) { numbers, err = grow(r); return err })
-	t.Logf("%s: %d events made in %s", what, len(numbers), since(begin))
-	how := peer.Pushing{To: id.Server(shared.ServerName), Origin: f.peer.Resident(), PerTransaction: 20}
-	begin = time.Now()
-	pushed, err := f.peer.Push(t.Context(), how, numbers...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	meanwhile(what, func() {
+		var err error
+		if pushed, err = f.peer.Push(t.Context(), peer.Pushing{To: id.Server(shared.ServerName), Origin: f.peer.Resident(), PerTransaction: 20}, numbers...); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: taken in %s", what, since(begin))
+		events := names(t, f.peer, numbers)
+		if !all {
+			events = events[len(events)-1:]
+		}
+		until(t, what, func() error { return f.reader.lacks(events) })
+	}, f.side)
 	if len(pushed.Refused) > 0 {
 		t.Errorf("%s: %d were refused, such as %v", what, len(pushed.Refused), some(pushed.Refused))
 	}
-	t.Logf("%s: taken in %s", what, since(begin))
-	events := names(t, f.peer, numbers)
-	if all {
-		until(t, what, func() error { return f.reader.lacks(events) })
-		t.Logf("%s: from sending to the reader: %s", what, quantiles(f.reader.delays(pushed.Sent)))
-	}
-	f.heal(what, how)
-}
-
-// heal joins the ends of the room, and waits until the cluster has the state that plain resolution gives.
-func (f *forked) heal(what string, how peer.Pushing) {
-	t := f.t
-	t.Helper()
-	var end int
-	begin := time.Now()
-	in(t, f.peer, func(r *hugeroom.Room) (err error) { end, err = r.Heal(r.Ends()...); return err })
-	healed := names(t, f.peer, []int{end})
-	t.Logf("%s: healing event made in %s", what, since(begin))
+	t.Logf("%s: from sending to the reader: %s", what, quantiles(f.reader.delays(pushed.Sent)))
 	begin = time.Now()
-	pushed, err := f.peer.Push(t.Context(), how, end)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(pushed.Refused) > 0 {
-		t.Fatalf("%s: the healing event is refused: %v", what, pushed.Refused)
-	}
-	until(t, what+": the healing event", func() error { return f.reader.lacks(healed) })
-	until(t, what+": the state", func() error { return f.agrees() })
-	t.Logf("%s: healed and compared in %s, the event took %s", what, since(begin), quantiles(f.reader.delays(pushed.Sent)))
+	until(t, what+": the state", f.agrees)
+	t.Logf("%s: compared in %s", what, since(begin))
 }
 
 // agrees compares the state of the cluster with what plain resolution makes of all ends of the room.

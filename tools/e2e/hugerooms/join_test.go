@@ -27,17 +27,16 @@ func TestJoin(t *testing.T) {
 	p := serve(t, cfg, peer.Config{OmitMembers: true})
 	users := register(t, shared, "joiner", "besidejoin", "besidesjoin")
 	room := string(roomID(t, p))
-	beside := &side{t: t, room: neighbour(t, room, users[1:]), people: users[1:]}
-	beside.meanwhile("warm", func() { pause(t, calm()/4) })
-	quiet := beside.meanwhile("quiet", func() { pause(t, calm()) })
+	beside := newSide(t, shared, room, users[1:])
+	quiet(beside)
 	j := joining{t: t, peer: p, who: users[0], room: room, begin: time.Now()}
-	busy := beside.meanwhile("join", func() {
+	meanwhile("the join", func() {
 		j.join()
 		j.speak()
 		j.whole()
 		j.heard()
-	})
-	t.Logf("p99 of a send in the neighbour room: %.0f ms quiet, %.0f ms beside the join, %.1f times", quiet, busy, busy/quiet)
+	}, beside)
+	beside.compare("the join")
 	asked(t, p)
 }
 

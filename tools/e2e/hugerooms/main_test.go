@@ -50,6 +50,8 @@ var (
 	dir    string
 	ca     *cluster.CA
 	shared *cluster.Cluster
+
+	sharedArrivals arrivals
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -74,7 +76,7 @@ func run(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return code
 	}
-	if shared, err = newCluster(ctx, "shared", "localhost"); err != nil {
+	if shared, err = newCluster(ctx, "shared", "localhost", &sharedArrivals); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return code
 	}
@@ -87,8 +89,8 @@ func run(m *testing.M) (code int) {
 	return m.Run()
 }
 
-func newCluster(ctx context.Context, name, host string) (*cluster.Cluster, error) {
-	return cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, name), CA: ca, Host: host, Unsafe: true})
+func newCluster(ctx context.Context, name, host string, a *arrivals) (*cluster.Cluster, error) {
+	return cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, name), CA: ca, Host: host, Unsafe: true, Transport: a.transport})
 }
 
 const password = "correct horse battery"

@@ -3,14 +3,13 @@ package hugerooms
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"hanse/pkg/matrix/id"
-	"hanse/tools/hugeroom/peer"
-	"hanse/tools/loadgen/scenario"
 	"hanse/tools/mxclient"
 )
 
@@ -23,6 +22,7 @@ type reader struct {
 
 	mu    sync.Mutex
 	came  map[id.Event]time.Time
+	said  map[id.Event]id.User // who sent a message
 	twice map[id.Event]int
 	sync  time.Duration // of the first sync
 }
@@ -39,7 +39,8 @@ func read(t *testing.T, who *mxclient.Client, room string) *reader {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	r := &reader{room: room, who: who, stop: stop, ended: make(chan error, 1), came: make(map[id.Event]time.Time), twice: make(map[id.Event]int), sync: time.Since(begin)}
+	r := &reader{room: room, who: who, stop: stop, ended: make(chan error, 1), came: make(map[id.Event]time.Time),
+		said: make(map[id.Event]id.User), twice: make(map[id.Event]int), sync: time.Since(begin)}
 	if j := first.Rooms.Join[room]; j != nil {
 		r.note(j.Timeline.Events)
 	}
@@ -86,6 +87,9 @@ func (r *reader) note(events []mxclient.Event) {
 			continue
 		}
 		r.came[eventID] = time.Now()
+		if e.Type == "m.room.message" {
+			r.said[eventID] = id.User(e.Sender)
+		}
 	}
 }
 
@@ -94,6 +98,17 @@ func (r *reader) has(e id.Event) bool {
 	defer r.mu.Unlock()
 	_, ok := r.came[e]
 	return ok
+}
+
+// heard are the messages of some people.
+func (r *reader) heard(of []*mxclient.Client) map[id.Event]id.User {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := maps.Clone(r.said)
+	maps.DeleteFunc(out, func(_ id.Event, who id.User) bool {
+		return !slices.ContainsFunc(of, func(p *mxclient.Client) bool { return p.UserID == string(who) })
+	})
+	return out
 }
 
 // lacks says which of the events have not come.
@@ -120,7 +135,6 @@ func (r *reader) delays(sent map[id.Event]time.Time) []time.Duration {
 			out = append(out, came.Sub(at))
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -128,6 +142,7 @@ func quantiles(d []time.Duration) string {
 	if len(d) == 0 {
 		return "none"
 	}
+	d = slices.Sorted(slices.Values(d))
 	at := func(q float64) time.Duration { return d[int(q*float64(len(d)-1))].Round(time.Millisecond) }
 	return fmt.Sprintf("p50 %s, p90 %s, p99 %s, max %s (%d)", at(.5), at(.9), at(.99), at(1), len(d))
 }
@@ -140,71 +155,4 @@ func (r *reader) exact(t *testing.T) {
 	if len(r.twice) > 0 {
 		t.Errorf("%d events came more than once", len(r.twice))
 	}
-}
-
-// side is people who write in a room beside the one that is tormented.
-type side struct {
-	t      *testing.T
-	room   string
-	people []*mxclient.Client
-	runs   int
-}
-
-// calm is how long the neighbour is watched while nothing else happens.
-func calm() time.Duration {
-	if full {
-		return 30 * time.Second
-	}
-	return 4 * time.Second
-}
-
-// stall is a send latency that no load of another room excuses.
-const stall = 10 * time.Second
-
-// meanwhile lets people write while something happens, and returns what a send took; the books must be exact.
-func (s *side) meanwhile(what string, happens func()) (p99 float64) {
-	s.t.Helper()
-	s.runs++
-	traffic, err := scenario.StartTraffic(s.t.Context(), scenario.TrafficConfig{Rooms: []scenario.Room{{ID: s.room, Users: s.people}},
-		Senders: 2, Rate: 20, Run: fmt.Sprint(s.t.Name(), s.runs)})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	happens()
-	out, err := traffic.Stop(s.t.Context(), patience())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := out.Verdict.Err(); err != nil {
-		s.t.Error(err)
-	}
-	if len(out.Errors) > 0 {
-		s.t.Errorf("failed requests in the neighbour room: %v", out.Errors)
-	}
-	for _, l := range out.Latencies {
-		s.t.Logf("neighbour room, %s: %s p50 %.0f ms, p90 %.0f, p99 %.0f, max %.0f (%d)", what, l.Name, l.P50, l.P90, l.P99, l.Max, l.Count)
-		if l.Name == "send" {
-			p99 = l.P99
-			if l.Max > float64(stall.Milliseconds()) {
-				s.t.Errorf("a send in the neighbour room took %.0f ms", l.Max)
-			}
-		}
-	}
-	return p99
-}
-
-func pause(t *testing.T, d time.Duration) {
-	t.Helper()
-	select {
-	case <-time.After(d):
-	case <-t.Context().Done():
-	}
-}
-
-// traffic logs what the servers of the room were asked.
-func asked(t *testing.T, p *peer.Peer) {
-	t.Helper()
-	p.Booked(func(b *peer.Book) {
-		t.Logf("asked: %v; bytes: %v; %d transactions with %d events to %d servers, %d refused", b.Requests, b.Bytes, b.Transactions, b.PDUs, len(b.Told), len(b.Refused))
-	})
 }

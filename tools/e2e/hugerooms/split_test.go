@@ -2,12 +2,14 @@ package hugerooms
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
-	"strings"
+	"net/http"
 	"testing"
 	"time"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/tools/cluster"
 	"hanse/tools/hugeroom"
@@ -17,12 +19,15 @@ import (
 )
 
 // Two clusters share a room of many members. They are cut apart and come together again and again, while people on both
-// write messages and change state: after each time both have every message once and the same state.
+// write, and change state such that one side's changes void the other's: after each time both have every message once,
+// and the state that plain state resolution ("State resolution" of the room versions) makes of all events. A room in the
+// same partition of each cluster goes on meanwhile.
 func TestSplit(t *testing.T) {
 	cfg := hugeroom.Scaled(size(t, 1500, 100_000))
 	cfg.Servers, cfg.Seed = 12, 3 // most of them only have to be sent what the two clusters say
 	p := serve(t, cfg, peer.Config{OmitMembers: true})
-	other, err := newCluster(t.Context(), "other", "127.0.0.1")
+	var came arrivals
+	other, err := newCluster(t.Context(), "other", "127.0.0.1", &came)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,9 +36,16 @@ func TestSplit(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := &split{t: t, peer: p, room: string(roomID(t, p)), clusters: []*cluster.Cluster{shared, other}}
-	s.sides = [][]*mxclient.Client{register(t, shared, "here0", "here1"), register(t, other, "there0", "there1")}
+	s := &split{t: t, peer: p, room: string(roomID(t, p)), shores: []*shore{newShore(t, shared, "here", &sharedArrivals), newShore(t, other, "there", &came)}}
 	s.enter()
+	for _, sh := range s.shores {
+		sh.reader = read(t, sh.admin, s.room)
+		s.sides = append(s.sides, newSide(t, sh.cluster, s.room, sh.beside))
+	}
+	quiet(s.sides...)
+	s.talk("together")
+	meanwhile("load without a split", func() { s.more(5); pause(t, calm()) }, s.sides...)
+	s.silence()
 	rounds := 2
 	if full {
 		rounds = 10
@@ -41,29 +53,58 @@ func TestSplit(t *testing.T) {
 	for round := range rounds {
 		s.round(round)
 	}
+	for _, side := range s.sides {
+		side.compare("load without a split", "a split", "healing")
+	}
+	for _, sh := range s.shores {
+		t.Logf("%s: events of the other side, from arrival to delivery: %s", sh.name, quantiles(sh.delays))
+		sh.reader.exact(t)
+	}
 	asked(t, p)
 }
 
 // split is a room of two clusters.
 type split struct {
-	t        *testing.T
-	peer     *peer.Peer
-	room     string
-	clusters []*cluster.Cluster
-	sides    [][]*mxclient.Client
-	traffic  []*scenario.Traffic
-	from     id.Event // what comes before it is older than what is compared
+	t       *testing.T
+	peer    *peer.Peer
+	room    string
+	shores  []*shore
+	sides   []*side // the rooms beside it
+	traffic []*scenario.Traffic
+	touched []event.Tuple // state that the sides have changed
 }
 
-// enter lets all join, the first through the room's servers and the others through the first cluster, and gives one
-// of each side the power to change state.
+// shore is one of the two clusters, and its people.
+type shore struct {
+	cluster  *cluster.Cluster
+	name     string
+	admin    *mxclient.Client // has the power to change power levels
+	deputy   *mxclient.Client // may ban
+	talker   *mxclient.Client // has no power
+	beside   []*mxclient.Client
+	reader   *reader
+	arrivals *arrivals
+	delays   []time.Duration // from the arrival of the other side's events to their delivery
+}
+
+func newShore(t *testing.T, c *cluster.Cluster, name string, a *arrivals) *shore {
+	t.Helper()
+	users := register(t, c, name+"admin", name+"deputy", name+"talker", "beside"+name, "besides"+name)
+	return &shore{cluster: c, name: name, admin: users[0], deputy: users[1], talker: users[2], beside: users[3:], arrivals: a}
+}
+
+// talkers are those who write all the time; nothing that happens takes that from them.
+func (sh *shore) talkers() []*mxclient.Client { return []*mxclient.Client{sh.admin, sh.talker} }
+
+// enter lets all join, the first through the room's servers and the others through the first cluster, and gives some of
+// each side the power to change state.
 func (s *split) enter() {
 	t := s.t
 	t.Helper()
 	users := map[string]int{}
-	for i, side := range s.sides {
-		for k, p := range side {
-			via := s.clusters[0].ServerName
+	for i, sh := range s.shores {
+		for k, p := range []*mxclient.Client{sh.admin, sh.deputy, sh.talker} {
+			via := s.shores[0].cluster.ServerName
 			if i+k == 0 {
 				via = string(s.peer.Resident())
 			}
@@ -72,12 +113,12 @@ func (s *split) enter() {
 			until(t, "join", func() error { _, err := p.Join(t.Context(), s.room, via); return err })
 			t.Logf("%s joined in %s", p.UserID, since(begin))
 		}
-		users[side[0].UserID] = 50
+		users[sh.admin.UserID], users[sh.deputy.UserID] = 100, 50
 	}
 	until(t, "all at the room's servers", func() error {
 		return s.peer.Room(func(r *hugeroom.Room) error {
-			for _, side := range s.sides {
-				for _, p := range side {
+			for _, sh := range s.shores {
+				for _, p := range []*mxclient.Client{sh.admin, sh.deputy, sh.talker} {
 					if !member(r, id.User(p.UserID)) {
 						return fmt.Errorf("%s has not come", p.UserID)
 					}
@@ -87,7 +128,18 @@ func (s *split) enter() {
 		})
 	})
 	s.empower(users)
-	until(t, "the same state before", s.sameState)
+	want := s.expected()
+	for _, sh := range s.shores {
+		until(t, "the state before on "+sh.name, func() error { return s.has(sh, want) })
+	}
+	in(t, s.peer, func(r *hugeroom.Room) error {
+		for _, sh := range s.shores {
+			sh.arrivals.watch(r.Rules)
+			t.Cleanup(sh.arrivals.ignore)
+		}
+		return nil
+	})
+	s.peer.Deafen(true) // what follows is between the clusters
 }
 
 func member(r *hugeroom.Room, u id.User) bool {
@@ -118,49 +170,34 @@ func (s *split) empower(users map[string]int) {
 		n, err = r.Add(hugeroom.Action{Sender: r.Creator(), Type: "m.room.power_levels", StateKey: &key, Content: content}, r.Ends()...)
 		return err
 	})
-	s.from = names(t, s.peer, []int{n})[0]
-	for _, c := range s.clusters {
-		out, err := s.peer.Push(t.Context(), peer.Pushing{To: id.Server(c.ServerName), Origin: s.peer.Resident()}, n)
+	for _, sh := range s.shores {
+		out, err := s.peer.Push(t.Context(), peer.Pushing{To: id.Server(sh.cluster.ServerName), Origin: s.peer.Resident()}, n)
 		if err != nil || len(out.Refused) > 0 {
 			t.Fatalf("power levels: %v, %v", out.Refused, err)
 		}
 	}
-	s.peer.Deafen(true) // what follows is between the clusters
 }
 
-// round cuts the clusters apart, lets both go their way, and heals.
-func (s *split) round(n int) {
-	t := s.t
-	t.Helper()
-	for i, side := range s.sides {
-		traffic, err := scenario.StartTraffic(t.Context(), scenario.TrafficConfig{Rooms: []scenario.Room{{ID: s.room, Users: side}},
-			Senders: 2, Rate: 10, Run: fmt.Sprint("split", n, "side", i)})
+// talkRate is at what rate the people of each side write in the large room, in sends a second.
+const talkRate = 10
+
+// talk lets people of both sides write in the room.
+func (s *split) talk(run string) {
+	for _, sh := range s.shores {
+		traffic, err := scenario.StartTraffic(s.t.Context(), scenario.TrafficConfig{Rooms: []scenario.Room{{ID: s.room, Users: sh.talkers()}},
+			Senders: 2, Rate: talkRate, Run: run + sh.name})
 		if err != nil {
-			t.Fatal(err)
+			s.t.Fatal(err)
 		}
 		s.traffic = append(s.traffic, traffic)
 	}
-	s.more(5)
-	for _, c := range s.clusters {
-		c.CutFederation(true)
-	}
-	for i := range 3 {
-		for name, side := range map[string][]*mxclient.Client{"here": s.sides[0], "there": s.sides[1]} {
-			s.set(side[0], "m.room.topic", "", map[string]string{"topic": fmt.Sprint(name, n, i)})
-			s.set(side[0], "org.example.side", name, map[string]int{"n": n, "i": i}) // the other side knows nothing of it
-			s.set(side[1], "m.room.member", side[1].UserID, map[string]string{"membership": "join", "displayname": fmt.Sprint(name, n, i)})
-		}
-		s.more(5)
-	}
-	if s.sameState() == nil {
-		t.Error("the sides were not apart")
-	}
-	for _, c := range s.clusters {
-		c.CutFederation(false)
-	}
-	healed := time.Now()
-	s.more(10)
-	for _, traffic := range s.traffic {
+}
+
+// silence ends what talk began.
+func (s *split) silence() {
+	t := s.t
+	t.Helper()
+	for i, traffic := range s.traffic {
 		out, err := traffic.Stop(t.Context(), patience())
 		if err != nil {
 			t.Fatal(err)
@@ -171,19 +208,113 @@ func (s *split) round(n int) {
 		if len(out.Errors) > 0 {
 			t.Errorf("failed requests: %v", out.Errors)
 		}
-		t.Logf("round %d: %+v", n, out.Latencies)
+		for _, l := range out.Latencies {
+			t.Logf("%s: %s in the large room p50 %.0f ms, p90 %.0f, p99 %.0f, max %.0f (%d)", s.shores[i].name, l.Name, l.P50, l.P90, l.P99, l.Max, l.Count)
+		}
 	}
 	s.traffic = nil
-	until(t, "all messages on both sides", s.sameMessages)
-	until(t, "the same state on both sides", s.sameState)
-	t.Logf("round %d healed within %s", n, since(healed))
 }
 
-func (s *split) set(p *mxclient.Client, typ, key string, content any) {
-	s.t.Helper()
-	if _, err := p.SendState(s.t.Context(), s.room, typ, key, content); err != nil {
-		s.t.Fatal(err)
+// round cuts the clusters apart, lets both go their way, heals, and compares.
+func (s *split) round(n int) {
+	t := s.t
+	t.Helper()
+	q := s.quarrel(n)
+	s.talk(fmt.Sprint("split", n))
+	s.more(5)
+	s.cut(true)
+	meanwhile("a split", func() {
+		begin := time.Now()
+		q.apart()
+		pause(t, calm()-time.Since(begin))
+	}, s.sides...)
+	if s.same() == nil {
+		t.Error("the sides were not apart")
 	}
+	healed := time.Now()
+	meanwhile("healing", func() {
+		healed = time.Now()
+		s.cut(false)
+		s.more(10)
+		until(t, "the same state on both sides", s.same)
+		t.Logf("round %d: the same state %s after healing", n, since(healed))
+		for _, traffic := range s.traffic {
+			traffic.Silence()
+		}
+		until(t, "all messages on both sides", s.heardAlike)
+		t.Logf("round %d: all messages %s after healing", n, since(healed))
+	}, s.sides...)
+	s.silence()
+	for _, sh := range s.shores {
+		delays := sh.reader.delays(sh.arrivals.since(healed))
+		sh.delays = append(sh.delays, delays...)
+		t.Logf("round %d, %s: from arrival to delivery: %s", n, sh.name, quantiles(delays))
+	}
+	s.close(n)
+	q.reconcile()
+}
+
+func (s *split) cut(apart bool) {
+	for _, sh := range s.shores {
+		sh.cluster.CutFederation(apart)
+	}
+}
+
+// close sends an event that comes after all others, and demands that both clusters have the state that plain resolution
+// has there.
+func (s *split) close(n int) {
+	t := s.t
+	t.Helper()
+	begin := time.Now()
+	last, err := s.shores[n%2].admin.SendText(t.Context(), s.room, fmt.Sprint("close", n), "that was it")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the last message", func() error {
+		for _, sh := range s.shores {
+			if err := sh.reader.lacks([]id.Event{id.Event(last)}); err != nil {
+				return fmt.Errorf("%s: %w", sh.name, err)
+			}
+		}
+		left, err := s.peer.CatchUp()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.peer.Room(func(r *hugeroom.Room) error {
+			if ends := r.Ends(); len(ends) != 1 || r.PDU(ends[0]).ID != id.Event(last) {
+				return fmt.Errorf("the room's servers have %d ends, and %d events without a place", len(ends), left)
+			}
+			return nil
+		})
+	})
+	t.Logf("round %d: the room's servers have caught up after %s", n, since(begin))
+	want := s.expected()
+	for _, sh := range s.shores {
+		until(t, "the state on "+sh.name, func() error { return s.has(sh, want) })
+	}
+	t.Logf("round %d: states of %d entries compared after %s", n, len(want), since(begin))
+}
+
+// expected is the state that plain resolution makes of what the room's servers have.
+func (s *split) expected() map[string]id.Event {
+	s.t.Helper()
+	want := make(map[string]id.Event)
+	in(s.t, s.peer, func(r *hugeroom.Room) error {
+		m, err := r.Before(r.Ends()...)
+		for k, e := range r.Set(m) {
+			want[k.Type+"\x00"+k.StateKey] = e
+		}
+		return err
+	})
+	return want
+}
+
+func (s *split) has(sh *shore, want map[string]id.Event) error {
+	have, err := stateOf(s.t, sh.admin, s.room)
+	if err != nil || maps.Equal(have, want) {
+		return err
+	}
+	return differ(have, want)
 }
 
 // more waits until n more sends of each side have been answered.
@@ -203,40 +334,38 @@ func (s *split) more(n int64) {
 	}
 }
 
-func (s *split) sameState() error {
-	here, err := stateOf(s.t, s.sides[0][0], s.room)
-	if err != nil {
-		return err
+// same compares what the sides have changed of the state.
+func (s *split) same() error {
+	for _, k := range s.touched {
+		var has [2]string
+		for i, sh := range s.shores {
+			var err error
+			if has[i], err = sh.state(s.t, s.room, k); err != nil {
+				return err
+			}
+		}
+		if has[0] != has[1] {
+			return fmt.Errorf("%v: %q and %q", k, has[0], has[1])
+		}
 	}
-	there, err := stateOf(s.t, s.sides[1][0], s.room)
-	if err != nil || maps.Equal(here, there) {
-		return err
-	}
-	return differ(here, there)
+	return nil
 }
 
-// sameMessages compares what people of the two clusters have said.
-func (s *split) sameMessages() error {
-	var said [2]map[string]bool
-	for i := range said {
-		events, err := s.sides[i][0].History(s.t.Context(), s.room, "", func(e *mxclient.Event) bool { return id.Event(e.EventID) == s.from })
-		if err != nil {
-			return err
-		}
-		said[i] = make(map[string]bool)
-		for _, e := range events {
-			ours := strings.HasSuffix(e.Sender, ":"+s.clusters[0].ServerName) || strings.HasSuffix(e.Sender, ":"+s.clusters[1].ServerName)
-			if !ours || e.Type != "m.room.message" {
-				continue
-			}
-			if said[i][e.EventID] {
-				s.t.Fatalf("%s is twice in the history of side %d", e.EventID, i)
-			}
-			said[i][e.EventID] = true
-		}
+// state is the event that a cluster has for a piece of state; empty if there is none.
+func (sh *shore) state(t *testing.T, room string, k event.Tuple) (string, error) {
+	e, err := sh.admin.StateEvent(t.Context(), room, k.Type, k.StateKey)
+	if refused := (*mxclient.Error)(nil); errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		return "", nil
 	}
-	if len(said[0]) == 0 || !maps.Equal(said[0], said[1]) {
-		return fmt.Errorf("%d and %d messages", len(said[0]), len(said[1]))
+	return e.EventID, err
+}
+
+// heardAlike compares what readers of both sides have heard of those who write all the time.
+func (s *split) heardAlike() error {
+	all := append(s.shores[0].talkers(), s.shores[1].talkers()...)
+	here, there := s.shores[0].reader.heard(all), s.shores[1].reader.heard(all)
+	if len(here) == 0 || !maps.Equal(here, there) {
+		return fmt.Errorf("%d and %d messages", len(here), len(there))
 	}
 	return nil
 }

@@ -53,30 +53,40 @@ func (p *Peer) template(w http.ResponseWriter, r *http.Request, membership strin
 	}})
 }
 
-// take puts an event of another server into the room.
-func (p *Peer) take(raw []byte) (pdu *event.PDU, before state.Map, err error) {
-	if pdu, err = event.Parse(raw, p.room.Rules); err != nil {
-		return nil, before, merr.BadJSON(err.Error())
+// parse reads an event of another server that is of the room.
+func (p *Peer) parse(raw []byte) (*event.PDU, error) {
+	pdu, err := event.Parse(raw, p.room.Rules)
+	if err != nil {
+		return nil, merr.BadJSON(err.Error())
 	}
 	if pdu.RoomID != p.room.ID {
-		return pdu, before, merr.NotFound("Unknown room")
+		return pdu, merr.NotFound("Unknown room")
 	}
-	return pdu, before, p.Room(func(room *hugeroom.Room) error {
-		prev, unknown := room.Known(pdu.PrevEvents)
-		if len(unknown) > 0 || len(prev) == 0 {
-			return merr.NotFound("Unknown prev events")
-		}
-		if before, err = room.Before(prev...); err != nil {
-			return err
-		}
-		if room.Number(pdu.ID) != 0 {
-			return nil
-		}
-		if _, err := room.AddForeign(pdu, before); err != nil {
-			return merr.Forbidden(err.Error())
-		}
-		return nil
-	})
+	return pdu, nil
+}
+
+// take puts an event of another server into the room.
+func take(room *hugeroom.Room, pdu *event.PDU) (before state.Map, err error) {
+	prev, unknown := room.Known(pdu.PrevEvents)
+	if len(unknown) > 0 || len(prev) == 0 {
+		return before, merr.NotFound("Unknown prev events")
+	}
+	if before, err = room.Before(prev...); err != nil || room.Number(pdu.ID) != 0 {
+		return before, err
+	}
+	if _, err := room.AddForeign(pdu, before); err != nil {
+		return before, merr.Forbidden(err.Error())
+	}
+	return before, nil
+}
+
+// takeRaw reads an event and puts it into the room.
+func (p *Peer) takeRaw(raw []byte) (pdu *event.PDU, before state.Map, err error) {
+	if pdu, err = p.parse(raw); err != nil {
+		return pdu, before, err
+	}
+	err = p.Room(func(room *hugeroom.Room) error { before, err = take(room, pdu); return err })
+	return pdu, before, err
 }
 
 func (p *Peer) sendLeave(w http.ResponseWriter, r *http.Request) error {
@@ -87,7 +97,7 @@ func (p *Peer) sendLeave(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := p.take(body); err != nil {
+	if _, _, err := p.takeRaw(body); err != nil {
 		return err
 	}
 	return answer(w, struct{}{})
@@ -101,7 +111,7 @@ func (p *Peer) sendJoin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	join, before, err := p.take(body)
+	join, before, err := p.takeRaw(body)
 	if err != nil {
 		return err
 	}

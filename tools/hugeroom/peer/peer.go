@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/tools/hugeroom"
@@ -44,6 +45,9 @@ type Peer struct {
 
 	bookMu sync.Mutex
 	book   Book
+
+	keptMu sync.Mutex
+	kept   map[id.Event]*event.PDU // what a deaf peer has been sent
 }
 
 // Book is what a peer has been asked and told.
@@ -74,7 +78,8 @@ func New(l *Listener, room *hugeroom.Room, cfg Config) *Peer {
 	if cfg.Before == nil {
 		cfg.Before = func(string, *http.Request) error { return nil }
 	}
-	p := &Peer{cfg: cfg, listener: l, room: room, names: make(map[id.Server]bool), slots: make(chan struct{}, underWay)}
+	p := &Peer{cfg: cfg, listener: l, room: room, names: make(map[id.Server]bool), slots: make(chan struct{}, underWay),
+		kept: make(map[id.Event]*event.PDU)}
 	for _, s := range room.Servers() {
 		p.names[s] = true
 	}
@@ -95,8 +100,8 @@ func (p *Peer) Room(do func(*hugeroom.Room) error) error {
 	return do(p.room)
 }
 
-// Deafen lets transactions be noted and go no further, from now on or until it is called with false: the room stays as it
-// is, and costs nothing.
+// Deafen lets transactions be noted and their events be kept, and go no further, from now on or until it is called with
+// false: the room stays as it is, and costs nothing, until [Peer.CatchUp].
 func (p *Peer) Deafen(deaf bool) { p.deaf.Store(deaf) }
 
 // Booked returns what do makes of the book.

@@ -356,3 +356,61 @@ func TestPush(t *testing.T) {
 		}
 	})
 }
+
+// A deaf peer keeps what comes, in whatever order, and takes it when it catches up.
+func TestCatchUp(t *testing.T) {
+	f := start(t, "12", peer.Config{})
+	other := f.of(peer.Config{Roots: f.ca.Pool()})
+	var forks [][]int
+	var end int
+	err := other.Room(func(r *hugeroom.Room) (err error) {
+		if forks, err = r.Forks(r.History(), 2, 30, hugeroom.Fierce); err != nil {
+			return err
+		}
+		end, err = r.Heal(forks[0][29], forks[1][29])
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	push := func(numbers ...int) {
+		t.Helper()
+		got, err := other.Push(t.Context(), peer.Pushing{To: f.room.Names(5), Origin: f.room.Names(0)}, numbers...)
+		if err != nil || len(got.Refused) > 0 {
+			t.Fatalf("%v refused, %v", got.Refused, err)
+		}
+	}
+	f.peer.Deafen(true)
+	push(end)
+	push(forks[1]...)
+	push(forks[0][1:]...)
+	if left, err := f.peer.CatchUp(); left != 30 || err != nil {
+		t.Fatalf("%d left, %v", left, err)
+	}
+	push(forks[0][0])
+	push(forks[1]...) // again: they are there
+	if left, err := f.peer.CatchUp(); left != 0 || err != nil {
+		t.Fatalf("%d left, %v", left, err)
+	}
+	f.in(func(mine *hugeroom.Room) error {
+		return other.Room(func(r *hugeroom.Room) error {
+			if !maps.Equal(mine.Set(mine.After(mine.Number(r.PDU(end).ID))), r.Set(r.After(end))) {
+				return errors.New("the rooms differ")
+			}
+			return nil
+		})
+	})
+
+	// An event that the room does not allow is not passed over in silence.
+	var forged *event.PDU
+	f.in(func(r *hugeroom.Room) (err error) {
+		nobody := id.NewUser("nobody", f.room.Names(0))
+		d := r.Template(hugeroom.Action{Sender: nobody, Type: "m.room.message", Content: json.RawMessage(`{}`)}, r.After(r.History()), []int{r.History()})
+		forged, err = event.Build(d, r.Rules, nobody.Server(), r.Key(nobody.Server()))
+		return err
+	})
+	f.ask(0, "PUT", "/_matrix/federation/v1/send/forged", map[string]any{"pdus": []json.RawMessage{forged.JSON}}, nil)
+	if _, err := f.peer.CatchUp(); err == nil {
+		t.Fatal("an event of a stranger is taken")
+	}
+}

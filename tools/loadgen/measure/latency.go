@@ -19,6 +19,16 @@ func (r *Recorder) Add(d time.Duration) {
 	r.mu.Unlock()
 }
 
+// Include adds what another recorder has collected.
+func (r *Recorder) Include(o *Recorder) {
+	o.mu.Lock()
+	all := slices.Clone(o.all)
+	o.mu.Unlock()
+	r.mu.Lock()
+	r.all = append(r.all, all...)
+	r.mu.Unlock()
+}
+
 // Latency summarises durations, in milliseconds.
 type Latency struct {
 	Name  string  `json:"name"`

@@ -42,6 +42,7 @@ type Outcome struct {
 	Verdict   *account.Verdict
 	Errors    map[string]int // failed requests by kind, after repetition
 	Latencies []measure.Latency
+	Sends     *measure.Recorder // what the first of Latencies sums up
 }
 
 // StartTraffic returns when all members poll and the senders have begun.
@@ -83,11 +84,16 @@ func StartTraffic(ctx context.Context, conf TrafficConfig) (*Traffic, error) {
 // deliveries, so far: what a test waits on.
 func (t *Traffic) Counts() (sent, acked, delivered int64) { return t.chat.books.Counts() }
 
+// Silence ends the sending; all go on reading.
+func (t *Traffic) Silence() {
+	t.stop()
+	<-t.done
+}
+
 // Stop ends the sending, waits up to drain for what is still owed to readers,
 // reads the rooms' histories and returns the verdict.
 func (t *Traffic) Stop(ctx context.Context, drain time.Duration) (*Outcome, error) {
-	t.stop()
-	<-t.done
+	t.Silence()
 	t.audience.drain(ctx, drain)
 	if err := t.audience.close(); err != nil {
 		return nil, err
@@ -99,5 +105,6 @@ func (t *Traffic) Stop(ctx context.Context, drain time.Duration) (*Outcome, erro
 		Verdict:   t.chat.books.Verdict(),
 		Errors:    t.chat.errs.Counts(),
 		Latencies: []measure.Latency{t.chat.sent.Summary("send"), t.audience.latency.Summary("delivery")},
+		Sends:     &t.chat.sent,
 	}, nil
 }
