@@ -127,6 +127,10 @@ func (e *row) parse(m *meta) (*Event, error) {
 	return &e.Event, nil
 }
 
+// Look-ups of many rows begin at each key and read one row, in the order of an index, because a plan is made once for a
+// connection, when the table may be empty: "key = ANY($2)" would then be a filter over all events of the partition, for as
+// long as PostgreSQL has not analysed the table.
+
 // Events returns those of the events that exist.
 func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*Event, error) {
 	found := make(map[int64]*Event, len(nids))
@@ -141,7 +145,8 @@ func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*
 	if len(missing) == 0 {
 		return found, nil
 	}
-	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), missing)
+	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM unnest($2::bigint[]) AS w (nid)
+		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`, int32(part), missing)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +192,8 @@ func (d *DB) EventsByID(ctx context.Context, part uint32, ids []id.Event) (map[i
 	for i, e := range ids {
 		text[i] = string(e)
 	}
-	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_id = ANY($2)`, int32(part), text)
+	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM unnest($2::text[]) AS w (id)
+		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"`, int32(part), text)
 	if err != nil {
 		return nil, err
 	}

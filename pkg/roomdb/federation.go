@@ -67,7 +67,8 @@ func (d *DB) FindEvent(ctx context.Context, eventID id.Event) (*Event, error) {
 
 // EventIDs returns the ids of those of the events that exist.
 func (d *DB) EventIDs(ctx context.Context, part uint32, nids []int64) (map[int64]id.Event, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, event_id FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), nids)
+	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, event_id FROM unnest($2::bigint[]) AS w (nid)
+		JOIN LATERAL (SELECT event_nid, event_id FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`, int32(part), nids)
 	if err != nil {
 		return nil, fmt.Errorf("read event ids: %w", err)
 	}

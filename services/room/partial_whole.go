@@ -22,8 +22,9 @@ type wholeState struct {
 }
 
 const sqlListed = `
-SELECT event_nid, type, state_key, flags, json FROM event
-WHERE part = $1 AND room_nid = $2 AND event_id = ANY($3)`
+SELECT event_nid, type, state_key, flags, json FROM unnest($3::text[]) AS w (id)
+JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"
+WHERE room_nid = $2`
 
 // whole makes a state of a listing. What came with the join stays as it came: it was all that we knew when we trusted the
 // server with our join, and another one may see the room otherwise. Rejected events are no part of a state.

@@ -175,7 +175,9 @@ JOIN room r ON r.part = l.part AND r.room_nid = l.room_nid
 WHERE l.part = $1 AND l.pos > $2 AND l.kind IN (1, 4) AND l.current_before <> l.current_after
 ORDER BY l.pos LIMIT $3`
 
-	sqlCauses = `SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM event WHERE part = $1 AND room_nid = $2 AND cause = ANY($3)`
+	sqlCauses = `
+SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM unnest($3::text[]) AS w (same)
+JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND room_nid = $2 AND cause >= w.same COLLATE "C" ORDER BY cause LIMIT 1) e ON cause = w.same COLLATE "C"`
 
 	// sqlAwaited says of events whether they are among those that others name and we lack, and which redactions wait for them.
 	sqlAwaited = `
@@ -185,7 +187,9 @@ FROM unnest($3::text[]) AS e(id)`
 
 	// sqlClaimed reads what a state is made of. Events that came before their auth events (flag 8) count for unknown.
 	sqlClaimed = `
-SELECT event_id, event_nid, type, state_key, flags FROM event WHERE part = $1 AND room_nid = $2 AND event_id = ANY($3) AND flags & 8 = 0`
+SELECT event_id, event_nid, type, state_key, flags FROM unnest($3::text[]) AS w (id)
+JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"
+WHERE room_nid = $2 AND flags & 8 = 0`
 
 	sqlMembership = `
 SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
