@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"hanse/pkg/appservice"
+	"hanse/pkg/await"
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -92,17 +93,10 @@ func TestRevocationReachesAllWorkers(t *testing.T) {
 	_, err := ws[0].users.DeleteDevices(t.Context(), "@a:x.example", []id.Device{"D"})
 	must(t, err)
 	for _, w := range ws {
-		deadline := time.Now().Add(10 * time.Second)
-		for {
+		await.True(t, 10*time.Second, "the token is known to be void", func() bool {
 			_, err := w.Authenticate(request(token))
-			if merr.HasCode(err, merr.CodeUnknownToken) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("still valid: %v", err)
-			}
-			time.Sleep(time.Millisecond)
-		}
+			return merr.HasCode(err, merr.CodeUnknownToken)
+		})
 	}
 }
 

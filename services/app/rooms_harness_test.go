@@ -21,6 +21,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/tidwall/gjson"
 
+	"hanse/pkg/await"
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/password"
 	"hanse/pkg/pg/pgtest"
@@ -108,12 +109,7 @@ func freePorts(t *testing.T, n int) []string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("%s: not within two minutes", what)
+	await.True(t, 2*time.Minute, what, ok)
 }
 
 // person is somebody with an access token. Requests go to the workers in turn.

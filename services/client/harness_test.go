@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"hanse/pkg/appservice"
+	"hanse/pkg/await"
 	"hanse/pkg/bus"
 	"hanse/pkg/httpx"
 	"hanse/pkg/mac"
@@ -321,11 +322,5 @@ func (c *cluster) join(u id.User, room id.Room, membership string) {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	await.True(t, 20*time.Second, what, cond)
 }

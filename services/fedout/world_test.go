@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
+	"hanse/pkg/await"
 	"hanse/pkg/bus"
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/destination"
@@ -476,7 +477,6 @@ func (r *remote) until(what string, cond func() bool) {
 		}
 		select {
 		case <-ch:
-		case <-time.After(50 * time.Millisecond):
 		case <-deadline:
 			r.w.t.Fatalf("after %s: %s; %d transactions, %d events", patient, what, len(r.txns), len(r.events()))
 		}
@@ -508,13 +508,7 @@ func (r *remote) gets(ids ...string) {
 // waitFor polls a condition.
 func (w *world) waitFor(what string, cond func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(patient)
-	for !cond() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("after %s: %s", patient, what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	await.True(w.t, patient, what, cond)
 }
 
 // heard says that fedin got something from the server.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hanse/tools/cluster"
+	"hanse/tools/cluster/clustertest"
 	"hanse/tools/loadgen/scenario"
 	"hanse/tools/mxclient"
 )
@@ -80,7 +81,7 @@ type post struct {
 // newPost logs the receiver in once more and lets the new device sync.
 func newPost(t *testing.T, from, to *mxclient.Client) *post {
 	t.Helper()
-	device, err := to.Login(t.Context(), to.UserID, accountPassword, "")
+	device, err := to.Login(t.Context(), to.UserID, clustertest.Password, "")
 	if err != nil {
 		t.Fatal(err)
 	}

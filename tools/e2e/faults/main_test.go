@@ -4,21 +4,20 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"hanse/tools/cluster"
+	"hanse/tools/cluster/clustertest"
 	"hanse/tools/mxclient"
 )
 
 // What all tests share: a cluster of two replicas a role and two shards, and people on it. Each test has rooms of its
 // own, and leaves everything running.
 var (
+	yard   *clustertest.Yard
 	shared *cluster.Cluster
 	people []*mxclient.Client
-	dir    string
-	ca     *cluster.CA // of all clusters of these tests
 )
 
 // near is a second cluster, which federates with the shared one: it is started for the first test that wants it.
@@ -27,7 +26,10 @@ var near struct {
 	guests []*mxclient.Client
 }
 
-const guests = 3 // accounts of the second cluster
+const (
+	inRoom = 6 // people who read each room; some of them write
+	guests = 3 // accounts of the second cluster
+)
 
 // neighbour returns the second cluster and people on it.
 func neighbour(t *testing.T) (*cluster.Cluster, []*mxclient.Client) {
@@ -36,7 +38,7 @@ func neighbour(t *testing.T) (*cluster.Cluster, []*mxclient.Client) {
 		return near.Cluster, near.guests
 	}
 	begin := time.Now()
-	c, err := cluster.Start(t.Context(), cluster.Config{Dir: filepath.Join(dir, "near"), CA: ca, Host: "127.0.0.1", Unsafe: true})
+	c, err := yard.Start(t.Context(), "near", cluster.Config{Host: "127.0.0.1", Unsafe: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,75 +50,23 @@ func neighbour(t *testing.T) (*cluster.Cluster, []*mxclient.Client) {
 	return c, near.guests
 }
 
-const inRoom = 6 // people who read each room; some of them write
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	code = 1
-	var err error
-	if dir, err = os.MkdirTemp("", "hanse-faults-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	defer func() {
-		if code == 0 {
-			_ = os.RemoveAll(dir) // what is left in a temporary directory harms nobody
-		} else {
-			fmt.Fprintln(os.Stderr, "logs are in", dir)
+func TestMain(m *testing.M) {
+	os.Exit(clustertest.Main("hanse-faults-", func(ctx context.Context, y *clustertest.Yard) (err error) {
+		yard = y
+		// With fsync: what PostgreSQL has acknowledged must survive its crash.
+		if shared, err = y.Start(ctx, "shared", cluster.Config{}); err != nil {
+			return err
 		}
-	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	if ca, err = cluster.OpenCA(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	// With fsync: what PostgreSQL has acknowledged must survive its crash.
-	if shared, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, "shared"), CA: ca}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	defer func() {
-		if err := shared.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	defer func() {
-		if near.Cluster == nil {
-			return
-		}
-		if code != 0 {
-			near.DumpLogs(os.Stderr)
-		}
-		if err := near.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	if people, err = register(ctx, shared, "p", inRoom); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	if code = m.Run(); code != 0 {
-		shared.DumpLogs(os.Stderr)
-	}
-	return code
+		people, err = register(ctx, shared, "p", inRoom)
+		return err
+	}, m.Run))
 }
-
-const accountPassword = "correct horse battery"
 
 // register makes accounts, whose clients repeat nothing.
 func register(ctx context.Context, c *cluster.Cluster, prefix string, n int) ([]*mxclient.Client, error) {
-	all := mxclient.New(c.BaseURL, mxclient.Options{})
-	var out []*mxclient.Client
+	var names []string
 	for i := range n {
-		p, err := all.RegisterShared(ctx, c.SharedSecret, fmt.Sprint(prefix, i), accountPassword, false)
-		if err != nil {
-			return nil, fmt.Errorf("register: %w", err)
-		}
-		out = append(out, p)
+		names = append(names, fmt.Sprint(prefix, i))
 	}
-	return out, nil
+	return clustertest.Register(ctx, c, mxclient.Options{}, names...)
 }

@@ -2,17 +2,17 @@ package hugerooms
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
+	"hanse/pkg/await"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
 	"hanse/tools/cluster"
+	"hanse/tools/cluster/clustertest"
 	"hanse/tools/hugeroom"
 	"hanse/tools/hugeroom/peer"
 	"hanse/tools/mxclient"
@@ -39,76 +39,38 @@ func size(t *testing.T, small, large int) int {
 
 // patience bounds each wait.
 func patience() time.Duration {
-	if full {
+	if full || os.Getenv("HUGEROOM_MEMBERS") != "" {
 		return 20 * time.Minute
 	}
 	return 2 * time.Minute
 }
 
-// The clusters of all tests, in which each test has rooms of its own.
+// What all tests share: a cluster, in which each test has rooms of its own.
 var (
-	dir    string
-	ca     *cluster.CA
+	yard   *clustertest.Yard
 	shared *cluster.Cluster
 
 	sharedArrivals arrivals
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) (code int) {
-	code = 1
-	var err error
-	if dir, err = os.MkdirTemp("", "hanse-huge-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	defer func() {
-		if code == 0 {
-			_ = os.RemoveAll(dir) // what is left in a temporary directory harms nobody
-		} else {
-			fmt.Fprintln(os.Stderr, "logs are in", dir)
-		}
-	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	if ca, err = cluster.OpenCA(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	if shared, err = newCluster(ctx, "shared", "localhost", &sharedArrivals); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return code
-	}
-	defer func() {
-		if err := shared.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}()
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(clustertest.Main("hanse-huge-", func(ctx context.Context, y *clustertest.Yard) (err error) {
+		yard = y
+		shared, err = newCluster(ctx, "shared", "localhost", &sharedArrivals)
+		return err
+	}, m.Run))
 }
 
 func newCluster(ctx context.Context, name, host string, a *arrivals) (*cluster.Cluster, error) {
-	return cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, name), CA: ca, Host: host, Unsafe: true, Transport: a.transport})
+	return yard.Start(ctx, name, cluster.Config{Host: host, Unsafe: true, Transport: a.transport})
 }
 
-const password = "correct horse battery"
-
-// stubborn clients repeat what failed until it is answered.
-var stubborn = mxclient.Retry{Attempts: 1000}
-
-// register makes accounts.
+// register makes accounts, whose clients repeat what failed until it is answered.
 func register(t *testing.T, c *cluster.Cluster, names ...string) []*mxclient.Client {
 	t.Helper()
-	all := mxclient.New(c.BaseURL, mxclient.Options{Timeout: patience(), Retry: stubborn})
-	var out []*mxclient.Client
-	for _, name := range names {
-		p, err := all.RegisterShared(t.Context(), c.SharedSecret, name, password, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, p)
+	out, err := clustertest.Register(t.Context(), c, mxclient.Options{Timeout: patience(), Retry: mxclient.Retry{Attempts: 1000}}, names...)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }
@@ -116,7 +78,7 @@ func register(t *testing.T, c *cluster.Cluster, names ...string) []*mxclient.Cli
 // serve makes a room and starts its servers.
 func serve(t *testing.T, cfg hugeroom.Config, how peer.Config) *peer.Peer {
 	t.Helper()
-	l, err := peer.Listen(t.Context(), ca, 0)
+	l, err := peer.Listen(t.Context(), yard.CA, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +89,7 @@ func serve(t *testing.T, cfg hugeroom.Config, how peer.Config) *peer.Peer {
 		t.Fatal(err)
 	}
 	t.Logf("%d events of %d members of %d servers made in %s", room.Len(), cfg.Members, cfg.Servers, since(begin))
-	how.Roots, how.Log = ca.Pool(), slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	how.Roots, how.Log = yard.CA.Pool(), slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	p := peer.New(l, room, how)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
@@ -176,21 +138,7 @@ func neighbour(t *testing.T, of string, users []*mxclient.Client) string {
 // until repeats a check until it passes.
 func until(t *testing.T, what string, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience())
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, patience(), err)
-		case <-tick.C:
-		}
-	}
+	await.Nil(t, patience(), what, check)
 }
 
 // stateOf is the current state of a room by the names of its events.

@@ -31,11 +31,6 @@ func TestSplit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := other.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	s := &split{t: t, peer: p, room: string(roomID(t, p)), shores: []*shore{newShore(t, shared, "here", &sharedArrivals), newShore(t, other, "there", &came)}}
 	s.enter()
 	for _, sh := range s.shores {
@@ -197,6 +192,10 @@ func (s *split) talk(run string) {
 func (s *split) silence() {
 	t := s.t
 	t.Helper()
+	for _, traffic := range s.traffic {
+		traffic.Silence()
+	}
+	begin := time.Now()
 	for i, traffic := range s.traffic {
 		out, err := traffic.Stop(t.Context(), patience())
 		if err != nil {
@@ -212,6 +211,7 @@ func (s *split) silence() {
 			t.Logf("%s: %s in the large room p50 %.0f ms, p90 %.0f, p99 %.0f, max %.0f (%d)", s.shores[i].name, l.Name, l.P50, l.P90, l.P99, l.Max, l.Count)
 		}
 	}
+	t.Logf("books read in %s", since(begin))
 	s.traffic = nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"hanse/pkg/await"
 	"hanse/pkg/matrix/id"
 	"hanse/tools/cluster"
 	"hanse/tools/hugeroom"
@@ -157,13 +158,8 @@ func restart(ctx context.Context, t *testing.T, c *cluster.Cluster) {
 
 func until(t *testing.T, ctx context.Context, what string, done func() bool) {
 	t.Helper()
-	for !done() {
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("%s: it does not happen", what)
-		}
-	}
+	end, _ := ctx.Deadline()
+	await.True(t, time.Until(end), what, done)
 }
 
 // joinedIn counts the members of the room as its own servers see it.
