@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -17,6 +18,17 @@ import (
 // at most.
 const maxElement = 1 << 20
 
+// A server that is asked for much must get on: so many bytes in so much time for which we wait for it. Before the first of
+// them it may compute for longer.
+const (
+	leastProgress = 256 << 10
+	progressIn    = 30 * time.Second
+	firstIn       = 2 * time.Minute
+)
+
+// errTrickles says that a server sends too slowly.
+var errTrickles = errors.New("it sends too slowly")
+
 // streamed is an answer that is read while it comes.
 type streamed struct {
 	stream grpc.ServerStreamingClient[federationv1.DoResponse]
@@ -24,6 +36,35 @@ type streamed struct {
 	buf    []byte
 	left   int64 // bytes that may still come
 	since  int   // bytes since the last element
+
+	// stop ends the stream.
+	stop func()
+	// patience is what is left of the time for came to become leastProgress.
+	patience time.Duration
+	came     int
+	err      error // that ended it
+}
+
+// recv receives the next part of the answer. The time that we take to use what came does not count.
+func (r *streamed) recv() (*federationv1.DoResponse, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	began := time.Now()
+	slow := time.AfterFunc(r.patience, r.stop)
+	m, err := r.stream.Recv()
+	if !slow.Stop() {
+		err = errTrickles
+	}
+	if err != nil { // io.EOF at the end
+		r.err = err
+		return nil, err
+	}
+	r.came += len(m.Chunk)
+	if r.patience -= time.Since(began); r.came >= leastProgress {
+		r.patience, r.came = progressIn, 0
+	}
+	return m, nil
 }
 
 // askStream makes a request whose answer is an object with long lists: each is handed every element of those of its
@@ -39,11 +80,12 @@ func (s *Service) askStream(ctx context.Context, q request, each func(list strin
 	if err != nil {
 		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
-	first, err := stream.Recv()
+	in := &streamed{stream: stream, server: q.dest, left: q.max, stop: cancel, patience: firstIn}
+	first, err := in.recv()
 	if err != nil {
 		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
-	in := &streamed{stream: stream, server: q.dest, buf: first.Chunk, left: q.max}
+	in.buf, in.patience = first.Chunk, progressIn
 	if first.Status < 200 || first.Status > 299 {
 		in.left = smallAnswer
 		body, err := io.ReadAll(in)
@@ -61,7 +103,7 @@ func (s *Service) askStream(ctx context.Context, q request, each func(list strin
 // Read implements io.Reader.
 func (r *streamed) Read(p []byte) (int, error) {
 	for len(r.buf) == 0 {
-		m, err := r.stream.Recv()
+		m, err := r.recv()
 		if errors.Is(err, io.EOF) {
 			return 0, io.EOF
 		}

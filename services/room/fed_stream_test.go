@@ -2,12 +2,18 @@ package room
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
 
 	federationv1 "hanse/proto/federation/v1"
 )
@@ -25,7 +31,7 @@ func pieces(body []byte, size int) *answer {
 
 func readStreamed(body []byte, size int, limit int64) (map[string][]string, error) {
 	got := make(map[string][]string)
-	r := &streamed{stream: pieces(body, size), server: one, left: limit}
+	r := &streamed{stream: pieces(body, size), server: one, left: limit, patience: progressIn}
 	err := r.object(func(list string, e json.RawMessage) error {
 		got[list] = append(got[list], string(e))
 		return nil
@@ -97,7 +103,7 @@ func TestStreamedAnswerBounds(t *testing.T) {
 		}
 	}
 	stop := errors.New("stop")
-	r := &streamed{stream: pieces(list(10, "1"), 5), server: one, left: 1 << 20}
+	r := &streamed{stream: pieces(list(10, "1"), 5), server: one, left: 1 << 20, patience: progressIn}
 	n := 0
 	err := r.object(func(string, json.RawMessage) error {
 		if n++; n == 3 {
@@ -107,5 +113,86 @@ func TestStreamedAnswerBounds(t *testing.T) {
 	}, []string{"pdus"})
 	if !errors.Is(err, stop) || n != 3 {
 		t.Fatalf("%d elements, %v", n, err)
+	}
+}
+
+// trickle is a server that sends a part of a list every now and then.
+type trickle struct {
+	federationv1.FedOutClient
+	first, every time.Duration
+	part         int
+	parts        int
+}
+
+func (tr *trickle) Do(ctx context.Context, _ *federationv1.DoRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[federationv1.DoResponse], error) {
+	return &trickling{trickle: tr, ctx: ctx}, nil
+}
+
+type trickling struct {
+	*trickle
+	answer
+	ctx  context.Context
+	sent int
+}
+
+func (a *trickling) Recv() (*federationv1.DoResponse, error) {
+	wait := a.every
+	if a.sent == 0 {
+		wait = a.first
+	}
+	select {
+	case <-time.After(wait):
+	case <-a.ctx.Done():
+		return nil, a.ctx.Err()
+	}
+	a.sent++
+	element := `"` + strings.Repeat("x", a.part-3) + `"`
+	switch a.sent {
+	case 1:
+		return &federationv1.DoResponse{Status: 200, Chunk: []byte(`{"pdus":[`)}, nil
+	case a.parts:
+		return &federationv1.DoResponse{Chunk: []byte(element + `]}`)}, nil
+	case a.parts + 1:
+		return nil, io.EOF
+	}
+	return &federationv1.DoResponse{Chunk: []byte(element + `,`)}, nil
+}
+
+// A server that sends too slowly does not keep us; one that computes for long, or is read slowly by us, does.
+func TestTrickle(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		from trickle
+		ours time.Duration // that we take for each element
+		want error
+		most int // seconds
+	}{
+		{name: "slow in small parts", from: trickle{every: time.Second, part: 1000, parts: 10_000}, want: errTrickles, most: 30},
+		{name: "slow in large parts", from: trickle{every: 40 * time.Second, part: leastProgress, parts: 10}, want: errTrickles, most: 30},
+		{name: "no answer", from: trickle{first: time.Hour, part: 1000, parts: 10}, want: errTrickles, most: 120},
+		{name: "computes for long", from: trickle{first: time.Minute, part: 1000, parts: 10}, most: 60},
+		{name: "just fast enough", from: trickle{every: time.Second, part: leastProgress / 28, parts: 200}, most: 200},
+		{name: "we are slow", from: trickle{every: time.Millisecond, part: 1000, parts: 10}, ours: time.Minute, most: 600},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Service{fedout: &c.from}
+				start, n := time.Now(), 0
+				err := s.askStream(t.Context(), request{timeout: hugeTimeout * 10, max: 1 << 30}, func(string, json.RawMessage) error {
+					n++
+					time.Sleep(c.ours) // on the clock of the bubble
+					return nil
+				}, "pdus")
+				if !errors.Is(err, c.want) {
+					t.Errorf("%d elements, then %v", n, err)
+				}
+				if took := time.Since(start); took > time.Duration(c.most)*time.Second+time.Second {
+					t.Errorf("after %v", took)
+				}
+				if c.want == nil && n != c.from.parts-1 {
+					t.Errorf("%d elements of %d", n, c.from.parts-1)
+				}
+			})
+		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
@@ -40,7 +41,12 @@ type network struct {
 	held    chan struct{} // requests wait until it is closed
 	holding chan struct{} // one for each request that waits
 	old     *merr.Error   // what servers answer that do not know version 2 of invite
+	// strangers is the key of all servers that are no clusters.
+	strangers *signing.Key
 }
+
+// chunks is an answer as it comes over the wire.
+type chunks [][]byte
 
 // hold makes requests wait until the channel is closed.
 func (n *network) hold() chan struct{} {
@@ -115,13 +121,12 @@ func (n *network) Keys(_ context.Context, in *federationv1.KeysRequest, _ ...grp
 	resp := new(federationv1.KeysResponse)
 	for _, q := range in.Queries {
 		n.mu.Lock()
-		c := n.clusters[id.Server(q.Server)]
+		c, key := n.clusters[id.Server(q.Server)], n.strangers
 		n.mu.Unlock()
-		if c == nil {
-			continue
+		if c != nil {
+			key = c.names[id.Server(q.Server)]
 		}
-		key := c.names[id.Server(q.Server)]
-		if key.ID == q.KeyId {
+		if key != nil && key.ID == q.KeyId {
 			resp.Keys = append(resp.Keys, &federationv1.ServerKey{Server: q.Server, KeyId: q.KeyId, PublicKey: key.Public(), ValidUntilMs: 1 << 50})
 		}
 	}
@@ -191,6 +196,13 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	if err != nil {
 		m := merr.From(err)
 		status, out = int32(m.Status), json.RawMessage(m.AppendJSON(nil))
+	}
+	if out, ok := out.(chunks); ok {
+		a := &answer{messages: []*federationv1.DoResponse{{Status: status}}}
+		for _, c := range out {
+			a.messages = append(a.messages, &federationv1.DoResponse{Chunk: c})
+		}
+		return a, nil
 	}
 	body, err := json.Marshal(out)
 	if err != nil {
@@ -511,8 +523,13 @@ func carry(from, to *cluster, origin id.Server, roomID string, after int64) int6
 // whole waits until a room's members are known.
 func (c *cluster) whole(roomID string) *roomdb.Room {
 	c.tb.Helper()
+	return c.wholeWithin(roomID, 30*time.Second)
+}
+
+func (c *cluster) wholeWithin(roomID string, d time.Duration) *roomdb.Room {
+	c.tb.Helper()
 	r := c.room(roomID)
-	for deadline := time.Now().Add(30 * time.Second); r.Partial(); r = c.room(roomID) {
+	for deadline := time.Now().Add(d); r.Partial(); r = c.room(roomID) {
 		if time.Now().After(deadline) {
 			c.tb.Fatalf("the members of %s do not come", roomID)
 		}

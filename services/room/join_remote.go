@@ -272,7 +272,7 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 		return nil, err
 	}
 	take := &intake{s: s, roomID: roomID, rules: join.Rules, origin: answer.via, home: in.sender.Server()}
-	if err := take.storeOutliers(ctx, append(chain, states...)); err != nil {
+	if _, err := take.storeOutliers(ctx, append(chain, states...)); err != nil {
 		return nil, err
 	}
 	st := fetchedState{}

@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	append  prometheus.Histogram
 	events  prometheus.Histogram
+	rows    prometheus.Histogram
 	parts   prometheus.Histogram
 	queued  prometheus.Gauge
 	rooms   prometheus.Gauge
@@ -42,6 +43,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
 		append:     metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_seconds", Help: "Duration of appends, from the first statement to the end of the commit.", Buckets: latency})),
 		events:     metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_entries", Help: "Log entries per commit.", Buckets: sizes})),
+		rows:       metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_rows", Help: "Rows per commit, roughly.", Buckets: sizes})),
 		parts:      metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_append_partitions", Help: "Partitions per commit.", Buckets: sizes[:8]})),
 		queued:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_queued_rows", Help: "Rows that wait for a commit, roughly."})),
 		rooms:      metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_rooms", Help: "Rooms held in memory."})),
@@ -74,10 +76,14 @@ func (m *metrics) resolved(stats resolve.Stats, took time.Duration) {
 
 func (m *metrics) committed(b *batch, took time.Duration) {
 	m.append.Observe(took.Seconds())
-	n := int64(0)
+	n, rows := int64(0), 0
 	for _, pb := range b.parts {
 		n += pb.entries
 	}
+	for _, c := range b.changes {
+		rows += c.weight()
+	}
 	m.events.Observe(float64(n))
+	m.rows.Observe(float64(rows))
 	m.parts.Observe(float64(len(b.parts)))
 }

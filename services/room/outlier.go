@@ -13,8 +13,8 @@ import (
 // Bounds of what is stored without a place.
 const (
 	// outlierChunk is how many outliers one change stores, outlierBytes how large they are together, and outlierChunks
-	// how many changes of one request are queued at a time: others have their turn in between.
-	outlierChunk, outlierBytes, outlierChunks = 200, 2 << 20, 4
+	// how many changes of one request are queued at a time: others have their turn in between. A chunk fits into bulkRows.
+	outlierChunk, outlierBytes, outlierChunks = 100, 512 << 10, 4
 	// maxOutliers bounds what one answer of another server may make us store: the state and auth chain of a large room.
 	maxOutliers = 1_000_000
 	// maxChain bounds the auth chain of one event.
@@ -63,39 +63,40 @@ func (in *intake) storeRaw(ctx context.Context, raw rawPDUs) error {
 	if pdus, err = in.s.genuine(ctx, pdus); err != nil {
 		return err
 	}
-	return in.storeOutliers(ctx, pdus)
+	_, err = in.storeOutliers(ctx, pdus)
+	return err
 }
 
 // storeOutliers stores events without a place, each after those that it cites. Such an event is judged by its auth
-// events only; one whose auth events we cannot have is left out. All are written when it returns.
-func (in *intake) storeOutliers(ctx context.Context, pdus []*event.PDU) error {
+// events only; those whose auth events we lack are left out, and returned. All others are written when it returns.
+func (in *intake) storeOutliers(ctx context.Context, pdus []*event.PDU) (incomplete []*event.PDU, err error) {
 	if len(pdus) > maxOutliers {
-		return fmt.Errorf("%s sent %d events", in.origin, len(pdus))
+		return nil, fmt.Errorf("%s sent %d events", in.origin, len(pdus))
 	}
 	var queued []*change
 	for left := byAuth(pdus); len(left) > 0; {
 		n := chunkOf(left)
-		c, err := in.storeChunk(ctx, left[:n])
+		c, without, err := in.storeChunk(ctx, left[:n])
 		if err != nil {
-			return err
+			return nil, err
 		}
-		left = left[n:]
+		left, incomplete = left[n:], append(incomplete, without...)
 		if c != nil {
 			queued = append(queued, c)
 		}
 		if len(queued) >= outlierChunks {
 			if err := queued[0].wait(ctx); err != nil {
-				return err
+				return nil, err
 			}
 			queued = queued[1:]
 		}
 	}
 	for _, c := range queued {
 		if err := c.wait(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return incomplete, nil
 }
 
 // chunkOf is how many of the events one change may store.
@@ -109,18 +110,18 @@ func chunkOf(pdus []*event.PDU) int {
 }
 
 // storeChunk queues some outliers; nil if all are known.
-func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (*change, error) {
+func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (c *change, incomplete []*event.PDU, err error) {
 	r, err := in.s.lockRoom(ctx, in.roomID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
 	w.c.bulk = true
-	if _, err := w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
-		return nil, err
+	if incomplete, err = w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
+		return nil, incomplete, err
 	}
-	return w.c, w.put()
+	return w.c, incomplete, w.put()
 }
 
 // outliers drafts outliers, in an order in which none cites a later one. It returns those that cite what we lack.

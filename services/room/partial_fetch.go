@@ -20,8 +20,9 @@ const (
 	hugeTimeout = 10 * time.Minute
 	// maxListed bounds the ids of a state, and those of its auth chain.
 	maxListed = 2_000_000
-	// listChunk is how many ids are looked up at a time, spoolChunk how many events are written at a time.
-	listChunk, spoolChunk = 5000, 500
+	// listChunk is how many ids are looked up at a time; spoolChunk how many events are parsed and written at a time, and
+	// spoolBytes how large they are together.
+	listChunk, spoolChunk, spoolBytes = 5000, 500, 4 << 20
 )
 
 // stateListing names the events of a state before an event, as another server sees it.
@@ -171,20 +172,14 @@ type spooler struct {
 	lacks map[id.Event]bool
 	alone int
 
-	depths []int64
-	ids    []string
-	json   [][]byte
+	raw   rawPDUs
+	bytes int
 }
 
-// add takes an event in, if it is one that we lack. What is malformed or of another room is none.
+// add takes an event, which must not change afterwards.
 func (sp *spooler) add(ctx context.Context, raw json.RawMessage) error {
-	for _, pdu := range sp.f.s.parse(rawPDUs{raw}, sp.f.in.rules, sp.f.roomID) {
-		if sp.lacks[pdu.ID] {
-			delete(sp.lacks, pdu.ID)
-			sp.depths, sp.ids, sp.json = append(sp.depths, pdu.Depth), append(sp.ids, string(pdu.ID)), append(sp.json, pdu.JSON)
-		}
-	}
-	if len(sp.ids) < spoolChunk {
+	sp.raw, sp.bytes = append(sp.raw, raw), sp.bytes+len(raw)
+	if len(sp.raw) < spoolChunk && sp.bytes < spoolBytes {
 		return nil
 	}
 	return sp.flush(ctx)
@@ -195,16 +190,28 @@ INSERT INTO partial_spool (part, room_nid, depth, event_id, json)
 SELECT $1, $2, * FROM unnest($3::bigint[], $4::text[], $5::bytea[])
 ON CONFLICT DO NOTHING`
 
+// flush spools those of the events that we lack. What is malformed or of another room is none of them.
 func (sp *spooler) flush(ctx context.Context) error {
-	if len(sp.ids) == 0 {
-		return nil
+	f, raw := sp.f, sp.raw
+	sp.raw, sp.bytes = nil, 0
+	var depths []int64
+	var ids []string
+	var stored [][]byte
+	err := f.s.turns.each(ctx, len(raw), func(i int) {
+		for _, pdu := range f.s.parse(raw[i:i+1], f.in.rules, f.roomID) {
+			if sp.lacks[pdu.ID] {
+				delete(sp.lacks, pdu.ID)
+				depths, ids, stored = append(depths, pdu.Depth), append(ids, string(pdu.ID)), append(stored, pdu.JSON)
+			}
+		}
+	})
+	if err != nil || len(ids) == 0 {
+		return err
 	}
-	_, err := sp.f.s.shards.For(sp.f.p.part).Exec(ctx, sqlSpool, int32(sp.f.p.part), sp.f.nid, sp.depths, sp.ids, sp.json)
-	if err != nil {
+	if _, err := f.s.shards.For(f.p.part).Exec(ctx, sqlSpool, int32(f.p.part), f.nid, depths, ids, stored); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	sp.f.s.metrics.fillEvents.Add(float64(len(sp.ids)))
-	sp.depths, sp.ids, sp.json = sp.depths[:0], sp.ids[:0], nil
+	f.s.metrics.fillEvents.Add(float64(len(ids)))
 	return nil
 }
 

@@ -3,16 +3,16 @@ package room
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
 )
 
 const (
-	// storeChunk is how many events become outliers in one change.
-	storeChunk = 1000
+	// readChunk is how many events are read from the spool at a time.
+	readChunk = 1000
 	// verifyAhead is how many chunks are read and verified while one is being stored: keys of many servers have to be
 	// fetched, of which some do not answer.
 	verifyAhead = 4
@@ -41,9 +41,9 @@ func (s *Service) dropSpool(ctx context.Context, part uint32, roomNID int64) err
 
 // spooled is a chunk of the spool.
 type spooled struct {
-	raw   rawPDUs
+	pdus  []*event.PDU
 	depth int64 // of its last event
-	id    string
+	id    id.Event
 	good  chan []*event.PDU // those that are well signed; closed without any if err is set
 	err   error
 }
@@ -68,7 +68,7 @@ func (f *fill) storeSpool(ctx context.Context) error {
 		if c.err != nil {
 			return c.err
 		}
-		without, err := f.storeChunk(ctx, good)
+		without, err := f.in.storeOutliers(ctx, good)
 		if err != nil {
 			return err
 		}
@@ -85,46 +85,42 @@ func (f *fill) storeSpool(ctx context.Context) error {
 	if err := <-failed; err != nil {
 		return err
 	}
-	for chunk := range slices.Chunk(byAuth(deferred), storeChunk) {
-		without, err := f.storeChunk(ctx, chunk)
-		if err != nil {
-			return err
-		}
-		if len(without) > 0 {
-			f.s.log.Info("members without their auth events", "room", f.roomID, "events", len(without))
-		}
+	without, err := f.in.storeOutliers(ctx, deferred)
+	if len(without) > 0 {
+		f.s.log.Info("members without their auth events", "room", f.roomID, "events", len(without))
 	}
-	return nil
+	return err
 }
 
 // readSpool reads and verifies the chunks, some at a time.
 func (f *fill) readSpool(ctx context.Context, into chan<- *spooled) error {
-	depth, last := int64(-1<<62), ""
+	depth, last := int64(-1<<62), id.Event("")
 	for {
-		rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlReadSpool, int32(f.p.part), f.nid, depth, last, storeChunk)
+		rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlReadSpool, int32(f.p.part), f.nid, depth, last, readChunk)
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
 		}
 		c := &spooled{good: make(chan []*event.PDU, 1)}
 		var json []byte
 		_, err = pgx.ForEachRow(rows, []any{&depth, &last, &json}, func() error {
-			c.raw = append(c.raw, append([]byte(nil), json...))
-			return nil
+			pdu, err := event.ParseTrusted(append([]byte(nil), json...), last, f.in.rules) // it was checked before it went there
+			c.pdus = append(c.pdus, pdu)
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
 		}
-		if len(c.raw) == 0 {
+		if len(c.pdus) == 0 {
 			return nil
 		}
 		c.depth, c.id = depth, last
 		go func() {
 			defer close(c.good)
 			var good []*event.PDU
-			if good, c.err = f.s.parseAll(ctx, c.raw, f.in.rules, f.roomID); c.err == nil {
+			if good, c.err = f.s.genuine(ctx, c.pdus); c.err == nil {
 				c.good <- good
 			}
-			c.raw = nil
+			c.pdus = nil
 		}()
 		select {
 		case into <- c:
@@ -132,26 +128,4 @@ func (f *fill) readSpool(ctx context.Context, into chan<- *spooled) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// storeChunk stores events as outliers and waits for them, so that other rooms of the lane get their turn. It returns
-// those that cite what we lack.
-func (f *fill) storeChunk(ctx context.Context, pdus []*event.PDU) ([]*event.PDU, error) {
-	r, err := f.lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w := f.s.newWriter(ctx, r)
-	w.c.bulk = true
-	without, err := w.outliers(ctx, byAuth(pdus))
-	if err == nil && len(w.c.events) > 0 {
-		err = w.put()
-	} else {
-		w.c.finish(err)
-	}
-	r.unlock()
-	if err != nil {
-		return nil, err
-	}
-	return without, w.c.wait(ctx)
 }

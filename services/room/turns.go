@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// timeSlice is for how long a resolution works while others wait.
+// timeSlice is for how long somebody works while others wait.
 const timeSlice = 10 * time.Millisecond
 
-// turns shares some processors between the rooms that resolve. Whoever waits longest comes next, and whoever works longer
-// than a time slice makes room for those that wait: as a room resolves one fork at a time, under its lock, each room gets
-// the same share, however much it has to do.
+// turns shares some processors between those who have much to do: rooms that resolve, and events by the hundred that are
+// parsed and verified. The other processors are for what somebody waits for. Whoever waits longest comes next, and whoever
+// works longer than a time slice makes room for those that wait: as a room resolves one fork at a time, under its lock, each
+// room gets the same share, however much it has to do.
 type turns struct {
 	mu    sync.Mutex
 	free  int
@@ -68,6 +69,31 @@ func (t *turns) waiting() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.queue)
+}
+
+// few is how many things are done without a turn: somebody may wait for them.
+const few = 100
+
+// each does something with each of n things. If they are many, others have their turns in between.
+func (t *turns) each(ctx context.Context, n int, do func(i int)) error {
+	if n <= few {
+		for i := range n {
+			do(i)
+		}
+		return nil
+	}
+	turn, err := t.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.pause()
+	for i := range n {
+		if err := turn.Err(); err != nil {
+			return err
+		}
+		do(i)
+	}
+	return nil
 }
 
 // turn is the context of a resolution. A resolution asks it all the time whether it should end (package resolve): that is

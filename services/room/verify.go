@@ -84,10 +84,7 @@ func (s *Service) verify(ctx context.Context, pdus []*event.PDU) ([]error, error
 		return nil, err
 	}
 	errs := make([]error, len(pdus))
-	for i, pdu := range pdus {
-		errs[i] = s.verifyOne(pdu, keys)
-	}
-	return errs, nil
+	return errs, s.turns.each(ctx, len(pdus), func(i int) { errs[i] = s.verifyOne(pdus[i], keys) })
 }
 
 // wantedKeys names the keys with which a server signed an event, and when they had to be valid.
