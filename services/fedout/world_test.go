@@ -64,6 +64,7 @@ type world struct {
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
 	tracer trace.Tracer // of workers that are started
+	faults faults       // likewise
 	mu     sync.Mutex
 	nid    int64
 }
@@ -147,6 +148,7 @@ func (w *world) start(name string, change ...func(*Config)) *worker {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	s.faults = w.faults
 	k := &worker{Service: s, members: members, bus: b, done: make(chan struct{})}
 	var ctx context.Context
 	ctx, k.cancel = context.WithCancel(context.Background())
