@@ -61,8 +61,8 @@ generated: generate ## check that the generated code is what its sources say
 
 chart: ## render the Helm chart, and hold alerts, dashboards, compose file and docs/operating.md to the code
 	@deploy/dev/install.sh chart
-	promtool check rules deploy/prometheus/alerts.yaml
-	promtool test rules deploy/prometheus/alerts_test.yaml
+	PATH="$(CURDIR)/bin:$$PATH" promtool check rules deploy/prometheus/alerts.yaml
+	PATH="$(CURDIR)/bin:$$PATH" promtool test rules deploy/prometheus/alerts_test.yaml
 	cd tools/chart && GOWORK=off $(GO) vet ./... && GOWORK=off $(GO) test -count=1 ./... # what it reads lies outside of its module: no cache
 
 interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
