@@ -94,6 +94,53 @@ func TestManyRooms(t *testing.T) {
 	})
 }
 
+// The verdicts that a resolution says it depends on are all: those on other events may be any.
+func TestVerdicts(t *testing.T) {
+	asked, depends := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 2))
+		for _, version := range roomversion.Supported() {
+			w, err := roomgen.NewWild(rng, version, 5+rng.IntN(50))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := newGraphed(w.Rules, w.Events, w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sets := w.States(2 + rng.IntN(3))
+			want, stats, err := r.resolve(sets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.flipped = make(map[int64]bool)
+			for nid, eventID := range r.byNID {
+				if rejected, ok := stats.Verdicts[nid]; !ok {
+					r.flipped[nid] = rng.IntN(2) == 0
+				} else if rejected != w.Rejected(eventID) {
+					t.Fatalf("%s: rejected %v", eventID, rejected)
+				}
+			}
+			if got, _, err := r.resolve(sets); err != nil || !gomaps.Equal(got, want) {
+				t.Fatalf("version %s: with other verdicts on events that do not matter: %s, %v", version, differences(got, want), err)
+			}
+			r.flipped = make(map[int64]bool)
+			for nid := range stats.Verdicts {
+				r.flipped[nid] = true
+			}
+			if got, _, err := r.resolve(sets); err != nil {
+				t.Fatal(err)
+			} else if asked++; !gomaps.Equal(got, want) {
+				depends++
+			}
+		}
+	})
+	t.Logf("in %d of %d resolutions the verdicts mattered", depends, asked)
+	if depends == 0 {
+		t.Errorf("no verdict mattered in any of %d resolutions", asked)
+	}
+}
+
 // The result is the oracle's in rooms of some size, too, whose states are trees; and in version 12 where all states lack
 // the create event, which only the room ID names.
 func TestLargeRooms(t *testing.T) {

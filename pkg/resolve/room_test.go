@@ -24,6 +24,8 @@ type graphed struct {
 	nids  map[id.Event]int64
 	byNID map[int64]id.Event
 	calls int
+	// flipped events are rejected if the source says that they are not, and the other way round.
+	flipped map[int64]bool
 }
 
 // newGraphed numbers the state events, which are in topological order.
@@ -63,7 +65,7 @@ func (r *graphed) Events(_ context.Context, nids []int64) ([]resolve.Event, erro
 		if err != nil {
 			return nil, fmt.Errorf("event %d: %w", nid, err)
 		}
-		events[i] = resolve.Event{PDU: ev, Rejected: r.src.Rejected(ev.ID)}
+		events[i] = resolve.Event{PDU: ev, Rejected: r.src.Rejected(ev.ID) != r.flipped[nid]}
 	}
 	return events, nil
 }

@@ -25,9 +25,11 @@ const (
 type Event struct {
 	// PDU is the redacted form if the event was redacted.
 	*event.PDU
-	Part    uint32
-	RoomNID int64
-	NID     int64
+	// Unredacted is a state event as it came, if it was redacted since; see AsReceived.
+	Unredacted *event.PDU
+	Part       uint32
+	RoomNID    int64
+	NID        int64
 	// Ord is the event's place in the timeline; 0 if it has none.
 	Ord int64
 	// SID is the snapshot before the event; 0 for outliers.
@@ -42,6 +44,24 @@ type Event struct {
 	Auth, Prev []int64
 
 	head atomic.Pointer[[]byte]
+}
+
+// AsReceived is the event as it came, whatever was redacted of it since. State is resolved by that, so that the result does not
+// depend on when: the room versions before 11 do not keep all that the rules read.
+func (e *Event) AsReceived() *event.PDU {
+	if e.Unredacted != nil {
+		return e.Unredacted
+	}
+	return e.PDU
+}
+
+// Size is the length of what the event holds of its JSON, in bytes.
+func (e *Event) Size() int {
+	n := len(e.JSON)
+	if e.Unredacted != nil {
+		n += len(e.Unredacted.JSON)
+	}
+	return n
 }
 
 // Head returns what KeepHead stored, or nil.
@@ -119,6 +139,9 @@ func (e *row) parse(m *meta) (*Event, error) {
 		return nil, fmt.Errorf("stored event %s: %w", e.id, err)
 	}
 	if e.RedactedBy != 0 {
+		if pdu.IsState() {
+			e.Unredacted = pdu
+		}
 		if pdu, err = pdu.Redacted(); err != nil {
 			return nil, fmt.Errorf("stored event %s: %w", e.id, err)
 		}

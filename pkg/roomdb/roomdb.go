@@ -59,7 +59,7 @@ func Open(shards *pg.Shards, states *state.Store, cfg Config, metrics prometheus
 		events: cache.New(cache.Config[eventKey, *Event]{
 			Name: "event", Budget: cfg.EventCache, MaxAge: maxAge, Metrics: metrics,
 			// Its JSON, and its beginning as clients see it.
-			Weigh: func(_ eventKey, e *Event) int64 { return 2*int64(len(e.JSON)) + 600 },
+			Weigh: func(_ eventKey, e *Event) int64 { return 2*int64(e.Size()) + 600 },
 		}),
 		metas: cache.New(cache.Config[eventKey, *meta]{
 			Name: "room_meta", Budget: cfg.EventCache / 8, Metrics: metrics,

@@ -17,7 +17,7 @@ type chains map[id.Event]*roomdb.Event
 // Event implements stateres.Source.
 func (c chains) Event(eventID id.Event) (*event.PDU, error) {
 	if e := c[eventID]; e != nil {
-		return e.PDU, nil
+		return e.AsReceived(), nil
 	}
 	return nil, stateres.ErrMissing
 }

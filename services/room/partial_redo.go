@@ -109,7 +109,7 @@ func replaced(e *newEvent, in state.Map) int64 {
 
 // note keeps a new verdict.
 func (d *redo) note(old *roomdb.Event, e *newEvent) {
-	now := &roomdb.Event{PDU: old.PDU, Part: old.Part, RoomNID: old.RoomNID, NID: old.NID, SID: e.sid, Flags: e.flags,
+	now := &roomdb.Event{PDU: old.PDU, Unredacted: old.Unredacted, Part: old.Part, RoomNID: old.RoomNID, NID: old.NID, SID: e.sid, Flags: e.flags,
 		NotifySeq: old.NotifySeq, Replaces: e.replaces, RedactedBy: old.RedactedBy, Cause: old.Cause, Auth: e.auth, Prev: old.Prev}
 	if e.flags == 0 {
 		now.Ord = old.Ord

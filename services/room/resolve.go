@@ -136,7 +136,7 @@ func (src *resolveSource) Events(_ context.Context, nids []int64) ([]resolve.Eve
 			return nil, err
 		}
 		for _, e := range events {
-			out = append(out, resolve.Event{PDU: e.PDU, Rejected: src.w.rejected(e)})
+			out = append(out, resolve.Event{PDU: e.AsReceived(), Rejected: src.w.rejected(e)})
 		}
 	}
 	return out, nil

@@ -141,7 +141,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s.cache = cache.New(cache.Config[eventKey, *roomdb.Event]{
 		Name: "room_event", Budget: cfg.Cache, Metrics: deps.Registerer,
-		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(len(e.JSON)) + 800 },
+		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(e.Size()) + 800 },
 	})
 	s.graphs = cache.New(cache.Config[*room, *authgraph.Graph]{
 		Name: "room_authgraph", Budget: cfg.Graphs, Metrics: deps.Registerer,

@@ -174,6 +174,45 @@ func TestResolutionUnderNewVerdicts(t *testing.T) {
 	b.auditSplit(t, roomID)
 }
 
+// What was redacted of an event does not change how state is resolved: who may invite is not among what room versions before
+// 11 keep of power levels (room version 10, "Redactions"), and an invitation that was not allowed would be from then on.
+func TestResolutionAfterRedaction(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("10", anna, "public")
+	ok(a.setState(roomID, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100},"events":{"m.room.topic":0},"invite":0}`))
+	ok(b.join(roomID, bert, string(one)))
+	strict := ok(a.setState(roomID, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100},"events":{"m.room.topic":0},"invite":50}`))
+	branch := ok(b.setState(roomID, bert, typeMember, carl, `{"membership":"invite"}`)).Pos - 1 // soft-failed, but part of its branch
+	ok(b.setState(roomID, bert, "m.room.topic", "", `{"topic":"the branch"}`))
+	branch = carry(b, a, two, roomID, branch)
+	refused := func(when string) {
+		t.Helper()
+		if ends := len(a.room(roomID).Extremities); ends != 2 {
+			t.Fatalf("%s: %d ends", when, ends)
+		}
+		a.checkResolved(roomID)
+		if got := a.state(roomID)["m.room.member|"+carl]; got != "" {
+			t.Errorf("%s: an invitation that is not allowed counts", when)
+		}
+	}
+	refused("at first")
+	on := a.timeline(roomID)
+	redaction := a.build(event.Draft{RoomID: id.Room(roomID), Type: typeRedaction, Sender: anna, Content: []byte(`{}`), Redacts: id.Event(strict.EventIds[0]),
+		Depth: on[0].Depth + 100, OriginServerTS: 1, PrevEvents: []id.Event{id.Event(strict.EventIds[0])},
+		AuthEvents: []id.Event{a.state(roomID)["m.room.create|"], id.Event(strict.EventIds[0]), a.state(roomID)["m.room.member|"+anna]}}, on[0])
+	if r := a.receive(roomID, one, redaction.JSON)[0]; r.Error != "" {
+		t.Fatal(r.Error)
+	}
+	if !a.isRedacted(roomID, strict.EventIds[0]) {
+		t.Fatal("not redacted")
+	}
+	ok(b.setState(roomID, bert, "m.room.topic", "", `{"topic":"the branch goes on"}`)) // other states: nobody knows the result
+	carry(b, a, two, roomID, branch)
+	refused("after the redaction")
+}
+
 // An event gets a place and then cannot be taken in after all: what was remembered of its place is forgotten.
 func TestPlaceIsForgotten(t *testing.T) {
 	c := newClaimedJoin(t)
