@@ -69,6 +69,9 @@ func (s *shared) offer(all []resolution) {
 		return
 	}
 	for _, r := range all {
+		if len(r.verdicts) > sharedVerdicts {
+			continue // it would wait in vain, and they take memory
+		}
 		select {
 		case s.queue <- r:
 		default:
@@ -122,11 +125,8 @@ func (s *shared) name(room roomdb.RoomKey, maps []state.Map) string {
 	return "hanse:resolved:" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// encodeResolution returns nil for a result that is far from all inputs, or depends on many verdicts.
+// encodeResolution returns nil for a result that is far from all inputs.
 func encodeResolution(r resolution) []byte {
-	if len(r.verdicts) > sharedVerdicts {
-		return nil
-	}
 	var base state.Map
 	var nearest []state.Change
 	found := false
