@@ -46,7 +46,7 @@ func (s *Service) remember(r *room, e *newEvent) {
 	}
 	e.stored = ev
 	if e.place && (e.was^e.flags)&flagRejected != 0 {
-		r.resolved = memo{} // it holds for the verdict of before
+		r.forgetResolved()
 	}
 	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
 	r.draft(e)

@@ -49,7 +49,8 @@ func (d *redo) finish(ctx context.Context) (*change, error) {
 	if err := w.put(); err != nil {
 		return nil, err
 	}
-	d.r.partial, d.r.home, d.r.resolved = nil, "", d.w.resolved
+	d.r.partial, d.r.home = nil, ""
+	d.r.forgetResolved()
 	for nid, ev := range w.redone { // what is built upon them from now on needs them as they are
 		w.s.cache.Add(eventKey{d.r.p.part, d.r.p.epoch, nid}, ev)
 	}

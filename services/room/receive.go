@@ -376,7 +376,7 @@ func (w *writer) abandon() {
 	for _, e := range w.c.events {
 		w.r.misplaced(e)
 	}
-	w.r.resolved = memo{}
+	w.r.forgetResolved()
 }
 
 // verdict is what the draft makes of an event of it.
@@ -450,7 +450,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	}
 	if err := w.attach(ctx, e, at, relay); err != nil {
 		w.r.misplaced(e)
-		w.r.resolved = memo{}
+		w.r.forgetResolved()
 		return nil, err
 	}
 	return e, nil

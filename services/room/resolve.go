@@ -38,7 +38,7 @@ func (w *writer) resolve(ctx context.Context, maps []state.Map) (state.Map, erro
 	}
 	key, memo := resolveKey(maps), &r.resolved
 	if w.redone != nil { // its verdicts are not those of the room yet
-		memo = &w.resolved
+		memo = w.underNewVerdicts()
 	}
 	if m, ok := memo.get(key); ok {
 		s.metrics.memo.WithLabelValues("room").Inc()
@@ -190,6 +190,20 @@ func resolveKey(maps []state.Map) string {
 		key = append(key, sid[:]...)
 	}
 	return string(key)
+}
+
+// forgetResolved is called when the verdict on an event changes, or may have: what was resolved holds for the one before.
+func (r *room) forgetResolved() {
+	r.resolved = memo{}
+	r.verdicts++
+}
+
+// underNewVerdicts is what the draft remembers. The room may have changed verdicts of its own since.
+func (w *writer) underNewVerdicts() *memo {
+	if w.verdicts != w.r.verdicts {
+		w.resolved, w.verdicts = memo{}, w.r.verdicts
+	}
+	return &w.resolved
 }
 
 // memo remembers a few results.

@@ -45,6 +45,8 @@ type room struct {
 	recent   *recent
 	receipts map[receiptKey]int64 // ord of receipts known
 	resolved memo
+	// verdicts counts how often a verdict on an event changed.
+	verdicts int
 	// drafted are the state events of the newest draft, unshared the resolutions that it took.
 	drafted   []authgraph.Node
 	unshared  []resolution

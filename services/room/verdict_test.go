@@ -12,6 +12,7 @@ import (
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -172,6 +173,43 @@ func TestResolutionUnderNewVerdicts(t *testing.T) {
 	}
 	ok(b.say(roomID, bert, "goes on"))
 	b.auditSplit(t, roomID)
+}
+
+// While a room is judged again, the room itself goes on, and may reject an event that counted in what was resolved for that.
+func TestResolutionWhileJudgedAgain(t *testing.T) {
+	c := newClaimedJoin(t)
+	ctx := context.Background()
+	locked := func(f func(r *room)) {
+		t.Helper()
+		r, err := c.a.workers[0].lockRoom(ctx, id.Room(c.room))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.unlock()
+		f(r)
+	}
+	ends := c.a.statesAfter(c.a.room(c.room))
+	var w *writer
+	counts := func() bool {
+		m, err := w.resolve(ctx, ends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Has(state.Key{Type: "m.room.topic"})
+	}
+	locked(func(r *room) {
+		w = c.a.workers[0].newWriter(ctx, r)
+		w.redone = make(map[int64]*roomdb.Event)
+		if !counts() {
+			t.Error("the topic does not count at first")
+		}
+	})
+	c.refuse()
+	locked(func(*room) {
+		if counts() {
+			t.Error("the topic counts after its sender's join was rejected")
+		}
+	})
 }
 
 // What was redacted of an event does not change how state is resolved: who may invite is not among what room versions before

@@ -56,8 +56,9 @@ type writer struct {
 	held    []*newEvent
 	// redone are stored events under the verdicts that the draft is to give them.
 	redone map[int64]*roomdb.Event
-	// resolved remembers resolutions under these verdicts.
+	// resolved remembers resolutions under these verdicts, and those of the room when it had changed them so often.
 	resolved memo
+	verdicts int
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
