@@ -3,7 +3,6 @@ package fedclient
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,10 +20,11 @@ import (
 // Client makes requests to other servers. It is safe for concurrent use; a process has one, so that its routes and
 // connections are shared.
 type Client struct {
-	cfg       Config
-	resolver  *resolver
-	transport *http.Transport
-	metrics   *metrics
+	cfg        Config
+	resolver   *resolver
+	transport  *http.Transport
+	handshakes *handshakes
+	metrics    *metrics
 }
 
 // New returns a client.
@@ -32,6 +32,7 @@ func New(cfg Config) *Client {
 	cfg.setDefaults()
 	c := &Client{cfg: cfg, metrics: newMetrics(cfg.Registerer)}
 	c.resolver = newResolver(&c.cfg, c.metrics)
+	c.handshakes = newHandshakes(c.metrics.handshakes)
 	c.transport = &http.Transport{
 		DialTLSContext:         c.dialTLS,
 		ForceAttemptHTTP2:      true,
@@ -193,8 +194,8 @@ func (c *Client) dialTarget(ctx context.Context, target, tlsName string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, c.cfg.tls(tlsName))
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn, err := c.handshakes.client(ctx, raw, c.cfg.tls(tlsName))
+	if err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("TLS with %s for %s: %w", target, tlsName, err)
 	}

@@ -11,7 +11,7 @@
 //
 // No connection is made to an address that the Guard refuses, whatever named it: the rule is applied to the address
 // that the socket connects to. No more of an answer is read than the caller said. Redirects are followed for
-// .well-known only, a few times, and only to https.
+// .well-known only, a few times, and only to https. Handshakes compute on half of the processors.
 //
 // # Failures
 //

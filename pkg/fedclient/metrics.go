@@ -12,6 +12,8 @@ type metrics struct {
 	dials     *prometheus.CounterVec
 	requests  *prometheus.CounterVec
 	seconds   prometheus.Histogram
+	// handshakes wait for a processor.
+	handshakes prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,6 +24,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Requests for .well-known/matrix/server, by result."}, []string{"result"})),
 		dials: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_dials_total",
 			Help: "Connections to other servers, by result: ok, failed, refused (by the address rule)."}, []string{"result"})),
+		handshakes: metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_fedout_handshakes_waiting",
+			Help: "TLS handshakes with other servers that wait for a processor, not for the other side."})),
 		requests: metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_fedout_requests_total",
 			Help: "Requests to other servers, by class of status; failed if there was no answer."}, []string{"status"})),
 		seconds: metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_fedout_request_seconds",

@@ -93,7 +93,7 @@ func (c *change) wait(ctx context.Context) error {
 
 // weight bounds a batch: rows, roughly.
 func (c *change) weight() int {
-	return 1 + len(c.events) + len(c.entries) + len(c.receipts) + len(c.partial.redone)
+	return 1 + len(c.events) + len(c.entries) + len(c.receipts) + len(c.servers) + len(c.partial.redone)
 }
 
 // newEvent is an event to be written.

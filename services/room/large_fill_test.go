@@ -1,6 +1,7 @@
 package room
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -194,8 +195,11 @@ func TestLargeFill(t *testing.T) {
 	for name, ds := range map[string][]time.Duration{"quiet": quiet, "beside it": busy} {
 		t.Logf("a send in the neighbour, %s: p50 %v p90 %v p99 %v max %v of %d", name, at(ds, 50), at(ds, 90), at(ds, 99), ds[len(ds)-1], len(ds))
 	}
-	if got := b.room(roomID).Joined; got != members+2 {
-		t.Errorf("%d members", got)
+	r, byServer := b.room(roomID), 0
+	err := b.db.For(r.Part).QueryRow(context.Background(), `SELECT sum(joined) FROM room_server WHERE part = $1 AND room_nid = $2`,
+		int32(r.Part), r.NID).Scan(&byServer)
+	if err != nil || r.Joined != members+2 || byServer != members+2 {
+		t.Errorf("%d members, %d by server, %v", r.Joined, byServer, err)
 	}
 	commitsAfter, smallAfter := observed(rows, 128)
 	if all, of := smallAfter-small, commitsAfter-commits; all != of || of < uint64(members/outlierChunk) {

@@ -35,6 +35,9 @@ func (f *fill) redo(ctx context.Context, st *wholeState) error {
 	if err != nil {
 		return err
 	}
+	if err := f.countAhead(ctx, st); err != nil {
+		return err
+	}
 	d := &redo{f: f, st: st, base: base, named: make(map[id.Event]bool)}
 	if err := d.begin(ctx); err != nil {
 		return err
@@ -50,25 +53,36 @@ func (f *fill) redo(ctx context.Context, st *wholeState) error {
 	}
 }
 
-// storeBase commits the whole state before anything refers to it: it is large.
+// storeBase stores the whole state before anything refers to it. As it is large it is not written by the lane, which only
+// makes its number ours for good: a row under a number that nobody else is given, and that nothing refers to, needs no
+// fence.
 func (f *fill) storeBase(ctx context.Context, st *wholeState) (*state.Snapshot, error) {
-	batch, sid := f.s.states.Batch(), f.p.nid.Add(1)
-	base, err := batch.Root(f.p.part, sid, st.m)
-	if err != nil {
-		return nil, err
-	}
 	r, err := f.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := f.s.newWriter(ctx, r)
-	w.c.states, w.c.nid, w.c.bulk = batch, sid, true
+	sid := w.nid()
+	w.c.bulk = true
 	err = w.put()
 	r.unlock()
 	if err != nil {
 		return nil, err
 	}
-	return base, w.c.wait(ctx)
+	if err := w.c.wait(ctx); err != nil {
+		return nil, err
+	}
+	batch := f.s.states.Batch()
+	base, err := batch.Root(f.p.part, sid, st.m)
+	if err != nil {
+		return nil, err
+	}
+	var q pgx.Batch
+	batch.Queue(&q)
+	if err := f.s.shards.For(f.p.part).SendBatch(ctx, &q).Close(); err != nil {
+		return nil, fmt.Errorf("store the whole state: %w", err)
+	}
+	return base, nil
 }
 
 // begin puts our join upon the whole state.

@@ -26,8 +26,10 @@ const (
 SELECT depth, event_id, json FROM partial_spool
 WHERE part = $1 AND room_nid = $2 AND (depth, event_id) > ($3, $4) ORDER BY depth, event_id LIMIT $5`
 
+	// From where the chunk begins: what was deleted before it is passed over in the index.
 	sqlUnspool = `
-DELETE FROM partial_spool WHERE part = $1 AND room_nid = $2 AND (depth, event_id) <= ($3, $4)`
+DELETE FROM partial_spool
+WHERE part = $1 AND room_nid = $2 AND (depth, event_id) > ($3, $4) AND (depth, event_id) <= ($5, $6)`
 
 	sqlDropSpool = `DELETE FROM partial_spool WHERE part = $1 AND room_nid = $2`
 )
@@ -41,11 +43,16 @@ func (s *Service) dropSpool(ctx context.Context, part uint32, roomNID int64) err
 
 // spooled is a chunk of the spool.
 type spooled struct {
-	pdus  []*event.PDU
-	depth int64 // of its last event
+	pdus        []*event.PDU
+	after, last spoolPlace
+	good        chan []*event.PDU // those that are well signed; closed without any if err is set
+	err         error
+}
+
+// spoolPlace is that of an event in the order of the spool.
+type spoolPlace struct {
+	depth int64
 	id    id.Event
-	good  chan []*event.PDU // those that are well signed; closed without any if err is set
-	err   error
 }
 
 // storeSpool makes outliers of what is in the spool.
@@ -75,7 +82,8 @@ func (f *fill) storeSpool(ctx context.Context) error {
 		if len(deferred)+len(without) <= maxDeferred {
 			deferred = append(deferred, without...)
 		}
-		if _, err := f.s.shards.For(f.p.part).Exec(ctx, sqlUnspool, int32(f.p.part), f.nid, c.depth, c.id); err != nil {
+		_, err = f.s.shards.For(f.p.part).Exec(ctx, sqlUnspool, int32(f.p.part), f.nid, c.after.depth, c.after.id, c.last.depth, c.last.id)
+		if err != nil {
 			return fmt.Errorf("unspool: %w", err)
 		}
 		if err := f.step(ctx, "stored"); err != nil {
@@ -94,16 +102,16 @@ func (f *fill) storeSpool(ctx context.Context) error {
 
 // readSpool reads and verifies the chunks, some at a time.
 func (f *fill) readSpool(ctx context.Context, into chan<- *spooled) error {
-	depth, last := int64(-1<<62), id.Event("")
+	last := spoolPlace{depth: -1 << 62}
 	for {
-		rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlReadSpool, int32(f.p.part), f.nid, depth, last, readChunk)
+		rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlReadSpool, int32(f.p.part), f.nid, last.depth, last.id, readChunk)
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
 		}
-		c := &spooled{good: make(chan []*event.PDU, 1)}
+		c := &spooled{after: last, good: make(chan []*event.PDU, 1)}
 		var json []byte
-		_, err = pgx.ForEachRow(rows, []any{&depth, &last, &json}, func() error {
-			pdu, err := event.ParseTrusted(append([]byte(nil), json...), last, f.in.rules) // it was checked before it went there
+		_, err = pgx.ForEachRow(rows, []any{&last.depth, &last.id, &json}, func() error {
+			pdu, err := event.ParseTrusted(append([]byte(nil), json...), last.id, f.in.rules) // it was checked before it went there
 			c.pdus = append(c.pdus, pdu)
 			return err
 		})
@@ -113,7 +121,7 @@ func (f *fill) readSpool(ctx context.Context, into chan<- *spooled) error {
 		if len(c.pdus) == 0 {
 			return nil
 		}
-		c.depth, c.id = depth, last
+		c.last = last
 		go func() {
 			defer close(c.good)
 			var good []*event.PDU
