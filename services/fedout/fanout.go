@@ -18,8 +18,10 @@ type item struct {
 	entry   *logv1.Entry
 	// origin is the server of ours that sends it.
 	origin id.Server
-	size   int64
-	refs   atomic.Int32
+	// many says that it is for many servers.
+	many bool
+	size int64
+	refs atomic.Int32
 }
 
 // event returns the item's event, nil for other entries.
@@ -142,7 +144,7 @@ func (f *sender) planEvent(ctx context.Context, key roomKey, e *logv1.Entry, ev 
 			origin = f.s.servers.Default()
 		}
 	}
-	o.item = &item{logPart: key.part, pos: e.Pos, entry: e, origin: origin, size: int64(len(ev.Json)) + 600}
+	o.item = &item{logPart: key.part, pos: e.Pos, entry: e, origin: origin, many: len(o.to) > manyServers, size: int64(len(ev.Json)) + 600}
 	return o, nil
 }
 
@@ -154,5 +156,6 @@ func (f *sender) planEDU(ctx context.Context, key roomKey, e *logv1.Entry, user 
 	if err != nil {
 		return offer{}, err
 	}
-	return offer{to: rs.remote, item: &item{logPart: key.part, pos: e.Pos, entry: e, origin: user.Server(), size: int64(size) + 300}}, nil
+	return offer{to: rs.remote, item: &item{logPart: key.part, pos: e.Pos, entry: e, origin: user.Server(),
+		many: len(rs.remote) > manyServers, size: int64(size) + 300}}, nil
 }

@@ -39,7 +39,7 @@ type sender struct {
 	s      *Service
 	rooms  *roomCache
 	reader *bus.LogReader
-	slots  chan struct{}
+	slots  *slots
 	bytes  atomic.Int64
 
 	// ctx is that of requests to other servers.
@@ -68,7 +68,7 @@ type sender struct {
 func newSender(s *Service) *sender {
 	n := s.shards.P()
 	f := &sender{
-		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: make(chan struct{}, s.cfg.Transactions),
+		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: newSlots(s.cfg.Transactions),
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
 		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
 		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanse/pkg/destination"
@@ -106,6 +107,7 @@ func (d *dest) sendQueued(ctx context.Context) error {
 	if err := d.fill(ctx, t, batch); err != nil {
 		return own(err)
 	}
+	t.patient = len(rows) == 0 && !slices.ContainsFunc(batch, func(it *item) bool { return !it.many })
 	used := t.addRows(rows)
 	if err := d.addEphemeral(t); err != nil {
 		return own(err)
@@ -205,12 +207,12 @@ func (d *dest) deliver(t *transaction) error {
 // apart sends the parts of a refused transaction one by one.
 func (d *dest) apart(t *transaction) error {
 	for _, e := range t.edus {
-		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), traces: t.traces}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), patient: t.patient, traces: t.traces}); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.pdus {
-		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), traces: t.traces}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), patient: t.patient, traces: t.traces}); err != nil {
 			return err
 		}
 	}

@@ -34,6 +34,8 @@ type transaction struct {
 	pdus   []pdu
 	edus   []edu
 	bytes  int
+	// patient says that it leaves some slots to others.
+	patient bool
 	// traces are those that its entries stem from.
 	traces []trace.Link
 }
@@ -106,12 +108,11 @@ func (r *refusal) Error() string { return fmt.Sprintf("answered %d %s", r.status
 
 // send makes one transaction. An error that is not a *refusal means that the destination failed.
 func (d *dest) send(t *transaction) error {
-	select {
-	case d.f.slots <- struct{}{}:
-		defer func() { <-d.f.slots }()
-	case <-d.f.ctx.Done():
-		return d.f.ctx.Err()
+	leave, err := d.f.slots.enter(d.f.ctx, t.patient)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(d.f.ctx, transactionTimeout)
 	defer cancel()
 	s := d.f.s
