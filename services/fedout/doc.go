@@ -20,7 +20,8 @@
 //
 // # Invariants
 //
-// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. Events of a room are
+// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. A quarter of the slots for
+// transactions is never taken by what goes to more than a hundred servers, or is caught up. Events of a room are
 // sent in the order of the log. Everything arrives at least once; receivers know a repeated event by its id. A server
 // gets only events of rooms that it was in when they were sent, or that concern its own users.
 //

@@ -106,3 +106,56 @@ func TestAllowance(t *testing.T) {
 	now = now.Add(-time.Minute) // a clock that goes backwards gives nothing and takes nothing
 	owed(worstDebt * 10)
 }
+
+// Many things wait for a turn and make room for others in between; few are done at once, and an ended context stops many.
+func TestTurnsEach(t *testing.T) {
+	ts := newTurns(1)
+	held, err := ts.begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := 0
+	count := func(int) { done++ }
+	if err := ts.each(t.Context(), few, count); err != nil || done != few {
+		t.Fatalf("%d of few things done beside somebody who works, %v", done, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	done = 0
+	if err := ts.each(ended, few+1, count); !errors.Is(err, context.Canceled) || done != 0 {
+		t.Fatalf("%d of many things done without a turn, %v", done, err)
+	}
+	held.pause()
+
+	began, other := make(chan struct{}), make(chan error)
+	go func() {
+		<-began
+		turn, err := ts.begin(context.Background())
+		if err == nil {
+			turn.pause()
+		}
+		other <- err
+	}()
+	working, stop := context.WithCancel(t.Context())
+	defer stop()
+	err = ts.each(working, 1<<40, func(i int) {
+		if i == 0 {
+			close(began)
+		}
+		select {
+		case err := <-other:
+			if err != nil {
+				t.Error(err)
+			}
+			stop()
+		default:
+			runtime.Gosched()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+	if ts.free != 1 || ts.waiting() != 0 {
+		t.Errorf("%d free, %d waiting", ts.free, ts.waiting())
+	}
+}
