@@ -27,7 +27,7 @@ func TestForks(t *testing.T) {
 			cfg.Version, cfg.Servers = version, min(cfg.Servers, 100) // who is sent our events is another test's
 			p := serve(t, cfg, peer.Config{})
 			f := newForked(t, p, version)
-			quiet(f.side)
+			warm(f.side)
 			// Forks without conflicts that decide about others: all must be delivered.
 			f.push("calm forks", f.grow(fmt.Sprintf("%d forks of %d", width, depth), func(r *hugeroom.Room) ([]int, error) {
 				forks, err := r.Forks(r.History(), width, depth, hugeroom.Calm)
@@ -136,6 +136,7 @@ func (f *forked) grow(what string, pattern func(*hugeroom.Room) ([]int, error)) 
 func (f *forked) push(what string, numbers []int, all bool) {
 	t := f.t
 	t.Helper()
+	quiet(f.side)
 	var pushed *peer.Pushed
 	begin := time.Now()
 	meanwhile(what, func() {

@@ -28,6 +28,7 @@ func TestJoin(t *testing.T) {
 	users := register(t, shared, "joiner", "besidejoin", "besidesjoin")
 	room := string(roomID(t, p))
 	beside := newSide(t, shared, room, users[1:])
+	warm(beside)
 	quiet(beside)
 	j := joining{t: t, peer: p, who: users[0], room: room, begin: time.Now()}
 	meanwhile("the join", func() {

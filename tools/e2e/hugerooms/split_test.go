@@ -35,6 +35,7 @@ func TestSplit(t *testing.T) {
 		sh.reader = read(t, sh.admin, s.room)
 		s.sides = append(s.sides, newSide(t, sh.cluster, s.room, sh.beside))
 	}
+	warm(s.sides...)
 	quiet(s.sides...)
 	s.talk("together")
 	meanwhile("load without a split", func() { s.more(5); pause(t, calm()) }, s.sides...)
@@ -218,13 +219,14 @@ func (s *split) round(n int) {
 	t := s.t
 	t.Helper()
 	q := s.quarrel(n)
+	quiet(s.sides...)
 	s.talk(fmt.Sprint("split", n))
 	s.more(5)
 	s.cut(true)
 	meanwhile("a split", func() {
 		begin := time.Now()
 		q.apart()
-		pause(t, calm()/3-time.Since(begin)) // servers wait the longer with the next attempt the longer they were apart
+		pause(t, calm()-time.Since(begin)) // servers wait the longer with the next attempt the longer they were apart
 	}, s.sides...)
 	if s.same() == nil {
 		t.Error("the sides were not apart")
