@@ -8,8 +8,12 @@ import (
 	"time"
 )
 
-// every is the time between two checks. A check that takes longer is repeated at once.
-const every = 10 * time.Millisecond
+// The time between two checks grows from first to longest: what comes soon is seen soon, and what takes long is not
+// disturbed.
+const (
+	first   = time.Millisecond
+	longest = 50 * time.Millisecond
+)
 
 // Nil repeats a check until it returns nil. After the given time the test ends with what the check said last; it ends at
 // once if the test's context does.
@@ -17,15 +21,13 @@ func Nil(t testing.TB, patience time.Duration, what string, check func() error) 
 	t.Helper()
 	end := time.NewTimer(patience)
 	defer end.Stop()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
+	for pause := first; ; pause = min(2*pause, longest) {
 		err := check()
 		if err == nil {
 			return
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-end.C:
 			t.Fatalf("%s: not within %s: %v", what, patience, err)
 		case <-t.Context().Done():

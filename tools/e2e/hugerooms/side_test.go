@@ -39,8 +39,9 @@ func calm() time.Duration {
 // stall is a send latency that no load of another room excuses.
 const stall = 10 * time.Second
 
-// besideRate is at what rate the people of a side write, in sends a second.
-const besideRate = 20
+// The people of a side write at this rate, in sends a second, and so many at a time: a send that takes long must not be the
+// reason why the next one does.
+const besideRate, besideSenders = 20, 16
 
 // warm lets connections be made and caches be filled.
 func warm(sides ...*side) { meanwhile("warm", func() { pause(sides[0].t, calm()/4) }, sides...) }
@@ -61,7 +62,7 @@ func meanwhile(what string, happens func(), sides ...*side) {
 		s.runs++
 		var err error
 		traffic[i], err = scenario.StartTraffic(s.t.Context(), scenario.TrafficConfig{Rooms: []scenario.Room{{ID: s.room, Users: s.people}},
-			Senders: 2, Rate: besideRate, Run: fmt.Sprint(s.t.Name(), s.runs)})
+			Senders: besideSenders, Rate: besideRate, Run: fmt.Sprint(s.t.Name(), s.runs)})
 		if err != nil {
 			s.t.Fatal(err)
 		}

@@ -243,14 +243,14 @@ func (s *split) round(n int) {
 			}
 			return nil
 		})
-		t.Logf("round %d: both hear of each other %s after the cut", n, since(healed)) // that is for how long a sender waits
+		t.Logf("round %d: both hear of each other %s after the cut has ended", n, since(healed)) // that is for how long a sender waits
 		s.more(30)
 		for _, traffic := range s.traffic {
 			traffic.Silence()
 		}
 		until(t, "all messages on both sides", s.heardAlike)
 		until(t, "the same state on both sides", s.same)
-		t.Logf("round %d: the same messages and state %s after the cut", n, since(healed))
+		t.Logf("round %d: the same messages and state %s after the cut has ended", n, since(healed))
 	}, s.sides...)
 	s.silence()
 	for _, sh := range s.shores {
