@@ -307,6 +307,33 @@ func TestMissingEvents(t *testing.T) {
 	}
 }
 
+// An event joins what we lack to what we have, though that is no end of the room any more: the answer is not spent on what is
+// before that (server-server API, POST /get_missing_events, "earliest_events").
+func TestMissingBesideKnown(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	joined := ok(b.join(roomID, bert, string(one)))
+	lacked := make(map[id.Event]bool)
+	for i := range missingLimit - 2 {
+		lacked[id.Event(ok(a.say(roomID, anna, fmt.Sprint("here ", i))).EventIds[0])] = true
+	}
+	for i := range missingLimit - 2 {
+		ok(b.say(roomID, bert, fmt.Sprint("there ", i)))
+	}
+	carry(b, a, two, roomID, joined.Pos)
+	ok(b.say(roomID, bert, "not carried"))
+	last := ok(a.say(roomID, anna, "joins both"))
+	carry(a, b, one, roomID, last.Pos-1)
+	for _, e := range b.timeline(roomID) {
+		delete(lacked, e.ID)
+	}
+	if len(lacked) > 0 {
+		t.Errorf("%d events are missing", len(lacked))
+	}
+}
+
 // Many ends of a room are merged without anybody saying anything.
 func TestManyExtremities(t *testing.T) {
 	n := newNetwork()

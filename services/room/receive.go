@@ -214,7 +214,7 @@ type gaps struct {
 	known bool // the event is here, in its place
 	auth  []id.Event
 	prev  []id.Event
-	tips  []id.Event // the ends of the room
+	have  []id.Event // prev events that we have, and ends of the room: what is before them is not asked for
 	// partial says that members are missing from the room's state: the state before an event is not asked for then.
 	partial bool
 }
@@ -280,11 +280,13 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 	for _, p := range pdu.PrevEvents {
 		if e := found[p]; e == nil || e.Flags&flagOutlier != 0 {
 			g.prev = append(g.prev, p)
+		} else {
+			g.have = append(g.have, p)
 		}
 	}
 	if len(g.prev) > 0 {
-		for _, t := range r.head.tips {
-			g.tips = append(g.tips, t.pdu.ID)
+		for _, t := range r.head.tips[:min(len(r.head.tips), maxPrev)] {
+			g.have = append(g.have, t.pdu.ID)
 		}
 	}
 	return g, nil
@@ -292,7 +294,7 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 
 // fillGap asks the origin for the events before this one, and takes them in, oldest first.
 func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
-	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.tips[:min(len(g.tips), maxPrev)], []id.Event{pdu.ID}, 0)
+	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.have, []id.Event{pdu.ID}, 0)
 	if err != nil {
 		in.s.log.Debug("get_missing_events", "room", in.roomID, "server", in.origin, "err", err)
 		return nil // the state at the gap may still be had
