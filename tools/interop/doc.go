@@ -1,3 +1,15 @@
 // Package interop runs a Hanse cluster beside a Synapse, a server that others wrote, and lets their users meet. It is
 // built with the tag interop ('make interop'), as it installs Synapse from PyPI into a virtual environment.
+//
+// # Splits
+//
+// A fork (fork_test.go) is a room of both servers that people write to on both sides while federation is cut. A cut is for
+// both servers and all rooms, so a test works on all its forks in one split: openAll, split, check. After it both must have
+// the same state and verdicts; what may differ is in docs/state.md, "Beside Synapse". Verdicts are read from the databases
+// (verdicts_test.go); a fork that fails shows its whole graph with them.
+//
+//   - INTEROP_SPLITS=all: each scenario in all its room versions, made on either server, not in one.
+//   - INTEROP_SEEDS=n: so many random rooms; INTEROP_SEED=s: the first of them.
+//
+// Tests that cut federation or stop a server run alone: they do not call t.Parallel.
 package interop

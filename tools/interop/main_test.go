@@ -17,6 +17,8 @@ import (
 var (
 	hanse *cluster.Cluster
 	other *synapse
+	// authority is the CA that both trust.
+	authority *cluster.CA
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -45,7 +47,7 @@ func run(m *testing.M) int {
 		if err := hanse.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
-		if err := other.stop(); err != nil {
+		if err := other.close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
@@ -57,20 +59,20 @@ func run(m *testing.M) int {
 }
 
 func start(ctx context.Context, dir string) error {
-	ca, err := cluster.OpenCA(dir)
-	if err != nil {
+	var err error
+	if authority, err = cluster.OpenCA(dir); err != nil {
 		return err
 	}
 	synapseDir := filepath.Join(dir, "synapse")
 	if err := os.Mkdir(synapseDir, 0o700); err != nil {
 		return err
 	}
-	if other, err = newSynapse(ctx, synapseDir, ca); err != nil {
+	if other, err = newSynapse(ctx, synapseDir, authority); err != nil {
 		return err
 	}
 	if err := other.start(ctx); err != nil {
 		return err
 	}
-	hanse, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, "hanse"), CA: ca, Host: "localhost", Unsafe: true})
+	hanse, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(dir, "hanse"), CA: authority, Host: "localhost", Unsafe: true})
 	return err
 }

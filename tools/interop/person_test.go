@@ -5,7 +5,10 @@ package interop
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,26 +51,16 @@ type person struct {
 	syncErr error
 }
 
+// newPerson registers a user whose client syncs until the test ends.
 func newPerson(t *testing.T, on server) *person {
 	t.Helper()
-	c, err := mxclient.New(on.baseURL, mxclient.Options{}).RegisterShared(t.Context(), on.secret, fmt.Sprintf("p%d", everybody.Add(1)), "interop-password-1", false)
-	if err != nil {
-		t.Fatalf("register on %s: %v", on.name, err)
-	}
-	user, _, err := c.Whoami(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &person{
-		Client: c, id: user, server: on, changed: make(chan struct{}), events: make(map[string][]mxclient.Event), rooms: make(map[string]string),
-		typing: make(map[string]string), receipt: make(map[string]string), present: make(map[string]string), devices: make(map[string]int),
-	}
+	p := newQuiet(t, on)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s := &mxclient.Syncer{
-			Client: c, Request: mxclient.SyncRequest{Timeout: 10 * time.Second}, OnSync: p.take,
+			Client: p.Client, Request: mxclient.SyncRequest{Timeout: 10 * time.Second}, OnSync: p.take,
 			OnError: func(error) error { return nil },
 		}
 		if err := s.Run(ctx); err != nil {
@@ -78,6 +71,23 @@ func newPerson(t *testing.T, on server) *person {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return p
+}
+
+// newQuiet registers a user whose client does not sync.
+func newQuiet(t *testing.T, on server) *person {
+	t.Helper()
+	c, err := mxclient.New(on.baseURL, mxclient.Options{}).RegisterShared(t.Context(), on.secret, fmt.Sprintf("p%d", everybody.Add(1)), "interop-password-1", false)
+	if err != nil {
+		t.Fatalf("register on %s: %v", on.name, err)
+	}
+	user, _, err := c.Whoami(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &person{
+		Client: c, id: user, server: on, changed: make(chan struct{}), events: make(map[string][]mxclient.Event), rooms: make(map[string]string),
+		typing: make(map[string]string), receipt: make(map[string]string), present: make(map[string]string), devices: make(map[string]int),
+	}
 }
 
 func (p *person) take(_ context.Context, r *mxclient.SyncResponse) error {
@@ -205,61 +215,71 @@ func sameMembers(t *testing.T, room string, want []string, ps ...*person) {
 }
 
 // stateOf returns the event ids of the room's state by key.
-func (p *person) stateOf(t *testing.T, room string) (map[string]string, error) {
-	events, err := p.State(t.Context(), room)
-	if err != nil {
-		return nil, err
-	}
+func (p *person) stateOf(ctx context.Context, room string) (map[string]string, error) {
+	events, err := p.State(ctx, room)
+	return idsByKey(events), err
+}
+
+func idsByKey(events []mxclient.Event) map[string]string {
 	ids := make(map[string]string, len(events))
 	for _, e := range events {
 		ids[e.Type+"|"+*e.StateKey] = e.EventID
 	}
-	return ids, nil
+	return ids
+}
+
+// differ says in what the states on two servers differ, event by event; nil if they are the same.
+func differ(a, b server, x, y map[string]string) error {
+	keys := maps.Clone(x)
+	maps.Copy(keys, y)
+	var diff []string
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		if x[k] != y[k] {
+			diff = append(diff, fmt.Sprintf("%s: %s %s, %s %s", k, a.name, x[k], b.name, y[k]))
+		}
+	}
+	if diff != nil {
+		return errors.New("states differ:\n" + strings.Join(diff, "\n"))
+	}
+	return nil
+}
+
+// agree compares the states that two people see.
+func agree(ctx context.Context, room string, a, b *person) error {
+	x, err := a.stateOf(ctx, room)
+	if err != nil {
+		return err
+	}
+	y, err := b.stateOf(ctx, room)
+	if err != nil {
+		return err
+	}
+	return differ(a.server, b.server, x, y)
 }
 
 // sameState waits until both servers have the same state, event by event.
 func sameState(t *testing.T, room string, a, b *person) {
 	t.Helper()
-	eventually(t, "same state on both", func() error {
-		x, err := a.stateOf(t, room)
-		if err != nil {
-			return err
-		}
-		y, err := b.stateOf(t, room)
-		if err != nil {
-			return err
-		}
-		var diff []string
-		for k, v := range x {
-			if y[k] != v {
-				diff = append(diff, fmt.Sprintf("%s: %s %s, %s %s", k, a.server.name, v, b.server.name, y[k]))
-			}
-		}
-		for k, v := range y {
-			if x[k] == "" {
-				diff = append(diff, fmt.Sprintf("%s: only on %s (%s)", k, b.server.name, v))
-			}
-		}
-		if diff != nil {
-			return fmt.Errorf("states differ:\n%s", strings.Join(diff, "\n"))
-		}
-		return nil
-	})
+	eventually(t, "same state on both", func() error { return agree(t.Context(), room, a, b) })
 }
 
 // eventually repeats a check until it passes.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
+	if err := within(patience, check); err != nil {
+		t.Fatalf("%s: not within %s: %v", what, patience, err)
+	}
+}
+
+// within repeats a check until it passes, for a time.
+func within(patience time.Duration, check func() error) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(patience)
 	for {
 		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 		<-tick.C
 	}

@@ -32,8 +32,10 @@ type synapse struct {
 	serverName string
 	baseURL    string // client API, plain HTTP
 	secret     string
+	link       *link // before its federation listener
 	cmd        *exec.Cmd
 	exited     chan error
+	reader     reader
 }
 
 // install makes a virtual environment with the pinned Synapse, once for each pin, and returns its Python.
@@ -93,6 +95,7 @@ suppress_key_server_warning: true
 registration_shared_secret: %[12]q
 enable_registration: true
 enable_registration_without_verification: true
+bcrypt_rounds: 4
 allow_public_rooms_over_federation: true
 allow_public_rooms_without_auth: true
 serve_server_wellknown: false
@@ -114,6 +117,7 @@ rc_login:
 rc_joins:
   local: {per_second: 10000, burst_count: 10000}
   remote: {per_second: 10000, burst_count: 10000}
+rc_room_creation: {per_second: 10000, burst_count: 10000}
 rc_joins_per_room: {per_second: 10000, burst_count: 10000}
 rc_invites:
   per_room: {per_second: 10000, burst_count: 10000}
@@ -145,8 +149,12 @@ func newSynapse(ctx context.Context, dir string, ca *cluster.CA) (*synapse, erro
 	if err != nil {
 		return nil, err
 	}
+	link, err := newLink("127.0.0.1:" + strconv.Itoa(federation))
+	if err != nil {
+		return nil, err
+	}
 	s := &synapse{
-		dir: dir, python: python, serverName: "127.0.0.1:" + strconv.Itoa(federation),
+		dir: dir, python: python, serverName: "127.0.0.1:" + strconv.Itoa(link.port()), link: link,
 		baseURL: "http://127.0.0.1:" + strconv.Itoa(client), secret: "interop-secret",
 	}
 	cert, key, err := ca.IssueFiles(dir, "synapse", "127.0.0.1", "localhost")
@@ -223,6 +231,11 @@ func (s *synapse) stop() error {
 	}
 	s.cmd = nil
 	return nil
+}
+
+// close ends Synapse and what stands around it.
+func (s *synapse) close() error {
+	return errors.Join(s.reader.stop(), s.stop(), s.link.close())
 }
 
 // tail returns the end of Synapse's output and log.
