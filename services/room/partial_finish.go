@@ -167,6 +167,10 @@ func (f *fill) countAhead(ctx context.Context, st *wholeState) error {
 		if err != nil {
 			return err
 		}
+		if r.partial == nil || r.partial.joinNID != f.join.NID { // left, and joined again: what is counted is another stay
+			r.unlock()
+			return fmt.Errorf("count members of %s: %w", f.roomID, errStale)
+		}
 		w := f.s.newWriter(ctx, r)
 		w.c.bulk, w.c.servers = true, make(map[id.Server]int32, len(names))
 		for _, server := range names {
