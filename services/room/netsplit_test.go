@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"testing"
 
 	"hanse/pkg/matrix/id"
@@ -227,5 +228,44 @@ func (c *cluster) auditSplit(t *testing.T, roomID string) {
 	}
 	if r.Joined != joined || r.Invited != invited || r.JoinedLocal != local {
 		t.Errorf("room %+v, want %d joined, %d invited, %d local", r, joined, invited, local)
+	}
+}
+
+// A profile is changed on one side while the other lets nobody in any more (join rule "private", which the auth rules do not
+// know): the resolution has neither membership, and the user is out (room versions, "Authorisation rules", m.room.member).
+func TestSplitByPrivateRule(t *testing.T) {
+	for _, version := range []string{"2", "5", "11", "12"} {
+		for _, gap := range []bool{false, true} {
+			t.Run(fmt.Sprintf("v%s gap %v", version, gap), func(t *testing.T) {
+				n := newNetwork()
+				a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+				ok := must[*roomv1.SendResponse](t)
+				roomID := a.create(version, anna, "public")
+				ok(b.join(roomID, bert, string(one)))
+				joined := ok(b.join(roomID, birgt))
+				carry(b, a, two, roomID, 0)
+				sameState(t, a, b, roomID)
+				here := ok(a.setState(roomID, anna, "m.room.join_rules", "", `{"join_rule":"private"}`))
+				ok(b.setState(roomID, bert, "m.room.member", bert, `{"membership":"join","displayname":"Bertram"}`))
+				hello := ok(b.say(roomID, birgt, "hello"))
+				if gap {
+					n.lie(map[string]func([]string, url.Values) any{"get_missing_events": func([]string, url.Values) any {
+						return map[string]any{"events": []any{}}
+					}})
+					carry(b, a, two, roomID, hello.Pos-1)
+					a.checkResolved(roomID)
+					n.lie(nil)
+				}
+				carry(b, a, two, roomID, joined.Pos)
+				carry(a, b, one, roomID, here.Pos-1)
+				for _, c := range []*cluster{a, b} {
+					c.checkResolved(roomID)
+					if got := c.state(roomID)["m.room.member|"+bert]; got != "" {
+						t.Errorf("bert has a membership: %s", got)
+					}
+				}
+				sameState(t, a, b, roomID)
+			})
+		}
 	}
 }

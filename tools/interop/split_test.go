@@ -248,7 +248,10 @@ func (f *fork) check(t *testing.T) {
 	}
 	err := errors.Join(f.errs...)
 	soft := 0
-	if err == nil && !f.parted {
+	switch {
+	case err != nil: // where the states part tells more than that they did
+		err = errors.Join(err, f.remembered(t.Context()))
+	case !f.parted:
 		if f.gaps { // reading fills them
 			eventually(t, "history on both", func() error { return f.read(t.Context()) })
 		}
