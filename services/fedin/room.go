@@ -14,9 +14,11 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
+// aclKey names an event as it is: a redaction leaves nothing of an access control list.
 type aclKey struct {
-	part uint32
-	nid  int64
+	part     uint32
+	nid      int64
+	redacted bool
 }
 
 type aclOf struct{ list *acl.List }
@@ -27,17 +29,13 @@ func (f *Fedin) acl(ctx context.Context, room *roomdb.Room) (*acl.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	nid, ok := m.Get(stateKey(acl.EventType, ""))
-	if !ok {
-		return nil, nil
+	e, err := f.rooms.StateEvent(ctx, room.Part, m, acl.EventType, "")
+	if err != nil || e == nil {
+		return nil, err
 	}
-	key := aclKey{room.Part, nid}
+	key := aclKey{room.Part, e.NID, e.RedactedBy != 0}
 	if l, ok := f.acls.Get(key); ok {
 		return l.list, nil
-	}
-	e, err := f.rooms.StateEvent(ctx, room.Part, m, acl.EventType, "")
-	if err != nil {
-		return nil, err
 	}
 	l := &aclOf{acl.Parse(e.Content)}
 	f.acls.Add(key, l)
