@@ -23,6 +23,8 @@ type place struct {
 	only bool
 	// also are states that stand for those after prev events whose own cannot be known.
 	also []*state.Snapshot
+	// guessed says that also stands for a state that nobody told, doubtful that a prev event was judged by such a one.
+	guessed, doubtful bool
 	// history is set for events older than what we have: they get a place before the timeline, and do not change what
 	// the room is now.
 	history bool

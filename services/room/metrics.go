@@ -32,6 +32,7 @@ type metrics struct {
 	fillSeconds  prometheus.Histogram
 	fillEvents   prometheus.Counter
 	fillFailures prometheus.Counter
+	fillGuessed  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -63,6 +64,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		partial:      metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_partial_rooms", Help: "Rooms that were joined without their members, whose members are being fetched."})),
 		fillSeconds:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_partial_seconds", Help: "Time until the state of a room that was joined without its members was whole, since the join or the takeover.", Buckets: []float64{.1, .5, 1, 5, 15, 60, 300, 900, 3600}})),
 		fillEvents:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_events_total", Help: "Events that were fetched for rooms that were joined without their members."})),
+		fillGuessed:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_guessed_total", Help: "Events of rooms that were joined without their members before which no server could tell the state: the state events among them were soft-failed."})),
 		fillFailures: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_failures_total", Help: "Attempts to fetch the members of a room that failed; they are made again."})),
 	}
 }

@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,6 +29,18 @@ type redo struct {
 	n     int64
 	order []*redoneEvent
 	late  []*newEvent // were refused, and are not any more
+
+	// rows are those that were read and not looked at yet; stack is the event at hand, upon it what must be judged before
+	// it, and so on. waits are those that were on the stack below others.
+	rows, stack []unsureEvent
+	waits       map[int64]bool
+	// told is what other servers said of states, snaps what has a number of that, gap what they are to be asked.
+	told  *bridges
+	snaps map[state.ID]*state.Snapshot
+	gap   *gap
+	// guessed is how many events were judged by a state that stood in for another; doubt are these, and what follows them.
+	guessed int
+	doubt   map[int64]bool
 }
 
 func (f *fill) redo(ctx context.Context, st *wholeState) error {
@@ -38,7 +51,11 @@ func (f *fill) redo(ctx context.Context, st *wholeState) error {
 	if err := f.countAhead(ctx, st); err != nil {
 		return err
 	}
-	d := &redo{f: f, st: st, base: base, named: make(map[id.Event]bool)}
+	d := &redo{f: f, st: st, base: base, named: make(map[id.Event]bool), waits: make(map[int64]bool), doubt: make(map[int64]bool),
+		snaps: make(map[state.ID]*state.Snapshot)}
+	if d.told, err = f.newBridges(ctx, st.m); err != nil {
+		return err
+	}
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
@@ -50,6 +67,13 @@ func (f *fill) redo(ctx context.Context, st *wholeState) error {
 		if err != nil || done {
 			return err
 		}
+		if d.gap == nil {
+			continue
+		}
+		if err := d.told.bridge(ctx, d.gap); err != nil {
+			return err
+		}
+		d.gap = nil
 	}
 }
 
@@ -121,25 +145,6 @@ func replaced(e *newEvent, in state.Map) int64 {
 	return nid
 }
 
-// note keeps a new verdict.
-func (d *redo) note(old *roomdb.Event, e *newEvent) {
-	now := &roomdb.Event{PDU: old.PDU, Unredacted: old.Unredacted, Part: old.Part, RoomNID: old.RoomNID, NID: old.NID, SID: e.sid, Flags: e.flags,
-		NotifySeq: old.NotifySeq, Replaces: e.replaces, RedactedBy: old.RedactedBy, Cause: old.Cause, Auth: e.auth, Prev: old.Prev}
-	if e.flags == 0 {
-		now.Ord = old.Ord
-	}
-	d.w.redone[e.nid] = now
-	if (old.Flags^e.flags)&flagRejected != 0 {
-		d.w.resolved = memo{} // it holds for the verdict of before
-	}
-	// What was redacted meanwhile is not shown any more, and history has its place among what came with it or none.
-	if old.Flags != 0 && e.flags == 0 && old.RedactedBy == 0 && !e.history {
-		d.late = append(d.late, e)
-		return
-	}
-	d.order = append(d.order, &redoneEvent{nid: e.nid, sid: e.sid, replaces: e.replaces, flags: e.flags})
-}
-
 // chunk judges some events. When there are no more it takes the room over, and is done.
 func (d *redo) chunk(ctx context.Context) (done bool, err error) {
 	r, err := d.f.lock(ctx)
@@ -170,29 +175,46 @@ func (d *redo) forget() {
 }
 
 func (d *redo) locked(ctx context.Context) (*change, error) {
-	rows, err := d.f.unsure(ctx, d.n)
-	if err != nil {
-		return nil, err
+	for range redoChunk {
+		u, err := d.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if u == nil {
+			return d.finish(ctx)
+		}
+		if err := d.one(ctx, *u); err != nil {
+			return nil, err
+		}
+		if d.gap != nil {
+			return nil, nil
+		}
 	}
-	if len(rows) < redoChunk {
-		// Nearly there: what is queued is the rest.
+	return nil, nil
+}
+
+// next returns the event that is to be judged; nil if there are no more.
+func (d *redo) next(ctx context.Context) (u *unsureEvent, err error) {
+	if n := len(d.stack); n > 0 {
+		return &d.stack[n-1], nil
+	}
+	if len(d.rows) == 0 {
+		if d.rows, err = d.f.unsure(ctx, d.n); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.rows) == 0 {
+		// What is queued is the rest.
 		if err := d.r.settle(ctx); err != nil {
 			return nil, err
 		}
-		if rows, err = d.f.unsure(ctx, d.n); err != nil {
+		if d.rows, err = d.f.unsure(ctx, d.n); err != nil || len(d.rows) == 0 {
 			return nil, err
 		}
 	}
-	for _, u := range rows {
-		if err := d.one(ctx, u); err != nil {
-			return nil, err
-		}
-		d.n = u.n
-	}
-	if len(rows) >= redoChunk {
-		return nil, nil
-	}
-	return d.finish(ctx)
+	d.stack, d.rows = append(d.stack, d.rows[0]), d.rows[1:]
+	d.n = d.stack[0].n
+	return &d.stack[0], nil
 }
 
 // unsure reads the next events that were judged by the partial state.
@@ -201,92 +223,44 @@ func (f *fill) unsure(ctx context.Context, after int64) ([]unsureEvent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (unsureEvent, error) {
-		var u unsureEvent
-		err := row.Scan(&u.n, &u.nid, &u.history)
-		return u, err
-	})
+	out, err := pgx.CollectRows(rows, scanUnsure)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
 	return out, nil
 }
 
-// one judges an event anew, upon the states that those before it have by now.
+func scanUnsure(row pgx.CollectableRow) (unsureEvent, error) {
+	var u unsureEvent
+	err := row.Scan(&u.n, &u.nid, &u.history)
+	return u, err
+}
+
+// one judges the event on top of the stack anew, upon the states that those before it have by now; or it finds what must
+// be done first.
 func (d *redo) one(ctx context.Context, u unsureEvent) error {
 	w := d.w
+	if w.redone[u.nid] != nil { // others followed it
+		d.stack = d.stack[:len(d.stack)-1]
+		return nil
+	}
 	old, err := w.s.event(ctx, w.r.p, u.nid)
 	if err != nil {
 		return err
 	}
-	at := place{history: u.history}
-	for _, nid := range old.Prev {
-		prev, err := w.s.event(ctx, w.r.p, nid)
-		if err != nil {
-			return err
-		}
-		at.prev = append(at.prev, w.present(prev))
-	}
-	switch {
-	case len(old.Prev) == len(old.PrevEvents):
-	case u.history:
-		at.also = []*state.Snapshot{d.base}
-	default:
-		at.also = []*state.Snapshot{w.h.snap}
-	}
-	e := &newEvent{pdu: old.PDU, nid: old.NID, prev: old.Prev, ord: old.Ord, history: u.history}
-	before, err := w.stateBefore(ctx, e, at)
+	e := &newEvent{pdu: old.PDU, nid: old.NID, ord: old.Ord, history: u.history}
+	at, first, g, err := d.place(ctx, u, e, old)
 	if err != nil {
 		return err
 	}
-	m := state.Map{} // before the create event
-	if before != nil {
-		m, e.sid = before.Map(), before.SID()
-	}
-	refusal, err := w.judge(ctx, e, m, u.history)
-	if err != nil {
-		return err
-	}
-	if refusal != nil {
-		w.s.log.Debug("event refused by the whole state", "event", old.ID, "flags", e.flags, "was", old.Flags, "err", refusal)
-		if before != nil {
-			w.afters[e.nid] = before
-		}
-		d.note(old, e)
+	if len(first) > 0 {
+		slices.Reverse(first)
+		d.stack = append(d.stack, first...)
 		return nil
 	}
-	after, err := w.stateAfter(e, before, m)
-	if err != nil {
-		return err
-	}
-	return d.accept(ctx, old, e, after, u.history)
-}
-
-// accept makes an event part of the own head, as extendFork does with the room's.
-func (d *redo) accept(ctx context.Context, old *roomdb.Event, e *newEvent, after *state.Snapshot, history bool) error {
-	w := d.w
-	known := d.named[old.ID]
-	for _, p := range old.PrevEvents {
-		d.named[p] = true
-	}
-	if history || known {
-		d.note(old, e)
+	if d.gap = g; g != nil {
 		return nil
 	}
-	e.replaces = replaced(e, w.h.state)
-	d.note(old, e)
-	tips, snaps, err := w.tipsAfter(ctx, e, after, true)
-	if err != nil {
-		return err
-	}
-	next, err := w.resolveSnaps(ctx, snaps)
-	if err != nil {
-		return err
-	}
-	snap, err := w.merge(snaps, next)
-	if err != nil {
-		return err
-	}
-	d.stand(snap, tips)
-	return nil
+	d.stack = d.stack[:len(d.stack)-1]
+	return d.judge(ctx, old, e, at)
 }
