@@ -31,4 +31,6 @@
 //   - A handler that fails: retried for ever, with backoff; it never skips. Only an entry that the
 //     handler calls unprocessable (Unprocessable), or on which it panics, goes to the dead-letter
 //     hook.
+//   - An entry that this program cannot read, as a newer one wrote it, say in a rolling upgrade: it
+//     goes to the dead-letter hook as well, whether it came over the bus or from PostgreSQL.
 package bus

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -227,8 +228,16 @@ func (p *partReader) isolate(d Delivery, last int64) {
 	}
 }
 
-// handle calls the handler; a panic is an unprocessable entry.
+// errUnreadable is why an entry without a body goes to the dead letters.
+var errUnreadable = errors.New("the entry is of a kind or a room version that this program does not know, or damaged")
+
+// handle calls the handler; a panic is an unprocessable entry, and so is one that has no body to be handled.
 func (p *partReader) handle(d Delivery) (err error) {
+	for _, e := range d.Entries {
+		if e.Body == nil {
+			return Unprocessable(errUnreadable)
+		}
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			p.r.cfg.Log.Error("panic in log handler", "consumer", p.r.cfg.Name, "part", p.part,

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/bus/bustest"
@@ -33,7 +36,7 @@ func (s *truth) append(part uint32, n int) *logv1.Batch {
 	var es []*logv1.Entry
 	for range n {
 		pos := int64(len(s.log[part]) + 1)
-		e := &logv1.Entry{Pos: pos, RoomId: fmt.Sprintf("!%d:%d", part, pos)}
+		e := &logv1.Entry{Pos: pos, RoomId: fmt.Sprintf("!%d:%d", part, pos), Body: &logv1.Entry_Receipt{Receipt: &logv1.Receipt{}}}
 		if s.size > 0 {
 			e.Body = &logv1.Entry_Event{Event: &logv1.Event{Json: make([]byte, s.size)}}
 		}
@@ -403,6 +406,64 @@ func TestFailingHandler(t *testing.T) {
 	defer mu.Unlock()
 	if fmt.Sprint(order) != "[1 2 3 5 7 8]" || fmt.Sprint(dead) != "[4 6]" {
 		t.Fatalf("handled %v, dead %v", order, dead)
+	}
+}
+
+// What a newer program wrote goes to the dead letters alone, whether it is read from PostgreSQL or heard on the bus, where
+// it comes with a body that this program does not know.
+func TestUnknownEntry(t *testing.T) {
+	srv := bustest.New(t)
+	src := newTruth()
+	arrived, dead := make(chan int64, 10), make(chan int64, 10)
+	r := bus.NewLogReader(srv.Open("r"), bus.ReaderConfig{Name: "test", Source: src,
+		Handle: func(_ context.Context, d bus.Delivery) error {
+			for _, e := range d.Entries {
+				arrived <- e.Pos
+			}
+			return nil
+		},
+		DeadLetter: func(_ context.Context, d bus.Delivery, cause error) error {
+			if len(d.Entries) != 1 || cause == nil {
+				t.Errorf("dead letter %v: %v", d.Entries, cause)
+			}
+			dead <- d.Entries[0].Pos
+			return nil
+		}})
+	defer r.Close()
+	unknown := func(b *logv1.Batch) {
+		newer := b.Entries[1]
+		newer.Body = nil
+		newer.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 100, protowire.BytesType), []byte("of another kind")))
+	}
+	unknown(src.append(0, 3)) // read
+	if err := r.Add(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WaitFor(patience(t), 0, 3); err != nil {
+		t.Fatal(err)
+	}
+	heard := src.append(0, 3)
+	unknown(heard)
+	if err := srv.Open("w").PublishLog(heard); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WaitFor(patience(t), 0, 6); err != nil {
+		t.Fatal(err)
+	}
+	close(arrived)
+	close(dead)
+	if a, d := slices.Collect(each(arrived)), slices.Collect(each(dead)); !slices.Equal(a, []int64{1, 3, 4, 6}) || !slices.Equal(d, []int64{2, 5}) {
+		t.Fatalf("handled %v, dead %v", a, d)
+	}
+}
+
+func each(ch <-chan int64) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		for n := range ch {
+			if !yield(n) {
+				return
+			}
+		}
 	}
 }
 

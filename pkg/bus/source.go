@@ -11,7 +11,8 @@ import (
 type LogSource interface {
 	// ReadLog returns the entries of part with pos >= from in order, at most limit. All that was
 	// committed before the call is seen. Fewer than limit means that there were no more. A position
-	// below the last one returned that is missing does not exist (it was purged).
+	// below the last one returned that is missing does not exist (it was purged). An entry that cannot
+	// be read by this program has no body: it goes to the dead letters.
 	ReadLog(ctx context.Context, part uint32, from int64, limit int) ([]*logv1.Entry, error)
 }
 

@@ -2,6 +2,7 @@ package roomdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -21,7 +22,8 @@ const (
 
 const logColumns = `l.pos, l.room_nid, l.kind, l.body, e.json, e.event_id, coalesce(e.redacted_by, 0)`
 
-// ReadLog returns the entries of a partition from a position on, at most limit of them, dense and in order.
+// ReadLog returns the entries of a partition from a position on, at most limit of them, dense and in order. One that this
+// program cannot read, as it is of a kind or of a room version that it does not know or damaged, has no body.
 func (d *DB) ReadLog(ctx context.Context, part uint32, from int64, limit int) ([]*logv1.Entry, error) {
 	return d.queryLog(ctx, part, `SELECT `+logColumns+`
 		FROM log l LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
@@ -48,18 +50,38 @@ func (d *DB) queryLog(ctx context.Context, part uint32, sql string, args ...any)
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
-	metas, err := d.metaOf(ctx, part, rooms)
+	metas, err := d.readableRooms(ctx, part, rooms)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range bodies {
-		entry, err := r.entry(metas[r.room])
-		if err != nil {
-			return nil, fmt.Errorf("log entry %d of partition %d: %w", r.pos, part, err)
+		entry := &logv1.Entry{Pos: r.pos, RoomNid: r.room}
+		if m := metas[r.room]; m != nil {
+			entry.RoomId = string(m.id)
+			if err := r.read(entry, m); err != nil {
+				entry.Body = nil
+			}
 		}
 		entries = append(entries, entry)
 	}
 	return entries, nil
+}
+
+// readableRooms is metaOf without rooms that this program cannot read.
+func (d *DB) readableRooms(ctx context.Context, part uint32, rooms []int64) (map[int64]*meta, error) {
+	metas, err := d.metaOf(ctx, part, rooms)
+	if !errors.Is(err, errUnreadableRoom) {
+		return metas, err
+	}
+	metas = make(map[int64]*meta, len(rooms))
+	for _, nid := range rooms {
+		one, err := d.metaOf(ctx, part, []int64{nid})
+		if err != nil && !errors.Is(err, errUnreadableRoom) {
+			return nil, err
+		}
+		metas[nid] = one[nid]
+	}
+	return metas, nil
 }
 
 type logRow struct {
@@ -70,22 +92,22 @@ type logRow struct {
 	redactedBy int64
 }
 
-func (r *logRow) entry(m *meta) (*logv1.Entry, error) {
-	entry := &logv1.Entry{Pos: r.pos, RoomNid: r.room, RoomId: string(m.id)}
+// read sets an entry's body.
+func (r *logRow) read(entry *logv1.Entry, m *meta) error {
 	switch r.kind {
 	case KindEvent:
 		body := new(logv1.Event)
 		if err := proto.Unmarshal(r.body, body); err != nil {
-			return nil, err
+			return err
 		}
 		body.Json = r.json
 		if r.redactedBy != 0 && r.eventID != nil {
 			pdu, err := event.ParseTrusted(r.json, id.Event(*r.eventID), m.rules)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if pdu, err = pdu.Redacted(); err != nil {
-				return nil, err
+				return err
 			}
 			body.Json, body.Redacted = pdu.JSON, true
 		}
@@ -93,23 +115,23 @@ func (r *logRow) entry(m *meta) (*logv1.Entry, error) {
 	case KindReceipt:
 		body := new(logv1.Receipt)
 		if err := proto.Unmarshal(r.body, body); err != nil {
-			return nil, err
+			return err
 		}
 		entry.Body = &logv1.Entry_Receipt{Receipt: body}
 	case KindDeviceChange:
 		body := new(logv1.DeviceChange)
 		if err := proto.Unmarshal(r.body, body); err != nil {
-			return nil, err
+			return err
 		}
 		entry.Body = &logv1.Entry_DeviceChange{DeviceChange: body}
 	case KindFilled:
 		body := new(logv1.Filled)
 		if err := proto.Unmarshal(r.body, body); err != nil {
-			return nil, err
+			return err
 		}
 		entry.Body = &logv1.Entry_Filled{Filled: body}
 	default:
-		return nil, fmt.Errorf("unknown kind %d", r.kind)
+		return fmt.Errorf("unknown kind %d", r.kind)
 	}
-	return entry, nil
+	return nil
 }

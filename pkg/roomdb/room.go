@@ -162,6 +162,9 @@ func (d *DB) remember(r *Room) {
 	}
 }
 
+// errUnreadableRoom says that a room is of a version that this program does not know.
+var errUnreadableRoom = errors.New("unknown room version")
+
 // metaOf returns what never changes of some rooms of a partition.
 func (d *DB) metaOf(ctx context.Context, part uint32, nids []int64) (map[int64]*meta, error) {
 	found := make(map[int64]*meta, 1)
@@ -192,7 +195,7 @@ func (d *DB) metaOf(ctx context.Context, part uint32, nids []int64) (map[int64]*
 		}
 		rules, ok := roomversion.Get(version)
 		if !ok {
-			return nil, fmt.Errorf("room %s has unknown version %q", room, version)
+			return nil, fmt.Errorf("%w: room %s has version %q", errUnreadableRoom, room, version)
 		}
 		m := &meta{id: id.Room(room), rules: rules}
 		d.metas.Add(eventKey{part, nid}, m)

@@ -128,6 +128,9 @@ func (a *Admin) readEntry(ctx context.Context, part uint32, pos int64) (*logv1.E
 	if len(entries) == 0 || entries[0].Pos != pos {
 		return nil, fmt.Errorf("partition %d has no entry %d", part, pos)
 	}
+	if entries[0].Body == nil {
+		return nil, errors.New("still unreadable: this program does not know its kind or the version of its room, or it is damaged")
+	}
 	if e := entries[0].GetEvent(); e != nil {
 		rules, ok := roomversion.Get(e.RoomVersion)
 		if !ok {

@@ -176,18 +176,20 @@ func TestReplayRefusesWhatCannotBeRead(t *testing.T) {
 	l := newLetters(t)
 	l.event("sync", 5, `{"not an event"`, &logv1.Event{})
 	l.dead("fedout", 5)
-	l.dead("fedout", 6)  // no such entry
+	l.dead("fedout", 6) // no such entry
+	l.dead("sync", 7)   // of a kind that only a newer program knows
+	l.exec(`INSERT INTO log (part, pos, room_nid, kind, body) VALUES (7, 7, 1, 99, '')`)
 	l.dead("another", 5) // a consumer of another version
 	for _, tc := range []struct {
 		consumer string
 		part     uint32
 		pos      int64
-	}{{"sync", 7, 5}, {"fedout", 7, 5}, {"fedout", 7, 6}, {"another", 7, 5}, {"sync", 8, 5}, {"sync", 1 << 20, 5}} {
+	}{{"sync", 7, 5}, {"fedout", 7, 5}, {"fedout", 7, 6}, {"sync", 7, 7}, {"another", 7, 5}, {"sync", 8, 5}, {"sync", 1 << 20, 5}} {
 		if _, err := l.ReplayDeadLetter(context.Background(), tc.consumer, tc.part, tc.pos); err == nil {
 			t.Errorf("replayed %+v", tc)
 		}
 	}
-	if l.left() != 4 {
-		t.Errorf("%d dead letters are left, want 4", l.left())
+	if l.left() != 5 {
+		t.Errorf("%d dead letters are left, want 5", l.left())
 	}
 }
