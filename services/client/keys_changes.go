@@ -12,6 +12,7 @@ import (
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	"hanse/pkg/token"
 	"hanse/pkg/userdb"
@@ -129,16 +130,13 @@ func (c *Client) allMembers(ctx context.Context, k *changedKeys, set map[id.User
 	if err != nil {
 		return err
 	}
-	events, err := c.rooms.StateEvents(ctx, m.RoomPart, st.Type("m.room.member"))
-	if err != nil {
-		return err
+	if !roomdb.ListsDevices(st, st.Len()) {
+		return nil
 	}
-	for _, e := range events {
-		if e.StateKey != nil && e.Membership() == "join" {
-			k.add(set, id.User(*e.StateKey))
-		}
-	}
-	return nil
+	return c.rooms.EachJoined(ctx, m.RoomPart, st.Type("m.room.member"), func(users []id.User) error {
+		k.add(set, users...)
+		return nil
+	})
 }
 
 // visibleState returns the present state of a room that the user is in, the one before the leaving of any other; 0 for
@@ -170,17 +168,21 @@ func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Mem
 	}
 	var changes []state.Change
 	var nids []int64
-	for ch := range state.Diff(states[state.Ref{Part: m.RoomPart, SID: before}], states[state.Ref{Part: m.RoomPart, SID: now}]) {
+	end := states[state.Ref{Part: m.RoomPart, SID: now}]
+	for ch := range state.Diff(states[state.Ref{Part: m.RoomPart, SID: before}], end) {
 		if ch.Key.Type == "m.room.member" {
 			changes = append(changes, ch)
 			nids = append(nids, ch.Old, ch.New)
 		}
 	}
-	events, err := c.rooms.Events(ctx, m.RoomPart, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
+	if !roomdb.ListsDevices(end, len(changes)) {
+		return nil
+	}
+	is, err := c.rooms.Memberships(ctx, m.RoomPart, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
 	if err != nil {
 		return err
 	}
-	joined := func(nid int64) bool { ev := events[nid]; return ev != nil && ev.Membership() == "join" }
+	joined := func(nid int64) bool { return is[nid] == "join" }
 	for _, ch := range changes {
 		switch was, is := joined(ch.Old), joined(ch.New); {
 		case is && !was:

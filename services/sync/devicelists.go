@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"hanse/pkg/matrix/id"
@@ -19,6 +20,7 @@ func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *del
 	for u := range d.devices {
 		a.deviceChanged(u)
 	}
+	var left []id.User
 	for _, c := range d.members {
 		if c.user == p.who.User {
 			continue
@@ -27,12 +29,10 @@ func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *del
 		case c.now == "join" && c.then != "join":
 			a.deviceChanged(c.user)
 		case c.then == "join" && c.now != "join":
-			if err := s.deviceLeft(ctx, a, p, c.user); err != nil {
-				return err
-			}
+			left = append(left, c.user)
 		}
 	}
-	return nil
+	return s.devicesLeft(ctx, a, p, left)
 }
 
 func (a *answer) deviceChanged(u id.User) {
@@ -43,43 +43,38 @@ func (a *answer) deviceChanged(u id.User) {
 	delete(a.left, u)
 }
 
-// deviceLeft adds somebody who left a room, if it was the last one shared.
-func (s *Service) deviceLeft(ctx context.Context, a *answer, p *poll, u id.User) error {
-	if _, ok := a.changed[u]; ok {
-		return nil
-	}
-	shares, err := s.sharesRoom(ctx, p.user, u)
-	if err != nil || shares {
+// devicesLeft adds those who left a room, if it was the last one shared.
+func (s *Service) devicesLeft(ctx context.Context, a *answer, p *poll, users []id.User) error {
+	users = slices.DeleteFunc(users, func(u id.User) bool { _, ok := a.changed[u]; return ok })
+	shared, err := s.shareRooms(ctx, p.user, users)
+	if err != nil {
 		return err
 	}
-	if a.left == nil {
-		a.left = make(map[id.User]struct{})
+	for _, u := range users {
+		if shared[u] {
+			continue
+		}
+		if a.left == nil {
+			a.left = make(map[id.User]struct{})
+		}
+		a.left[u] = struct{}{}
 	}
-	a.left[u] = struct{}{}
 	return nil
 }
 
-// membersStep is how many member events are held at once.
-const membersStep = 1000
-
 // membersChanged adds all members of a room that the user has joined.
-func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, part uint32, m state.Map) error {
-	var nids []int64
-	for _, nid := range m.Type(memberType) {
-		nids = append(nids, nid)
+func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *roomdb.Room, m state.Map) error {
+	if !roomdb.ListsDevices(m, row.Joined) {
+		return nil
 	}
-	for step := range slices.Chunk(nids, membersStep) {
-		events, err := s.rooms.InOrder(ctx, part, step)
-		if err != nil {
-			return err
-		}
-		for _, e := range events {
-			if e.Membership() == "join" && *e.StateKey != string(p.who.User) {
-				a.deviceChanged(id.User(*e.StateKey))
+	return s.rooms.EachJoined(ctx, row.Part, m.Type(memberType), func(users []id.User) error {
+		for _, u := range users {
+			if u != p.who.User {
+				a.deviceChanged(u)
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // roomLeft adds those whom the user saw in a room that it has left, and sees in no other.
@@ -91,47 +86,50 @@ func (s *Service) roomLeft(ctx context.Context, a *answer, p *poll, r *userdb.Me
 	if err != nil {
 		return err
 	}
-	events, err := s.rooms.StateEvents(ctx, r.RoomPart, m.Type(memberType))
-	if err != nil {
-		return err
+	if !roomdb.ListsDevices(m, m.Len()) {
+		return nil
 	}
-	for _, e := range events {
-		if e.Membership() == "join" && *e.StateKey != string(p.who.User) {
-			if err := s.deviceLeft(ctx, a, p, id.User(*e.StateKey)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return s.rooms.EachJoined(ctx, r.RoomPart, m.Type(memberType), func(users []id.User) error {
+		users = slices.DeleteFunc(users, func(u id.User) bool { return u == p.who.User })
+		return s.devicesLeft(ctx, a, p, users)
+	})
 }
 
-// sharesRoom says whether two users are in a room together now. It looks into the states of the rooms of one: a lookup
-// in memory for each that is cached.
-func (s *Service) sharesRoom(ctx context.Context, u *user, other id.User) (bool, error) {
+// shareRooms says which of some users are in a room together with one now. It looks into the states of that one's rooms:
+// a lookup in memory for each that is cached.
+func (s *Service) shareRooms(ctx context.Context, u *user, others []id.User) (map[id.User]bool, error) {
+	if len(others) == 0 {
+		return nil, nil
+	}
 	var keys []roomdb.RoomKey
 	for _, r := range u.joinedRooms() {
 		keys = append(keys, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
 	}
 	rows, err := s.rooms.RoomsByNID(ctx, keys)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	shared := make(map[id.User]bool)
 	for _, row := range rows {
 		m, err := s.rooms.State(ctx, row.Part, row.SID)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		nid, ok := memberOf(m, other)
-		if !ok {
-			continue
+		of := make(map[int64]id.User)
+		for _, other := range others {
+			if nid, ok := memberOf(m, other); ok && !shared[other] {
+				of[nid] = other
+			}
 		}
-		events, err := s.rooms.Events(ctx, row.Part, []int64{nid})
+		is, err := s.rooms.Memberships(ctx, row.Part, slices.Collect(maps.Keys(of)))
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		if e := events[nid]; e != nil && e.Membership() == "join" {
-			return true, nil
+		for nid, membership := range is {
+			if membership == "join" {
+				shared[of[nid]] = true
+			}
 		}
 	}
-	return false, nil
+	return shared, nil
 }

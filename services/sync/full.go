@@ -206,9 +206,8 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 			return nil, err
 		}
 	}
-	// The members of an unencrypted room that was filled are left out: they may be very many.
-	if newly && !filled || filled && end.Has(state.Key{Type: "m.room.encryption"}) {
-		if err := s.membersChanged(ctx, a, p, r.RoomPart, end); err != nil {
+	if newly || filled {
+		if err := s.membersChanged(ctx, a, p, l.rooms[key], end); err != nil {
 			return nil, err
 		}
 	}

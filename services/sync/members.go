@@ -33,19 +33,13 @@ func (s *Service) memberChanges(ctx context.Context, part uint32, before, after 
 			nids = append(nids, c.Old, c.New)
 		}
 	}
-	events, err := s.rooms.Events(ctx, part, nids)
+	membership, err := s.rooms.Memberships(ctx, part, nids)
 	if err != nil {
 		return nil, err
 	}
-	membership := func(nid int64) string {
-		if e := events[nid]; e != nil {
-			return e.Membership()
-		}
-		return ""
-	}
 	out := make([]memberChange, len(changes))
 	for i, c := range changes {
-		out[i] = memberChange{id.User(c.Key.StateKey), membership(c.New), membership(c.Old)}
+		out[i] = memberChange{id.User(c.Key.StateKey), membership[c.New], membership[c.Old]}
 	}
 	return out, nil
 }

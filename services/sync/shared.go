@@ -102,7 +102,8 @@ func (sh *shared) remote(ctx context.Context, u *user, other id.User) (bool, err
 	if yes, ok := sh.pairs.Get(pair); ok {
 		return yes, nil
 	}
-	yes, err := sh.s.sharesRoom(ctx, u, other)
+	shared, err := sh.s.shareRooms(ctx, u, []id.User{other})
+	yes := shared[other]
 	if err == nil && yes {
 		// Only what is so is remembered: who meets somebody sees them at once.
 		sh.pairs.Add(pair, yes)
