@@ -285,7 +285,7 @@ func (w *writer) after(ctx context.Context, ev *roomdb.Event) (*state.Snapshot, 
 	if snap := w.afters[ev.NID]; snap != nil {
 		return snap, nil
 	}
-	if snap := w.r.afters[ev.NID]; snap != nil {
+	if snap := w.r.afters[ev.NID]; snap != nil && w.redone == nil {
 		return snap, nil
 	}
 	var before *state.Snapshot

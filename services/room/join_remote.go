@@ -418,6 +418,8 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 		// Nothing of an earlier stay is of use: the members that it knew may be others by now, or were never known.
 		w.h = head{depth: w.h.depth, firstOrd: w.h.firstOrd, notifySeq: w.h.notifySeq}
 		w.c.partial.anew = true
+		w.abandon()
+		w.r.afters = nil // they lack members
 	}
 	snap, err := w.store(m)
 	if err != nil {
@@ -438,7 +440,11 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	if answer.Omitted {
 		return w.beginPartial(ctx, e, after, answer)
 	}
-	w.c.partial.end = w.c.partial.anew
+	if w.c.partial.end = w.c.partial.anew; w.c.partial.end {
+		if err := w.adopt(ctx, e); err != nil {
+			return err
+		}
+	}
 	w.h.fullPos = 0
 	w.ready = []*state.Snapshot{after}
 	w.add(e)

@@ -284,5 +284,8 @@ func (c *change) changed() []int64 {
 	for _, e := range c.partial.redone {
 		nids = append(nids, e.nid)
 	}
+	for _, e := range c.partial.restored {
+		nids = append(nids, e.target)
+	}
 	return nids
 }

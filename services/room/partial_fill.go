@@ -212,13 +212,23 @@ func (f *fill) lock(ctx context.Context) (*room, error) {
 	return r, nil
 }
 
+// still makes sure that what is being fetched is still the state before the join that the room stands on: it may have been
+// left and joined again.
+func (f *fill) still(r *room) error {
+	if r.partial == nil || r.partial.joinNID != f.join.NID {
+		return fmt.Errorf("judge events of %s by what was before another join: %w", f.roomID, errStale)
+	}
+	return nil
+}
+
 // giveUp takes the mark off a room that we have left. Its state stays what it is until it is joined again.
 func (f *fill) giveUp(ctx context.Context, r *room) error {
 	if err := r.settle(ctx); err != nil {
 		return err
 	}
 	w := f.s.newWriter(ctx, r)
-	w.c.partial.end = true
+	w.abandon()
+	w.c.partial.abandon = true
 	if err := w.put(); err != nil {
 		return err
 	}

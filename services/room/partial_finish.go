@@ -41,6 +41,9 @@ func (d *redo) finish(ctx context.Context) (*change, error) {
 			return nil, err
 		}
 	}
+	if err := d.restore(ctx); err != nil {
+		return nil, err
+	}
 	w.c.partial.end = true
 	for _, e := range d.order {
 		w.c.partial.redone = append(w.c.partial.redone, *e)
@@ -84,6 +87,26 @@ func (d *redo) deliverLate(ctx context.Context, e *newEvent) error {
 		return err
 	}
 	w.c.entries = append(w.c.entries, en)
+	return nil
+}
+
+// restore takes back redactions that are refused now.
+func (d *redo) restore(ctx context.Context) error {
+	for nid, e := range d.w.redone {
+		if e.Flags&(flagRejected|flagSoftFailed) == 0 || e.Type != typeRedaction || e.Redacts == "" {
+			continue
+		}
+		target, err := d.w.find(ctx, e.Redacts)
+		if err != nil {
+			return err
+		}
+		if target != nil && target.RedactedBy == nid {
+			d.w.c.partial.restored = append(d.w.c.partial.restored, redaction{target: target.NID, by: nid})
+		}
+	}
+	for _, e := range d.w.c.partial.restored {
+		delete(d.w.redone, e.target) // they are to be read anew
+	}
 	return nil
 }
 

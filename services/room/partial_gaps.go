@@ -125,7 +125,8 @@ func (b *bridges) from(ctx context.Context, g *gap) error {
 		return err
 	}
 	missing := g.missing
-	if !b.filled[g.event.ID] && g.row.n <= b.upTo {
+	// What is older than our join is history: its state is enough.
+	if !b.filled[g.event.ID] && g.row.n <= b.upTo && g.event.Depth > b.f.join.Depth {
 		b.filled[g.event.ID] = true
 		left, err := b.fill(ctx, g)
 		if err != nil || len(left) < len(missing) {
@@ -269,7 +270,7 @@ func (d *redo) follows(ctx context.Context, old *roomdb.Event) (prev []*roomdb.E
 }
 
 const sqlUnsureOf = `
-SELECT n, event_nid, history FROM partial_event WHERE part = $1 AND room_nid = $2 AND event_nid = ANY($3) ORDER BY n`
+SELECT n, event_nid, history FROM partial_event WHERE part = $1 AND room_nid = $2 AND event_nid = ANY($3) AND n > $4 ORDER BY n`
 
 // unjudged returns which events must be judged before an event that follows them.
 func (d *redo) unjudged(ctx context.Context, u unsureEvent, prev []*roomdb.Event) ([]unsureEvent, error) {
@@ -286,7 +287,7 @@ func (d *redo) unjudged(ctx context.Context, u unsureEvent, prev []*roomdb.Event
 	if err := d.r.settle(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := d.f.s.shards.For(d.f.p.part).Query(ctx, sqlUnsureOf, int32(d.f.p.part), d.f.nid, nids)
+	rows, err := d.f.s.shards.For(d.f.p.part).Query(ctx, sqlUnsureOf, int32(d.f.p.part), d.f.nid, nids, d.f.join.NID)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}

@@ -116,6 +116,9 @@ func (d *redo) begin(ctx context.Context) error {
 		return err
 	}
 	defer r.unlock()
+	if err := d.f.still(r); err != nil {
+		return err
+	}
 	d.r, d.w = r, d.f.s.newWriter(ctx, r)
 	d.w.redone = make(map[int64]*roomdb.Event)
 	d.w.h = head{snap: d.base, state: d.base.Map(), sid: d.base.SID()}
@@ -127,6 +130,15 @@ func (d *redo) begin(ctx context.Context) error {
 	}
 	e.replaces = replaced(e, d.w.h.state)
 	d.note(join, e)
+	d.n = join.NID
+	lost, err := d.w.abandoned(ctx, join.NID, d.base.SID())
+	if err != nil {
+		return err
+	}
+	for _, e := range lost {
+		d.w.redone[e.NID] = e
+		d.order = append(d.order, redoneOf(e))
+	}
 	d.stand(after, []tip{{join.NID, join.PDU}})
 	return nil
 }
@@ -151,9 +163,11 @@ func (d *redo) chunk(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if r != d.r {
+	// The room may have been read anew: what is drafted rests on commits.
+	d.r, d.w.r, d.w.c.room = r, r, r
+	if err := d.f.still(r); err != nil {
 		r.unlock()
-		return false, fmt.Errorf("judge events of %s: %w", d.f.roomID, errStale)
+		return false, err
 	}
 	c, err := d.locked(ctx)
 	r.unlock()

@@ -19,12 +19,15 @@ type partialRoom struct {
 
 // partialRows is what a change writes of rooms that were joined without their members.
 type partialRows struct {
-	// begin marks the room, end takes the mark off. anew forgets the servers that were counted in an earlier stay.
-	begin     *partialRoom
-	end, anew bool
+	// begin marks the room. end takes the mark off, abandon leaves the events as they are, which were never judged by a
+	// whole state. anew forgets the servers that were counted in an earlier stay.
+	begin              *partialRoom
+	end, abandon, anew bool
 	// unsure are events that were judged by the partial state, redone those that were judged anew.
 	unsure []unsureEvent
 	redone []redoneEvent
+	// restored are events that a redaction had redacted which is refused now.
+	restored []redaction
 }
 
 // unsureEvent is a row of partial_event.
@@ -69,6 +72,11 @@ SET sid = b.sid, flags = b.flags, replaces = b.replaces, ord = CASE WHEN b.flags
 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[]) AS b(part, event_nid, sid, flags, replaces)
 WHERE e.part = b.part AND e.event_nid = b.event_nid`
 
+	sqlRestore = `
+UPDATE event e SET redacted_by = NULL
+FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS b(part, target, redaction)
+WHERE e.part = b.part AND e.event_nid = b.target AND e.redacted_by = b.redaction`
+
 	sqlPartialRoom  = `SELECT join_nid, via, since_ts FROM partial_room WHERE part = $1 AND room_nid = $2`
 	sqlPartialRooms = `
 SELECT r.room_id FROM partial_room p JOIN room r ON r.part = p.part AND r.room_nid = p.room_nid
@@ -80,8 +88,8 @@ SELECT n, event_nid, history FROM partial_event WHERE part = $1 AND room_nid = $
 
 // queuePartial writes what concerns rooms whose members are being fetched.
 func (b *batch) queuePartial(q *pgx.Batch) {
-	var begin, end, anew, unsure, redone keyed
-	var since, events, sids, replaces []int64
+	var begin, end, abandon, anew, unsure, redone, restored keyed
+	var since, events, sids, replaces, by []int64
 	for _, c := range b.changes {
 		p := &c.partial
 		if p.begin != nil {
@@ -91,6 +99,9 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 		}
 		if p.end {
 			end.add(c.room)
+		}
+		if p.abandon {
+			abandon.add(c.room)
 		}
 		if p.anew {
 			anew.add(c.room)
@@ -105,13 +116,16 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 			redone.num, redone.small = append(redone.num, e.nid), append(redone.small, e.flags)
 			sids, replaces = append(sids, e.sid), append(replaces, e.replaces)
 		}
+		for _, e := range p.restored {
+			restored.add(c.room)
+			restored.num, by = append(restored.num, e.target), append(by, e.by)
+		}
 	}
 	// Before a beginning and an end all earlier changes of the room are committed: within a batch they come in this order.
 	if len(anew.part) > 0 {
 		q.Queue(sqlForgetServers, anew.part, anew.room)
 	}
 	if len(begin.part) > 0 {
-		q.Queue(sqlForgetUnsure, begin.part, begin.room)
 		q.Queue(sqlBeginPartial, begin.part, begin.room, begin.num, begin.text, since)
 	}
 	if len(unsure.part) > 0 {
@@ -119,6 +133,12 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 	}
 	if len(redone.part) > 0 {
 		q.Queue(sqlRedo, redone.part, redone.num, sids, redone.small, replaces)
+	}
+	if len(restored.part) > 0 {
+		q.Queue(sqlRestore, restored.part, restored.num, by)
+	}
+	if len(abandon.part) > 0 {
+		q.Queue(sqlEndPartial, abandon.part, abandon.room)
 	}
 	if len(end.part) > 0 {
 		q.Queue(sqlForgetUnsure, end.part, end.room)
