@@ -418,7 +418,7 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 		// Nothing of an earlier stay is of use: the members that it knew may be others by now, or were never known.
 		w.h = head{depth: w.h.depth, firstOrd: w.h.firstOrd, notifySeq: w.h.notifySeq}
 		w.c.partial.anew = true
-		w.abandon()
+		w.endStay()
 		w.r.afters = nil // they lack members
 	}
 	snap, err := w.store(m)

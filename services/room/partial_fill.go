@@ -227,7 +227,7 @@ func (f *fill) giveUp(ctx context.Context, r *room) error {
 		return err
 	}
 	w := f.s.newWriter(ctx, r)
-	w.abandon()
+	w.endStay()
 	w.c.partial.abandon = true
 	if err := w.put(); err != nil {
 		return err

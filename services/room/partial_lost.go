@@ -14,8 +14,8 @@ import (
 // in partial_event: what is built upon them must not be judged by these. Once the room is joined again, the state before
 // that join stands for the state before each of them.
 
-// abandon notes the join of a stay that ends, or is over, among its events.
-func (w *writer) abandon() {
+// endStay notes the join of a stay that ends, or is over, among its events.
+func (w *writer) endStay() {
 	if p := w.r.partial; p != nil {
 		w.c.partial.unsure = append(w.c.partial.unsure, unsureEvent{n: p.joinNID, nid: p.joinNID})
 	}
