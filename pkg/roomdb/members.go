@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/id"
@@ -45,7 +46,7 @@ func (d *DB) readMemberships(ctx context.Context, part uint32, nids []int64, int
 		return fmt.Errorf("read members: %w", err)
 	}
 	var nid int64
-	var json []byte
+	var json pgtype.DriverBytes
 	_, err = pgx.ForEachRow(rows, []any{&nid, &json}, func() error {
 		into[nid] = membershipName(gjson.GetBytes(json, "content.membership").Str) // redaction keeps it
 		return nil
