@@ -99,6 +99,15 @@ func (d *DB) queryEvents(ctx context.Context, part uint32, sql string, args ...a
 
 // queryEventsAt is queryEvents on a shard, for events of any of its partitions.
 func (d *DB) queryEventsAt(ctx context.Context, q querier, sql string, args ...any) ([]*Event, error) {
+	events, err := d.readEventsAt(ctx, q, sql, args...)
+	for _, e := range events {
+		d.events.Add(eventKey{e.Part, e.NID}, e)
+	}
+	return events, err
+}
+
+// readEventsAt is queryEventsAt without the cache.
+func (d *DB) readEventsAt(ctx context.Context, q querier, sql string, args ...any) ([]*Event, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
@@ -128,7 +137,6 @@ func (d *DB) queryEventsAt(ctx context.Context, q querier, sql string, args ...a
 		if events[i], err = e.parse(metas[e.Part][e.RoomNID]); err != nil {
 			return nil, err
 		}
-		d.events.Add(eventKey{e.Part, e.NID}, events[i])
 	}
 	return events, nil
 }
@@ -154,6 +162,20 @@ func (e *row) parse(m *meta) (*Event, error) {
 // connection, when the table may be empty: "key = ANY($2)" would then be a filter over all events of the partition, for as
 // long as PostgreSQL has not analysed the table.
 
+const sqlEvents = `SELECT ` + eventColumns + ` FROM unnest($2::bigint[]) AS w (nid)
+		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`
+
+// EventsOnce returns those of the events that exist, by number. It leaves the cache alone: those of a large state would push
+// out what others need.
+func (d *DB) EventsOnce(ctx context.Context, part uint32, nids []int64) (map[int64]*Event, error) {
+	events, err := d.readEventsAt(ctx, d.shards.For(part), sqlEvents, int32(part), nids)
+	found := make(map[int64]*Event, len(events))
+	for _, e := range events {
+		found[e.NID] = e
+	}
+	return found, err
+}
+
 // Events returns those of the events that exist.
 func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*Event, error) {
 	found := make(map[int64]*Event, len(nids))
@@ -168,8 +190,7 @@ func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*
 	if len(missing) == 0 {
 		return found, nil
 	}
-	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM unnest($2::bigint[]) AS w (nid)
-		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`, int32(part), missing)
+	events, err := d.queryEvents(ctx, part, sqlEvents, int32(part), missing)
 	if err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ func TestPartialTakenOver(t *testing.T) {
 					}
 				})
 			}
-			_, a, b2 := newPartialClusters(t, 2, steal)
+			n, a, b2 := newPartialClusters(t, 2, steal)
 			b = b2
 			ok := must[*roomv1.SendResponse](t)
 			roomID := a.create("11", anna, "public")
@@ -220,6 +220,10 @@ func TestPartialTakenOver(t *testing.T) {
 			}
 			if said != 6 {
 				t.Fatalf("%d of 6 messages", said)
+			}
+			// Only the ids are asked for again: what was fetched is in the spool, or stored.
+			if states, ids := n.askedFor("state"), n.askedFor("state_ids"); states != 1 || ids > 2 {
+				t.Fatalf("%d states and %d lists of ids were asked for", states, ids)
 			}
 		})
 	}

@@ -146,6 +146,9 @@ func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, rooms
 func (s *Service) loadStateEvents(ctx context.Context, p *poll, l *fullLoad) error {
 	want := make(map[uint32][]int64)
 	for ref, m := range l.states {
+		if p.isLarge(m) {
+			continue // written some at a time
+		}
 		for key, nid := range m.All() {
 			if key.Type == memberType && p.filter.Room.State.LazyLoadMembers {
 				continue
@@ -257,6 +260,10 @@ func (s *Service) addFullState(ctx context.Context, p *poll, v *roomView, start,
 				nids = append(nids, nid)
 			}
 		}
+	}
+	if len(nids) > largeState {
+		v.later = nids
+		return s.beginLarge(ctx, p)
 	}
 	events, err := s.stateEvents(ctx, v.r.RoomPart, nids, l)
 	if err != nil {

@@ -18,6 +18,7 @@ type roomView struct {
 	limited   bool
 	prevBatch int64
 	state     []*roomdb.Event
+	later     []int64 // the rest of the state, which is read while it is written
 	ephemeral [][]byte
 	data      [][]byte
 	summary   *summary

@@ -20,7 +20,8 @@ type opening struct {
 	pos     int64 // of the log, as of which it counts
 	sid     int64 // the state then
 	missing bool  // nothing to tell yet
-	// closed says that not everybody in the room may see all of the timeline; who may see what is decided for each.
+	// closed says that not everybody in the room may see all of the timeline, and who may see what is decided for each; or
+	// that the room is too large to be kept.
 	closed bool
 
 	joined, invited int
@@ -130,6 +131,9 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 		return nil, err
 	}
 	end := l.states[state.Ref{Part: key.Part, SID: o.sid}]
+	if p.isLarge(end) {
+		return &opening{closed: true, pos: o.pos, size: 200}, nil // not worth the place
+	}
 	start := end
 	if len(events) > 0 {
 		o.prevBatch = events[0].Ord - 1

@@ -30,6 +30,7 @@ type poll struct {
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
 	filled     map[id.Room]bool     // rooms whose state has become whole since the token
+	large      bool                 // it has a slot for a large answer
 	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
 	first      *entry               // the first event that ended the wait
@@ -51,6 +52,7 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer s.users.done(p.user, p)
+	defer s.endLarge(p)
 	if err := s.checkToken(ctx, p); err != nil {
 		return err
 	}

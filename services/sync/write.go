@@ -48,11 +48,17 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 			size += len(e.Content) + 400
 		}
 	}
+	size += len(v.later) * largeEvent
 	b, err := s.appendTold(ctx, p, v.begin(make([]byte, 0, size)), v.timeline)
 	if err != nil {
 		return nil, err
 	}
-	if b, err = s.appendTold(ctx, p, v.between(b, p), v.state); err != nil {
+	b = v.between(b, p)
+	start := len(b)
+	if b, err = s.appendTold(ctx, p, b, v.state); err != nil {
+		return nil, err
+	}
+	if b, err = s.appendLater(ctx, p, v, b, start); err != nil {
 		return nil, err
 	}
 	return v.end(b), nil
