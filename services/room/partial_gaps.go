@@ -151,12 +151,17 @@ func (b *bridges) fill(ctx context.Context, g *gap) ([]id.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	var have gaps
-	for _, t := range r.head.tips {
-		have.tips = append(have.tips, t.pdu.ID)
+	var known gaps
+	for _, p := range g.event.PrevEvents {
+		if !slices.Contains(g.missing, p) {
+			known.have = append(known.have, p)
+		}
+	}
+	for _, t := range r.head.tips[:min(len(r.head.tips), maxPrev)] {
+		known.have = append(known.have, t.pdu.ID)
 	}
 	r.unlock()
-	if err := b.in.fillGap(ctx, g.event.PDU, have); err != nil {
+	if err := b.in.fillGap(ctx, g.event.PDU, known); err != nil {
 		return nil, err
 	}
 	return b.in.lacking(ctx, g.missing)

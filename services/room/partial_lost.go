@@ -74,7 +74,7 @@ func upon(e *roomdb.Event, sid int64) *roomdb.Event {
 	if e.SID == 0 {
 		sid = 0
 	}
-	return &roomdb.Event{PDU: e.PDU, Part: e.Part, RoomNID: e.RoomNID, NID: e.NID, Ord: e.Ord, SID: sid, Flags: e.Flags,
+	return &roomdb.Event{PDU: e.PDU, Unredacted: e.Unredacted, Part: e.Part, RoomNID: e.RoomNID, NID: e.NID, Ord: e.Ord, SID: sid, Flags: e.Flags,
 		NotifySeq: e.NotifySeq, Replaces: e.Replaces, RedactedBy: e.RedactedBy, Cause: e.Cause, Auth: e.Auth, Prev: e.Prev}
 }
 
