@@ -89,7 +89,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 		return nil
 	case at.known:
 		w.add(e)
-		return w.deliver(ctx, []*newEvent{e}, w.h.state, local)
+		return w.deliver(ctx, []*newEvent{e}, w.withOwn(e), local)
 	}
 	return w.extendFork(ctx, e, after, local)
 }

@@ -46,6 +46,19 @@ func (w *writer) withCited(ctx context.Context, e *newEvent, before *state.Snaps
 	return w.batch().Child(before, w.nid(), m)
 }
 
+// withOwn is the current state with a member who came before our join, and was omitted: somebody else of ours, mostly, who
+// joined at the same time.
+func (w *writer) withOwn(e *newEvent) state.Map {
+	if !w.h.partial() || e.pdu.Type != typeMember || e.pdu.StateKey == nil {
+		return w.h.state
+	}
+	key := state.Key(e.pdu.Tuple())
+	if w.h.state.Has(key) {
+		return w.h.state
+	}
+	return w.h.state.Set(key, e.nid)
+}
+
 // unsure notes an event that is judged by a state that lacks members.
 func (w *writer) unsure(e *newEvent, history bool) {
 	w.c.partial.unsure = append(w.c.partial.unsure, unsureEvent{n: w.nid(), nid: e.nid, history: history})

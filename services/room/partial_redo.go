@@ -130,6 +130,9 @@ func (d *redo) begin(ctx context.Context) error {
 	}
 	e.replaces = replaced(e, d.w.h.state)
 	d.note(join, e)
+	for _, p := range join.PrevEvents {
+		d.named[p] = true
+	}
 	d.n = join.NID
 	lost, err := d.w.abandoned(ctx, join.NID, d.base.SID())
 	if err != nil {
