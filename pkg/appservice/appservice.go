@@ -62,7 +62,9 @@ func (s *Service) MayActAs(user id.User) bool {
 func (s *Service) InterestedInUser(user id.User) bool { return s.MayActAs(user) }
 
 // InterestedInAlias reports whether the alias is in one of the namespaces.
-func (s *Service) InterestedInAlias(alias id.Alias) bool { return matches(s.Aliases, string(alias), false) }
+func (s *Service) InterestedInAlias(alias id.Alias) bool {
+	return matches(s.Aliases, string(alias), false)
+}
 
 // InterestedInRoom reports whether the room is in one of the namespaces.
 func (s *Service) InterestedInRoom(room id.Room) bool { return matches(s.Rooms, string(room), false) }
