@@ -84,10 +84,13 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	switch {
 	case at.history:
 		return w.place(ctx, e)
-	case at.known && len(w.held) > 0:
+	case at.known && len(w.held) > 0 && !w.isOurMember(e.pdu):
 		w.hold(e)
 		return nil
 	case at.known:
+		if err := w.settle(ctx, local); err != nil {
+			return err
+		}
 		w.add(e)
 		return w.deliver(ctx, []*newEvent{e}, w.withOwn(e), local)
 	}
