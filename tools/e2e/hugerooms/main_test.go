@@ -62,7 +62,7 @@ func TestMain(m *testing.M) {
 }
 
 func newCluster(ctx context.Context, name, host string, a *arrivals) (*cluster.Cluster, error) {
-	return yard.Start(ctx, name, cluster.Config{Host: host, Unsafe: true, Transport: a.transport})
+	return yard.Start(ctx, name, cluster.Config{Host: host, Unsafe: !full, Transport: a.transport})
 }
 
 // register makes accounts, whose clients repeat what failed until it is answered.

@@ -101,9 +101,17 @@ func (s *side) stop(what string, traffic *scenario.Traffic) {
 	}
 }
 
-// compare logs what sends took in all times of each kind beside what they took in quiet ones.
+// compare logs what sends took in all times of each kind, and of all kinds, beside what they took in quiet ones.
 func (s *side) compare(kinds ...string) {
 	quiet := s.sends["quiet"].Summary("")
+	if len(kinds) > 1 {
+		all := &measure.Recorder{}
+		for _, what := range kinds {
+			all.Include(s.sends[what])
+		}
+		s.sends["all of that"] = all
+		kinds = append(kinds, "all of that")
+	}
 	for _, what := range kinds {
 		busy := s.sends[what].Summary("")
 		s.t.Logf("p99 of a send in the neighbour room of %s: %.1f ms quiet (%d), %.1f ms in %s (%d), %.1f times; p50 %.1f and %.1f ms", s.cluster.ServerName,
