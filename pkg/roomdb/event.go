@@ -55,6 +55,12 @@ func (e *Event) AsReceived() *event.PDU {
 	return e.PDU
 }
 
+// Copy returns the same event, of which the caller may change what is said about it. What KeepHead keeps is not copied.
+func (e *Event) Copy() *Event {
+	return &Event{PDU: e.PDU, Unredacted: e.Unredacted, Part: e.Part, RoomNID: e.RoomNID, NID: e.NID, Ord: e.Ord, SID: e.SID, Flags: e.Flags,
+		NotifySeq: e.NotifySeq, Replaces: e.Replaces, RedactedBy: e.RedactedBy, Cause: e.Cause, Auth: e.Auth, Prev: e.Prev}
+}
+
 // Size is the length of what the event holds of its JSON, in bytes.
 func (e *Event) Size() int {
 	n := len(e.JSON)

@@ -41,7 +41,8 @@ func (d *DB) Memberships(ctx context.Context, part uint32, nids []int64) (map[in
 }
 
 func (d *DB) readMemberships(ctx context.Context, part uint32, nids []int64, into map[int64]string) error {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, json FROM event WHERE part = $1 AND event_nid = ANY($2)`, int32(part), nids)
+	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, json FROM unnest($2::bigint[]) AS w (nid)
+		JOIN LATERAL (SELECT event_nid, json FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`, int32(part), nids)
 	if err != nil {
 		return fmt.Errorf("read members: %w", err)
 	}

@@ -42,9 +42,10 @@ func TestLookUpsOfOldConnections(t *testing.T) {
 		nids, ids = append(nids, 1+n), append(ids, id.Event(fmt.Sprint("$", 1+n)))
 	}
 	lookUps := map[string]func() (int, error){
-		"EventsByID": func() (int, error) { found, err := rooms.EventsByID(ctx, part, ids); return len(found), err },
-		"Events":     func() (int, error) { found, err := rooms.Events(ctx, part, nids); return len(found), err },
-		"EventIDs":   func() (int, error) { found, err := rooms.EventIDs(ctx, part, nids); return len(found), err },
+		"EventsByID":  func() (int, error) { found, err := rooms.EventsByID(ctx, part, ids); return len(found), err },
+		"Events":      func() (int, error) { found, err := rooms.Events(ctx, part, nids); return len(found), err },
+		"Memberships": func() (int, error) { found, err := rooms.Memberships(ctx, part, nids); return len(found), err },
+		"EventIDs":    func() (int, error) { found, err := rooms.EventIDs(ctx, part, nids); return len(found), err },
 	}
 	for name, lookUp := range lookUps {
 		for range 10 { // PostgreSQL plans anew the first five times

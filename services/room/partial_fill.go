@@ -216,7 +216,7 @@ func (f *fill) lock(ctx context.Context) (*room, error) {
 // left and joined again.
 func (f *fill) still(r *room) error {
 	if r.partial == nil || r.partial.joinNID != f.join.NID {
-		return fmt.Errorf("judge events of %s by what was before another join: %w", f.roomID, errStale)
+		return fmt.Errorf("members of %s before another join: %w", f.roomID, errStale)
 	}
 	return nil
 }

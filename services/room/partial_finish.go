@@ -191,9 +191,9 @@ func (f *fill) countAhead(ctx context.Context, st *wholeState) error {
 		if err != nil {
 			return err
 		}
-		if r.partial == nil || r.partial.joinNID != f.join.NID { // left, and joined again: what is counted is another stay
+		if err := f.still(r); err != nil { // what is counted would be another stay
 			r.unlock()
-			return fmt.Errorf("count members of %s: %w", f.roomID, errStale)
+			return err
 		}
 		w := f.s.newWriter(ctx, r)
 		w.c.bulk, w.c.servers = true, make(map[id.Server]int32, len(names))

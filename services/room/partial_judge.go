@@ -11,10 +11,10 @@ import (
 
 // verdict makes what is judged from now on see a new verdict.
 func (d *redo) verdict(old *roomdb.Event, e *newEvent) {
-	now := &roomdb.Event{PDU: old.PDU, Unredacted: old.Unredacted, Part: old.Part, RoomNID: old.RoomNID, NID: old.NID, SID: e.sid, Flags: e.flags,
-		NotifySeq: old.NotifySeq, Replaces: e.replaces, RedactedBy: old.RedactedBy, Cause: old.Cause, Auth: e.auth, Prev: old.Prev}
-	if e.flags == 0 {
-		now.Ord = old.Ord
+	now := old.Copy()
+	now.SID, now.Flags, now.Replaces, now.Auth = e.sid, e.flags, e.replaces, e.auth
+	if e.flags != 0 {
+		now.Ord = 0
 	}
 	d.w.redone[e.nid] = now
 	if (old.Flags^e.flags)&flagRejected != 0 {

@@ -71,11 +71,11 @@ func (w *writer) adopt(ctx context.Context, join *newEvent) error {
 
 // upon is a stored event upon another state. Nothing is before the create event.
 func upon(e *roomdb.Event, sid int64) *roomdb.Event {
-	if e.SID == 0 {
-		sid = 0
+	out := e.Copy()
+	if e.SID != 0 {
+		out.SID = sid
 	}
-	return &roomdb.Event{PDU: e.PDU, Unredacted: e.Unredacted, Part: e.Part, RoomNID: e.RoomNID, NID: e.NID, Ord: e.Ord, SID: sid, Flags: e.Flags,
-		NotifySeq: e.NotifySeq, Replaces: e.Replaces, RedactedBy: e.RedactedBy, Cause: e.Cause, Auth: e.Auth, Prev: e.Prev}
+	return out
 }
 
 func redoneOf(e *roomdb.Event) *redoneEvent {

@@ -307,18 +307,7 @@ func TestPush(t *testing.T) {
 		return nil
 	}})
 	other := f.of(peer.Config{Roots: f.ca.Pool()})
-	var forks [][]int
-	var end int
-	err := other.Room(func(r *hugeroom.Room) (err error) {
-		if forks, err = r.Forks(r.History(), 2, 30, hugeroom.Fierce); err != nil {
-			return err
-		}
-		end, err = r.Heal(forks[0][29], forks[1][29])
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	forks, end := forked(t, other)
 	to := peer.Pushing{To: f.room.Names(5), Origin: f.room.Names(0), PerTransaction: 7, Rate: 1000}
 	got, err := other.Push(t.Context(), to, forks[0]...)
 	if err != nil || len(got.Refused) > 0 || len(got.Taken) != 30 {
@@ -357,13 +346,10 @@ func TestPush(t *testing.T) {
 	})
 }
 
-// A deaf peer keeps what comes, in whatever order, and takes it when it catches up.
-func TestCatchUp(t *testing.T) {
-	f := start(t, "12", peer.Config{})
-	other := f.of(peer.Config{Roots: f.ca.Pool()})
-	var forks [][]int
-	var end int
-	err := other.Room(func(r *hugeroom.Room) (err error) {
+// forked makes two forks of 30 events, and one that heals them, at a peer.
+func forked(t *testing.T, p *peer.Peer) (forks [][]int, end int) {
+	t.Helper()
+	err := p.Room(func(r *hugeroom.Room) (err error) {
 		if forks, err = r.Forks(r.History(), 2, 30, hugeroom.Fierce); err != nil {
 			return err
 		}
@@ -373,6 +359,14 @@ func TestCatchUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return forks, end
+}
+
+// A deaf peer keeps what comes, in whatever order, and takes it when it catches up.
+func TestCatchUp(t *testing.T) {
+	f := start(t, "12", peer.Config{})
+	other := f.of(peer.Config{Roots: f.ca.Pool()})
+	forks, end := forked(t, other)
 	push := func(numbers ...int) {
 		t.Helper()
 		got, err := other.Push(t.Context(), peer.Pushing{To: f.room.Names(5), Origin: f.room.Names(0)}, numbers...)
