@@ -401,6 +401,23 @@ func testFedACL(t *testing.T, w *inbound) {
 		p.do(c.method, c.uri, c.body).fails(http.StatusForbidden, "M_FORBIDDEN")
 	}
 	p.do("GET", fedPath("hierarchy", r), nil).fails(404, "M_NOT_FOUND")
+
+	// Redacted, as others can do it, a list allows nobody.
+	room = w.create("11", anna, public)
+	j = p.join(room, p.user("eve"))
+	w.set(room, anna, "m.room.server_acl", `{"allow":["*"]}`)
+	uri := fedPath("event_auth", string(room), string(j.last.ID))
+	p.do("GET", uri, nil).ok()
+	row, err := w.rooms.Room(t.Context(), room)
+	check(t, err)
+	m, err := w.rooms.State(t.Context(), row.Part, row.SID)
+	check(t, err)
+	list, err := w.rooms.StateEvent(t.Context(), row.Part, m, "m.room.server_acl", "")
+	check(t, err)
+	_, err = w.shards.For(row.Part).Exec(t.Context(), `UPDATE event SET redacted_by = event_nid WHERE part = $1 AND event_nid = $2`, int32(row.Part), list.NID)
+	check(t, err)
+	w.rooms.Forget(row.Part, list.NID)
+	p.do("GET", uri, nil).fails(http.StatusForbidden, "M_FORBIDDEN")
 }
 
 // Server-server API, "EDUs": typing, receipts, presence, messages to devices.
