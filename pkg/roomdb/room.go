@@ -214,21 +214,18 @@ func (d *DB) metaOf(ctx context.Context, part uint32, nids []int64) (map[int64]*
 
 // Servers returns the servers with joined members.
 func (d *DB) Servers(ctx context.Context, part uint32, roomNID int64) ([]id.Server, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`, int32(part), roomNID)
-	if err != nil {
-		return nil, fmt.Errorf("read servers of a room: %w", err)
-	}
-	servers, err := pgx.CollectRows(rows, pgx.RowTo[id.Server])
-	if err != nil {
-		return nil, fmt.Errorf("read servers of a room: %w", err)
-	}
-	return servers, nil
+	return d.servers(ctx, part, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`, roomNID)
 }
 
 // ServersBefore returns the servers that had joined members before one of a server joined.
 func (d *DB) ServersBefore(ctx context.Context, part uint32, roomNID int64, joined id.Server) ([]id.Server, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT server FROM room_server
-		WHERE part = $1 AND room_nid = $2 AND joined > 0 AND NOT (server = $3 AND joined = 1)`, int32(part), roomNID, string(joined))
+	return d.servers(ctx, part, `SELECT server FROM room_server
+		WHERE part = $1 AND room_nid = $2 AND joined > 0 AND NOT (server = $3 AND joined = 1)`, roomNID, string(joined))
+}
+
+// servers reads the servers of a query whose first parameter is the partition.
+func (d *DB) servers(ctx context.Context, part uint32, sql string, args ...any) ([]id.Server, error) {
+	rows, err := d.shards.For(part).Query(ctx, sql, append([]any{int32(part)}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read servers of a room: %w", err)
 	}

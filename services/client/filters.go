@@ -90,27 +90,19 @@ func (f *eventFilter) check() error {
 	if f.Limit != nil && *f.Limit <= 0 {
 		return merr.InvalidParam("limit must be greater than 0")
 	}
-	for _, users := range []*[]id.User{f.Senders, f.NotSenders} {
-		if users == nil {
-			continue
-		}
-		for _, u := range *users {
-			if _, err := id.ParseUser(string(u)); err != nil {
-				return merr.InvalidParam("Not a user ID: " + string(u))
-			}
-		}
-	}
-	return nil
+	return checkIDs("user", id.ParseUser, f.Senders, f.NotSenders)
 }
 
-func checkRooms(lists ...*[]id.Room) error {
-	for _, rooms := range lists {
-		if rooms == nil {
+func checkRooms(lists ...*[]id.Room) error { return checkIDs("room", id.ParseRoom, lists...) }
+
+func checkIDs[T ~string](kind string, parse func(string) (T, error), lists ...*[]T) error {
+	for _, ids := range lists {
+		if ids == nil {
 			continue
 		}
-		for _, room := range *rooms {
-			if _, err := id.ParseRoom(string(room)); err != nil {
-				return merr.InvalidParam("Not a room ID: " + string(room))
+		for _, text := range *ids {
+			if _, err := parse(string(text)); err != nil {
+				return merr.InvalidParam("Not a " + kind + " ID: " + string(text))
 			}
 		}
 	}

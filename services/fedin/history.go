@@ -67,32 +67,34 @@ func (f *Fedin) namedEvent(ctx context.Context, room *roomdb.Room, text string) 
 	return e, err
 }
 
-// stateBefore returns the room and the numeric ids of the state before the event that the query names (server-server
-// API, "Retrieving events").
-func (f *Fedin) stateBefore(q *request) (*roomdb.Room, []int64, error) {
-	room, err := f.memberRoom(q)
-	if err != nil {
-		return nil, nil, err
+// stateBefore returns the room, and the numeric ids of the state before the event that the query names and of its auth
+// chain (server-server API, "Retrieving events").
+func (f *Fedin) stateBefore(q *request) (room *roomdb.Room, nids, chain []int64, err error) {
+	if room, err = f.memberRoom(q); err != nil {
+		return nil, nil, nil, err
 	}
 	if room, err = f.whole(q.Context(), room); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	e, err := f.namedEvent(q.Context(), room, q.URL.Query().Get("event_id"))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if e.Flags&(roomdb.Outlier|roomdb.Rejected) != 0 {
-		return nil, nil, merr.NotFound("We do not know the state at event " + string(e.ID))
+		return nil, nil, nil, merr.NotFound("We do not know the state at event " + string(e.ID))
 	}
 	m, err := f.rooms.State(q.Context(), room.Part, e.SID)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	nids := make([]int64, 0, m.Len())
+	nids = make([]int64, 0, m.Len())
 	for _, nid := range m.All() {
 		nids = append(nids, nid)
 	}
-	return room, nids, nil
+	if chain, err = f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain); err != nil {
+		return nil, nil, nil, tooLong(err)
+	}
+	return room, nids, chain, nil
 }
 
 // whole waits for the members of a room that we joined without them.
@@ -106,13 +108,9 @@ func (f *Fedin) whole(ctx context.Context, room *roomdb.Room) (*roomdb.Room, err
 
 // state answers GET state/{roomId}, event by event: a state may be hundreds of megabytes.
 func (f *Fedin) state(w http.ResponseWriter, q *request) error {
-	room, nids, err := f.stateBefore(q)
+	room, nids, chain, err := f.stateBefore(q)
 	if err != nil {
 		return err
-	}
-	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
-	if err != nil {
-		return tooLong(err)
 	}
 	events := func(ctx context.Context, nids []int64) ([][]byte, error) {
 		found, err := f.rooms.InOrder(ctx, room.Part, nids)
@@ -133,13 +131,9 @@ func (f *Fedin) state(w http.ResponseWriter, q *request) error {
 
 // stateIDs answers GET state_ids/{roomId}.
 func (f *Fedin) stateIDs(w http.ResponseWriter, q *request) error {
-	room, nids, err := f.stateBefore(q)
+	room, nids, chain, err := f.stateBefore(q)
 	if err != nil {
 		return err
-	}
-	chain, err := f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain)
-	if err != nil {
-		return tooLong(err)
 	}
 	names := func(ctx context.Context, nids []int64) ([][]byte, error) {
 		found, err := f.rooms.EventIDs(ctx, room.Part, nids)

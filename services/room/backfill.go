@@ -20,15 +20,7 @@ const (
 
 // Backfill implements roomv1.RoomServer (server-server API, "Backfilling and retrieving missing events").
 func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*roomv1.BackfillResponse, error) {
-	roomID, err := parseRoom(req.RoomId)
-	if err != nil {
-		return nil, err
-	}
-	in, err := s.intake(ctx, roomID, "")
-	if err != nil {
-		return nil, err
-	}
-	leave, err := in.enter(ctx)
+	in, leave, err := s.enterRoom(ctx, req.RoomId, "")
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +40,7 @@ func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*r
 			return nil, again(err)
 		}
 		if err != nil {
-			s.log.Info("backfill", "room", roomID, "server", server, "err", err)
+			s.log.Info("backfill", "room", in.roomID, "server", server, "err", err)
 			continue
 		}
 		if stored > 0 {

@@ -375,3 +375,10 @@ func (c *cluster) timeline(roomID string) []*roomdb.Event {
 	}
 	return events
 }
+
+// last is the newest event of a room.
+func (c *cluster) last(roomID string) *roomdb.Event {
+	c.tb.Helper()
+	tl := c.timeline(roomID)
+	return tl[len(tl)-1]
+}

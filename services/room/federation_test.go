@@ -341,12 +341,8 @@ func TestManyExtremities(t *testing.T) {
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("12", anna, "public")
 	ok(b.join(roomID, bert, string(one)))
-	base := b.timeline(roomID)
-	forks := forge(t, b, roomID, base[len(base)-1], 25)
-	for _, f := range forks {
-		if r := a.receive(roomID, two, f.JSON)[0]; r.Error != "" {
-			t.Fatal(r.Error)
-		}
+	for _, f := range forge(t, b, roomID, b.last(roomID), 25) {
+		a.take(roomID, two, f)
 	}
 	waitFor(t, func() bool { return len(a.room(roomID).Extremities) <= mergeAbove })
 	ok(a.say(roomID, anna, "still here"))

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"hanse/pkg/bus/bustest"
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
@@ -473,6 +474,14 @@ func raws(events []*roomdb.Event) []json.RawMessage {
 	return out
 }
 
+func jsons(pdus []*event.PDU) [][]byte {
+	out := make([][]byte, len(pdus))
+	for i, p := range pdus {
+		out[i] = p.JSON
+	}
+	return out
+}
+
 func ids(events []*roomdb.Event) []id.Event {
 	out := make([]id.Event, len(events))
 	for i, e := range events {
@@ -495,28 +504,33 @@ func (c *cluster) receive(roomID string, origin id.Server, pdus ...[]byte) []*ro
 	return resp.Results
 }
 
+// take demands that a cluster takes all of some events in, which come 50 at a time as those of transactions do (server-server
+// API, PUT /send).
+func (c *cluster) take(roomID string, origin id.Server, pdus ...*event.PDU) {
+	c.tb.Helper()
+	for some := range slices.Chunk(pdus, 50) {
+		for _, r := range c.receive(roomID, origin, jsons(some)...) {
+			if r.Error != "" {
+				c.tb.Fatalf("event %s: %s", r.EventId, r.Error)
+			}
+		}
+	}
+}
+
 // carry sends what a server's users did in a room since a position to another cluster.
 func carry(from, to *cluster, origin id.Server, roomID string, after int64) int64 {
 	from.tb.Helper()
 	last := after
-	var pdus [][]byte
+	var pdus []*event.PDU
 	for _, e := range from.timeline(roomID) {
 		if e.Ord > after {
 			last = max(last, e.Ord)
 			if e.Sender.Server() == origin {
-				pdus = append(pdus, e.JSON)
+				pdus = append(pdus, e.PDU)
 			}
 		}
 	}
-	for len(pdus) > 0 {
-		n := min(len(pdus), 50)
-		for _, r := range to.receive(roomID, origin, pdus[:n]...) {
-			if r.Error != "" {
-				to.tb.Fatalf("event %s: %s", r.EventId, r.Error)
-			}
-		}
-		pdus = pdus[n:]
-	}
+	to.take(roomID, origin, pdus...)
 	return last
 }
 

@@ -1,6 +1,7 @@
 package room
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/tidwall/gjson"
 
+	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -22,19 +24,10 @@ import (
 func forge(t *testing.T, c *cluster, roomID string, on *roomdb.Event, n int) []*event.PDU {
 	t.Helper()
 	var out []*event.PDU
-	st := c.state(roomID)
+	d := draftOn(c, roomID, on)
 	for i := range n {
-		d := event.Draft{RoomID: id.Room(roomID), Type: "m.room.message", Sender: bert, Content: []byte(fmt.Sprintf(`{"body":"fork %d","msgtype":"m.text"}`, i)),
-			Depth: on.Depth + 1, OriginServerTS: time.Now().UnixMilli(), PrevEvents: []id.Event{on.ID},
-			AuthEvents: []id.Event{st["m.room.power_levels|"], st["m.room.member|"+bert]}}
-		if !on.Rules.RoomIDIsCreateHash {
-			d.AuthEvents = append(d.AuthEvents, st["m.room.create|"])
-		}
-		pdu, err := event.Build(d, on.Rules, two, c.names[two])
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, pdu)
+		d.Content, d.OriginServerTS = fmt.Appendf(nil, `{"body":"fork %d","msgtype":"m.text"}`, i), time.Now().UnixMilli()
+		out = append(out, c.build(d, on.PDU))
 	}
 	return out
 }
@@ -42,15 +35,52 @@ func forge(t *testing.T, c *cluster, roomID string, on *roomdb.Event, n int) []*
 // forgeRedaction builds a redaction of bert's.
 func forgeRedaction(t *testing.T, c *cluster, roomID string, on *roomdb.Event, target id.Event) *event.PDU {
 	t.Helper()
-	st := c.state(roomID)
-	d := event.Draft{RoomID: id.Room(roomID), Type: "m.room.redaction", Sender: bert, Content: []byte(fmt.Sprintf(`{"redacts":%q}`, target)),
-		Redacts: target, Depth: on.Depth + 1, OriginServerTS: time.Now().UnixMilli(), PrevEvents: []id.Event{on.ID},
-		AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], st["m.room.member|"+bert]}}
-	pdu, err := event.Build(d, on.Rules, two, c.names[two])
+	d := draftOn(c, roomID, on)
+	d.Type, d.Content, d.Redacts = typeRedaction, fmt.Appendf(nil, `{"redacts":%q}`, target), target
+	return c.build(d, on.PDU)
+}
+
+// draftOn is a message of bert's after another event, with the auth events that it should have.
+func draftOn(c *cluster, roomID string, on *roomdb.Event) event.Draft {
+	d := event.Draft{Type: "m.room.message", Sender: bert, Content: []byte(`{"body":"x"}`), OriginServerTS: time.Now().UnixMilli()}
+	return follow(d, c.state(roomID), on.PDU)
+}
+
+// follow gives a draft the place after some events. What else it lacks is what it should be: the time, and the auth events,
+// which are those that it needs of a state.
+func follow(d event.Draft, st map[string]id.Event, on ...*event.PDU) event.Draft {
+	rules := on[0].Rules
+	d.RoomID = on[0].RoomID
+	var at int64
+	for _, p := range on {
+		d.PrevEvents, d.Depth, at = append(d.PrevEvents, p.ID), max(d.Depth, p.Depth+1), max(at, p.OriginServerTS+1)
+	}
+	d.OriginServerTS = cmp.Or(d.OriginServerTS, at)
+	if d.AuthEvents != nil {
+		return d
+	}
+	for _, n := range auth.NeededByDraft(&d, rules) {
+		if e, ok := st[n.Type+"|"+n.StateKey]; ok && !(rules.RoomIDIsCreateHash && n.Type == typeCreate) {
+			d.AuthEvents = append(d.AuthEvents, e)
+		}
+	}
+	return d
+}
+
+// build makes an event of a draft, by the rules of another event of its room.
+func (c *cluster) build(d event.Draft, on *event.PDU) *event.PDU {
+	c.tb.Helper()
+	pdu, err := event.Build(d, on.Rules, d.Sender.Server(), c.names[d.Sender.Server()])
 	if err != nil {
-		t.Fatal(err)
+		c.tb.Fatal(err)
 	}
 	return pdu
+}
+
+// forgeAfter builds an event of a draft after others, as follow says.
+func (c *cluster) forgeAfter(st map[string]id.Event, d event.Draft, on ...*event.PDU) *event.PDU {
+	c.tb.Helper()
+	return c.build(follow(d, st, on...), on[0])
 }
 
 // reforge changes an event as its sender's server can, hashes and signature included.
@@ -92,7 +122,7 @@ func counter(c prometheus.Counter) float64 {
 	return m.Counter.GetValue()
 }
 
-func waitFor(t *testing.T, cond func() bool) {
+func waitFor(t testing.TB, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(2 * time.Minute)
 	for !cond() {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/view"
 	roomv1 "hanse/proto/room/v1"
@@ -24,16 +25,8 @@ func TestExtremityPileUp(t *testing.T) {
 		forks = 10_000
 	}
 	all := forge(t, h.b, h.room, h.on, forks)
-	for left := all; len(left) > 0; left = left[min(50, len(left)):] {
-		var raw [][]byte
-		for _, p := range left[:min(50, len(left))] {
-			raw = append(raw, p.JSON)
-		}
-		for _, r := range h.a.receive(h.room, two, raw...) {
-			if r.Error != "" {
-				t.Fatal(r.Error)
-			}
-		}
+	for some := range slices.Chunk(all, 50) {
+		h.a.take(h.room, two, some...)
 		most = max(most, len(h.a.room(h.room).Extremities))
 	}
 	if most > crowdedTips+1 {
@@ -59,17 +52,12 @@ func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	ok(h.a.setState(h.room, anna, "m.room.power_levels", "",
 		`{"users":{"@anna:one.test":50,"@bert:two.test":100},"events":{"org.matrix.dummy_event":100}}`))
 	carry(h.a, h.b, one, h.room, h.on.Ord)
-	tl := h.b.timeline(h.room)
-	h.on = tl[len(tl)-1]
+	h.on = h.b.last(h.room)
 	before := h.a.state(h.room)
 	refused := 0
 	all := forge(t, h.b, h.room, h.on, maxTips+40)
-	for left := all; len(left) > 0; left = left[min(50, len(left)):] {
-		var raw [][]byte
-		for _, p := range left[:min(50, len(left))] {
-			raw = append(raw, p.JSON)
-		}
-		for _, r := range h.a.receive(h.room, two, raw...) {
+	for some := range slices.Chunk(all, 50) {
+		for _, r := range h.a.receive(h.room, two, jsons(some)...) {
 			if r.Error != "" {
 				refused++
 			}
@@ -82,9 +70,7 @@ func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	for _, p := range all[:maxPrev] {
 		some = append(some, p.ID)
 	}
-	if r := h.a.receive(h.room, two, h.message(h.on.Depth+2, some...).JSON)[0]; r.Error != "" {
-		t.Errorf("an event that merges ends: %s", r.Error)
-	}
+	h.a.take(h.room, two, h.message(h.on.Depth+2, some...)) // merges ends
 	if n := len(h.a.room(h.room).Extremities); n != maxTips-maxPrev+1 {
 		t.Errorf("%d ends after a merge", n)
 	}
@@ -99,9 +85,7 @@ func TestDepthJumps(t *testing.T) {
 	prev := h.on.ID
 	for _, depth := range []int64{h.on.Depth + 100_000, 1, maxDepth, maxDepth, 0, 7} {
 		pdu := h.message(depth, prev)
-		if r := h.a.receive(h.room, two, pdu.JSON)[0]; r.Error != "" {
-			t.Fatalf("depth %d: %s", depth, r.Error)
-		}
+		h.a.take(h.room, two, pdu)
 		must[*roomv1.SendResponse](t)(h.a.say(h.room, anna, "after it"))
 		sent, prev = append(sent, pdu.ID), pdu.ID
 	}
@@ -111,9 +95,7 @@ func TestDepthJumps(t *testing.T) {
 	last := h.message(1, second.ID)
 	h.n.lie(map[string]func([]string, url.Values) any{"get_missing_events": pdus("events", second, first)})
 	defer h.n.lie(nil)
-	if r := h.a.receive(h.room, two, last.JSON)[0]; r.Error != "" {
-		t.Fatal(r.Error)
-	}
+	h.a.take(h.room, two, last)
 	if n := h.n.askedFor("state_ids"); n != 0 {
 		t.Errorf("%d states were asked for", n)
 	}
@@ -137,8 +119,7 @@ func TestDeepFork(t *testing.T) {
 		ok := must[*roomv1.SendResponse](t)
 		ok(h.a.setState(h.room, anna, "m.room.history_visibility", "", `{"history_visibility":"joined"}`))
 		carry(h.a, h.b, one, h.room, h.on.Ord)
-		tl := h.b.timeline(h.room)
-		h.on = tl[len(tl)-1]
+		h.on = h.b.last(h.room)
 		rules := h.b.state(h.room)["m.room.join_rules|"]
 		depth := 300
 		if testing.Short() {
@@ -153,22 +134,11 @@ func TestDeepFork(t *testing.T) {
 		// Apart from that, on the other side, where adam never came and history is for members only.
 		secret := h.message(h.on.Depth+1, h.on.ID)
 		renamed := h.state("m.room.member", bert, `{"membership":"join","displayname":"apart"}`, secret.ID, rules)
-		raw := [][]byte{secret.JSON, renamed.JSON}
-		prev := renamed.ID
-		var branch []id.Event
+		branch := []*event.PDU{secret, renamed}
 		for range depth {
-			p := h.message(h.on.Depth+2, prev)
-			raw, branch, prev = append(raw, p.JSON), append(branch, p.ID), p.ID
+			branch = append(branch, h.message(h.on.Depth+2, branch[len(branch)-1].ID))
 		}
-		for len(raw) > 0 {
-			n := min(50, len(raw))
-			for _, r := range h.a.receive(h.room, two, raw[:n]...) {
-				if r.Error != "" {
-					t.Fatal(r.Error)
-				}
-			}
-			raw = raw[n:]
-		}
+		h.a.take(h.room, two, branch...)
 		ctx, room := context.Background(), h.a.room(h.room)
 		m, err := h.a.read.State(ctx, room.Part, room.SID)
 		if err != nil {
@@ -190,9 +160,9 @@ func TestDeepFork(t *testing.T) {
 		for _, e := range visible {
 			seen[e.ID] = true
 		}
-		for _, e := range append(branch, secret.ID, renamed.ID) {
-			if seen[e] {
-				t.Fatalf("version %s: %s of the other branch is shown to who was not in it", version, e)
+		for _, e := range branch {
+			if seen[e.ID] {
+				t.Fatalf("version %s: %s of the other branch is shown to who was not in it", version, e.ID)
 			}
 		}
 		topics := 0

@@ -30,8 +30,7 @@ const crowdServers = 10_000
 func crowd(tb testing.TB, n *network, c *cluster, roomID string, members int) {
 	tb.Helper()
 	st := c.state(roomID)
-	tl := c.timeline(roomID)
-	on := tl[len(tl)-1]
+	on := c.last(roomID)
 	key, err := signing.NewKey()
 	if err != nil {
 		tb.Fatal(err)
@@ -159,8 +158,9 @@ func TestLargeFill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g := newBarrier(t, "ids")
+	g := newBarrier("ids")
 	n, a, b := newPartialClusters(t, 1, g.fill)
+	t.Cleanup(g.release)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
 	crowd(t, n, a, roomID, members)

@@ -56,15 +56,26 @@ func (s *Service) sendMembership(ctx context.Context, roomID id.Room, in intent)
 
 // Join implements roomv1.RoomServer.
 func (s *Service) Join(ctx context.Context, req *roomv1.JoinRequest) (*roomv1.SendResponse, error) {
-	roomID, user, why, err := s.memberRequest(req.RoomId, req.UserId, req.Cause)
-	if err != nil {
-		return nil, err
-	}
-	in, err := memberIntent(user, user, "join", req.Content, why)
+	roomID, in, err := s.ownMembership(req, "join")
 	if err != nil {
 		return nil, err
 	}
 	return s.join(ctx, roomID, in, req.Via)
+}
+
+// ownMembership is the intent of a user's request about their own membership.
+func (s *Service) ownMembership(req interface {
+	GetRoomId() string
+	GetUserId() string
+	GetContent() []byte
+	GetCause() *roomv1.Cause
+}, membership string) (id.Room, intent, error) {
+	roomID, user, why, err := s.memberRequest(req.GetRoomId(), req.GetUserId(), req.GetCause())
+	if err != nil {
+		return "", intent{}, err
+	}
+	in, err := memberIntent(user, user, membership, req.GetContent(), why)
+	return roomID, in, err
 }
 
 func (s *Service) memberRequest(roomText, userText string, c *roomv1.Cause) (id.Room, id.User, cause, error) {
@@ -81,22 +92,35 @@ func (s *Service) memberRequest(roomText, userText string, c *roomv1.Cause) (id.
 }
 
 func (s *Service) join(ctx context.Context, roomID id.Room, in intent, via []string) (*roomv1.SendResponse, error) {
-	resp, err := s.write(ctx, roomID, []intent{in}, func(ctx context.Context, w *writer) ([]id.Event, error) {
+	resp, err := s.sendHere(ctx, roomID, in, (*writer).joinable)
+	if elsewhere(err) {
+		return s.joinElsewhere(ctx, roomID, in, via, err)
+	}
+	return resp, err
+}
+
+// sendHere sends a user's own membership event, which prepare completes, to a room that somebody of ours is in. Where
+// nobody is, or another server has to help, the error is one that elsewhere says yes to.
+func (s *Service) sendHere(ctx context.Context, roomID id.Room, in intent, prepare func(*writer, context.Context, intent) (intent, error)) (*roomv1.SendResponse, error) {
+	return s.write(ctx, roomID, []intent{in}, func(ctx context.Context, w *writer) ([]id.Event, error) {
 		if w.h.joinedLocal == 0 {
 			return nil, errElsewhere
 		}
-		in, err := w.joinable(ctx, in)
+		in, err := prepare(w, ctx, in)
 		if err != nil {
 			return nil, err
 		}
 		eventID, err := w.send(ctx, in)
 		return []id.Event{eventID}, err
 	})
-	if errors.Is(err, errElsewhere) || merr.HasCode(err, merr.CodeNotFound) {
-		return s.joinElsewhere(ctx, roomID, in, via, err)
-	}
-	return resp, err
 }
+
+func elsewhere(err error) bool {
+	return errors.Is(err, errElsewhere) || merr.HasCode(err, merr.CodeNotFound)
+}
+
+// asItIs prepares nothing.
+func (w *writer) asItIs(_ context.Context, in intent) (intent, error) { return in, nil }
 
 // joinable prepares a join: into a restricted room somebody of ours with the power to invite vouches for the user
 // (client-server API, "Restricted rooms"; room version 8).
@@ -279,11 +303,7 @@ func (s *Service) invite(ctx context.Context, roomID id.Room, in intent, target 
 
 // Leave implements roomv1.RoomServer.
 func (s *Service) Leave(ctx context.Context, req *roomv1.LeaveRequest) (*roomv1.SendResponse, error) {
-	roomID, user, why, err := s.memberRequest(req.RoomId, req.UserId, req.Cause)
-	if err != nil {
-		return nil, err
-	}
-	in, err := memberIntent(user, user, "leave", req.Content, why)
+	roomID, in, err := s.ownMembership(req, "leave")
 	if err != nil {
 		return nil, err
 	}
@@ -291,14 +311,8 @@ func (s *Service) Leave(ctx context.Context, req *roomv1.LeaveRequest) (*roomv1.
 }
 
 func (s *Service) leave(ctx context.Context, roomID id.Room, in intent) (*roomv1.SendResponse, error) {
-	resp, err := s.write(ctx, roomID, []intent{in}, func(ctx context.Context, w *writer) ([]id.Event, error) {
-		if w.h.joinedLocal == 0 {
-			return nil, errElsewhere
-		}
-		eventID, err := w.send(ctx, in)
-		return []id.Event{eventID}, err
-	})
-	if errors.Is(err, errElsewhere) || merr.HasCode(err, merr.CodeNotFound) {
+	resp, err := s.sendHere(ctx, roomID, in, (*writer).asItIs)
+	if elsewhere(err) {
 		return s.leaveElsewhere(ctx, roomID, in)
 	}
 	return resp, err
@@ -306,22 +320,12 @@ func (s *Service) leave(ctx context.Context, roomID id.Room, in intent) (*roomv1
 
 // Knock implements roomv1.RoomServer.
 func (s *Service) Knock(ctx context.Context, req *roomv1.JoinRequest) (*roomv1.SendResponse, error) {
-	roomID, user, why, err := s.memberRequest(req.RoomId, req.UserId, req.Cause)
+	roomID, in, err := s.ownMembership(req, "knock")
 	if err != nil {
 		return nil, err
 	}
-	in, err := memberIntent(user, user, "knock", req.Content, why)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := s.write(ctx, roomID, []intent{in}, func(ctx context.Context, w *writer) ([]id.Event, error) {
-		if w.h.joinedLocal == 0 {
-			return nil, errElsewhere
-		}
-		eventID, err := w.send(ctx, in)
-		return []id.Event{eventID}, err
-	})
-	if errors.Is(err, errElsewhere) || merr.HasCode(err, merr.CodeNotFound) {
+	resp, err := s.sendHere(ctx, roomID, in, (*writer).asItIs)
+	if elsewhere(err) {
 		return s.knockElsewhere(ctx, roomID, in, req.Via)
 	}
 	return resp, err

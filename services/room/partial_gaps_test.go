@@ -59,16 +59,13 @@ func sameStates(t *testing.T, a, b *cluster, roomID string) {
 	}
 }
 
-// behind makes a room at a of which b gets to know only the last events: those that tell lies of missing events.
-func behind(t *testing.T, g *barrier, n *network, a, b *cluster) (roomID string, last []*roomdb.Event) {
+// behind makes a room joined without members of which b gets to know only the last events: those that tell lies of missing events.
+func behind(t *testing.T) (p *partialJoin, last []*roomdb.Event) {
 	t.Helper()
-	t.Cleanup(g.release) // before the clusters end
-	ok := must[*roomv1.SendResponse](t)
-	roomID = a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
-	n.lie(map[string]func([]string, url.Values) any{"get_missing_events": func([]string, url.Values) any {
+	p = newPartialJoin(t, "11", 1, "ids")
+	a, b, roomID, ok := p.a, p.b, p.room, must[*roomv1.SendResponse](t)
+	p.enter()
+	p.n.lie(map[string]func([]string, url.Values) any{"get_missing_events": func([]string, url.Values) any {
 		return map[string]any{"events": []any{}}
 	}})
 	ok(a.setState(roomID, anna, typeMember, member(one, 4), `{"membership":"ban"}`))
@@ -83,26 +80,23 @@ func behind(t *testing.T, g *barrier, n *network, a, b *cluster) (roomID string,
 	for _, e := range a.timeline(roomID) {
 		if e.Ord > pos {
 			last = append(last, e)
-			if r := b.receive(roomID, one, e.JSON)[0]; r.Error != "" {
-				t.Fatal(r.Error)
-			}
+			b.take(roomID, one, e.PDU)
 		}
 	}
-	return roomID, last
+	return p, last
 }
 
 // The state before events that follow what we lack is asked for before they are judged again.
 func TestPartialGaps(t *testing.T) {
 	for _, told := range []bool{false, true} { // the missing events themselves
 		t.Run(fmt.Sprintf("told=%t", told), func(t *testing.T) {
-			g := newBarrier(t, "ids")
-			n, a, b := newPartialClusters(t, 1, g.fill)
-			roomID, last := behind(t, g, n, a, b)
+			p, last := behind(t)
+			n, a, b, roomID := p.n, p.a, p.b, p.room
 			if told {
 				n.lie(nil)
 			}
 			asked := n.askedFor("state_ids")
-			g.release()
+			p.release()
 			b.whole(roomID)
 			carry(b, a, two, roomID, 0)
 			auditPartial(t, a, b, roomID)
@@ -125,9 +119,8 @@ func TestPartialGaps(t *testing.T) {
 // If nobody tells the state before an event, it does not change the room: a state event is soft-failed; what is said is
 // heard, if its sender may say it.
 func TestPartialGapsUnknown(t *testing.T) {
-	g := newBarrier(t, "ids")
-	n, a, b := newPartialClusters(t, 1, g.fill)
-	roomID, last := behind(t, g, n, a, b)
+	p, last := behind(t)
+	n, a, b, roomID := p.n, p.a, p.b, p.room
 	join := b.timeline(roomID)[0].ID
 	n.lie(map[string]func([]string, url.Values) any{
 		"get_missing_events": func([]string, url.Values) any { return map[string]any{"events": []any{}} },
@@ -138,7 +131,7 @@ func TestPartialGapsUnknown(t *testing.T) {
 			return map[string]any{"pdu_ids": []any{}, "auth_chain_ids": []any{}}
 		},
 	})
-	g.release()
+	p.release()
 	b.whole(roomID)
 	st := b.state(roomID)
 	if st["m.room.topic|"] == last[0].ID || st["m.room.name|"] != "" {
@@ -160,11 +153,9 @@ func TestPartialGapsUnknown(t *testing.T) {
 	ok := must[*roomv1.SendResponse](t)
 	ok(b.say(roomID, bert, "the room goes on"))
 	ok(a.setState(roomID, anna, "m.room.topic", "", `{"topic":"anew"}`))
-	tl := a.timeline(roomID)
-	if r := b.receive(roomID, one, tl[len(tl)-1].JSON)[0]; r.Error != "" {
-		t.Fatal(r.Error)
-	}
-	if b.state(roomID)["m.room.topic|"] != tl[len(tl)-1].ID {
+	topic := a.last(roomID)
+	b.take(roomID, one, topic.PDU)
+	if b.state(roomID)["m.room.topic|"] != topic.ID {
 		t.Fatal("the room does not go on")
 	}
 	b.checkResolved(roomID)
@@ -175,18 +166,14 @@ func TestPartialGapsUnknown(t *testing.T) {
 func TestPartialHistory(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		t.Run(fmt.Sprintf("all=%t", all), func(t *testing.T) {
-			g := newBarrier(t, "ids")
-			n, a, b := newPartialClusters(t, 1, g.fill)
-			ok := must[*roomv1.SendResponse](t)
-			roomID := a.create("10", anna, "public")
-			populate(t, a, roomID, one, 30)
+			p := newPartialJoin(t, "10", 1, "ids")
+			n, a, b, roomID, ok := p.n, p.a, p.b, p.room, must[*roomv1.SendResponse](t)
 			for i := range 20 {
 				ok(a.say(roomID, member(one, i), "history"))
 				ok(a.setState(roomID, anna, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i)))
 				ok(a.setState(roomID, member(one, i), typeMember, member(one, i), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, i)))
 			}
-			ok(b.join(roomID, bert, string(one)))
-			<-g.reached
+			p.enter()
 			want := 1
 			if all {
 				backfillAll(t, b, roomID)
@@ -203,7 +190,7 @@ func TestPartialHistory(t *testing.T) {
 				}
 			}
 			asked := n.askedFor("state_ids")
-			g.release()
+			p.release()
 			b.whole(roomID)
 			carry(b, a, two, roomID, 0)
 			auditPartial(t, a, b, roomID)
@@ -218,47 +205,27 @@ func TestPartialHistory(t *testing.T) {
 // A state event that was refused for want of members, and is part of a fork, is not taken for rejected when the fork is
 // resolved by the whole state.
 func TestPartialLateState(t *testing.T) {
-	g := newBarrier(t, "ids")
-	_, a, b := newPartialClusters(t, 1, g.fill)
-	t.Cleanup(g.release)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	bad, victim := id.User(member(one, 5)), id.User(member(one, 6))
-	ok(a.setState(roomID, anna, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:50},"events":{"m.room.topic":0}}`, anna, bad)))
-	st := a.state(roomID)
-	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
-	tl := b.timeline(roomID)
-	on := tl[len(tl)-1].PDU
-	forged := func(on *event.PDU, sender id.User, typ, key, content string, cited ...id.User) *event.PDU {
-		t.Helper()
-		d := event.Draft{RoomID: id.Room(roomID), Type: typ, StateKey: &key, Sender: sender, Content: []byte(content), Depth: on.Depth + 1,
-			OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID}, AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"]}}
-		for _, user := range append(cited, sender) {
-			d.AuthEvents = append(d.AuthEvents, st["m.room.member|"+string(user)])
-		}
-		pdu, err := event.Build(d, on.Rules, one, a.names[one])
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pdu
-	}
-	ban := forged(on, bad, typeMember, string(victim), `{"membership":"ban"}`, victim)
-	topic := forged(ban, victim, "m.room.topic", "", `{"topic":"by one who is banned, for all that is known"}`)
-	name := forged(on, anna, "m.room.name", "", `{"name":"a fork"}`)
+	p := newPartialJoin(t, "11", 1, "ids")
+	a, b, roomID := p.a, p.b, p.room
+	bad, st := p.bannedModerator()
+	victim, empty := member(one, 6), ""
+	p.enter()
+	on := b.last(roomID).PDU
+	ban := a.forgeAfter(st, event.Draft{Type: typeMember, StateKey: &victim, Sender: bad, Content: []byte(`{"membership":"ban"}`)}, on)
+	topic := a.forgeAfter(st, event.Draft{Type: "m.room.topic", StateKey: &empty, Sender: id.User(victim),
+		Content: []byte(`{"topic":"by one who is banned, for all that is known"}`)}, ban)
+	name := a.forgeAfter(st, event.Draft{Type: "m.room.name", StateKey: &empty, Sender: anna, Content: []byte(`{"name":"a fork"}`)}, on)
 	for _, pdu := range []*event.PDU{ban, topic, name} {
 		b.receive(roomID, one, pdu.JSON)
 	}
 	if e := b.event(roomID, topic.ID); e.Flags&roomdb.Rejected == 0 {
 		t.Fatal("the topic was not refused")
 	}
-	ok(b.setState(roomID, bert, typeMember, bert, `{"membership":"join","displayname":"Bert"}`))
-	g.release()
+	must[*roomv1.SendResponse](t)(b.setState(roomID, bert, typeMember, bert, `{"membership":"join","displayname":"Bert"}`))
+	p.release()
 	b.whole(roomID)
 	now := b.state(roomID)
-	if now["m.room.topic|"] != topic.ID || now["m.room.name|"] != name.ID || now["m.room.member|"+string(victim)] != st["m.room.member|"+string(victim)] {
+	if now["m.room.topic|"] != topic.ID || now["m.room.name|"] != name.ID || now["m.room.member|"+victim] != st["m.room.member|"+victim] {
 		t.Fatalf("state %v", now)
 	}
 	b.checkResolved(roomID)

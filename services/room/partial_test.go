@@ -15,112 +15,19 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
 
 // Joins without members: server-server API, PUT /_matrix/federation/v2/send_join, "omit_members" and "members_omitted".
-
-const three = id.Server("three.test")
-
-// barrier holds the filling of rooms back at a step.
-type barrier struct {
-	at      string
-	once    sync.Once
-	reached chan struct{}
-	open    chan struct{}
-	opened  sync.Once
-}
-
-func newBarrier(t *testing.T, at string) *barrier {
-	g := &barrier{at: at, reached: make(chan struct{}), open: make(chan struct{})}
-	t.Cleanup(g.release)
-	return g
-}
-
-func (g *barrier) fill(step string) {
-	if step == g.at {
-		g.once.Do(func() { close(g.reached) })
-		<-g.open
-	}
-}
-
-func (g *barrier) release() { g.opened.Do(func() { close(g.open) }) }
-
-// newPartialClusters are two clusters of which the first omits members; fill looks on at the second.
-func newPartialClusters(t *testing.T, workers int, fill func(string)) (*network, *cluster, *cluster) {
-	t.Helper()
-	n := newNetwork()
-	n.omit = true
-	a := newFedCluster(t, n, one, 1)
-	b := newFedClusterFaulty(t, n, two, workers, faults{fill: fill})
-	return n, a, b
-}
-
-// populate lets users of a cluster's server join.
-func populate(t *testing.T, c *cluster, roomID string, server id.Server, n int) {
-	t.Helper()
-	for i := range n {
-		must[*roomv1.SendResponse](t)(c.join(roomID, member(server, i)))
-	}
-}
-
-func member(server id.Server, i int) string { return fmt.Sprintf("@member%d:%s", i, server) }
-
-// rows counts what the filling of rooms has stored.
-func (c *cluster) rows(table string) (n int) {
-	c.tb.Helper()
-	if err := c.db.For(0).QueryRow(context.Background(), `SELECT count(*) FROM `+table).Scan(&n); err != nil {
-		c.tb.Fatal(err)
-	}
-	return n
-}
-
-// auditPartial demands that a room is whole, in all that is stored of it, and as the other cluster sees it.
-func auditPartial(t *testing.T, a, b *cluster, roomID string) {
-	t.Helper()
-	r := b.whole(roomID)
-	sameState(t, a, b, roomID)
-	b.auditSplit(t, roomID)
-	for _, table := range []string{"partial_room", "partial_event", "partial_spool"} {
-		waitFor(t, func() bool { return b.rows(table) == 0 })
-	}
-	entries, err := b.read.ReadLog(context.Background(), r.Part, r.FullPos, 1)
-	if err != nil || len(entries) != 1 || entries[0].GetFilled() == nil {
-		t.Fatalf("entry %d of the log is %v, %v", r.FullPos, entries, err)
-	}
-	// Each state since the join has all members, and each event's own place in it.
-	for _, e := range b.timeline(roomID) {
-		if e.Flags != 0 {
-			t.Fatalf("event %s with flags %d in the timeline", e.ID, e.Flags)
-		}
-		m, err := b.read.State(context.Background(), r.Part, e.SID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Ord > 0 && !m.Has(state.Key{Type: typeMember, StateKey: anna}) {
-			t.Fatalf("the state before %s (%s) lacks members", e.ID, e.Type)
-		}
-	}
-}
-
-func (c *cluster) currentHas(roomID, user string) bool {
-	c.tb.Helper()
-	r := c.room(roomID)
-	m, err := c.read.State(context.Background(), r.Part, r.SID)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	return m.Has(state.Key{Type: typeMember, StateKey: user})
-}
 
 // A join without members is answered at once, and the room can be written to, read and left open to others' events from
 // there on; then its state becomes what it is elsewhere.
 func TestPartialJoin(t *testing.T) {
 	for _, version := range []string{"1", "6", "10", "12"} {
 		t.Run("v"+version, func(t *testing.T) {
-			g := newBarrier(t, "ids")
+			g := newBarrier("ids")
 			_, a, b := newPartialClusters(t, 2, g.fill)
+			t.Cleanup(g.release)
 			ok := must[*roomv1.SendResponse](t)
 			roomID := a.create(version, anna, "public")
 			populate(t, a, roomID, one, 40)
@@ -232,13 +139,9 @@ func TestPartialTakenOver(t *testing.T) {
 
 // The owner ends while the state is under way; another worker goes on.
 func TestPartialOwnerEnds(t *testing.T) {
-	g := newBarrier(t, "fetch")
-	_, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	p := newPartialJoin(t, "11", 1, "fetch")
+	a, b, roomID, ok := p.a, p.b, p.room, must[*roomv1.SendResponse](t)
+	p.enter()
 	b.faults.fill = nil // of workers that start from now on
 	ended := make(chan struct{})
 	go func() {
@@ -247,7 +150,7 @@ func TestPartialOwnerEnds(t *testing.T) {
 	}()
 	ok(b.say(roomID, bert, "by whoever it is"))
 	b.whole(roomID)
-	g.release()
+	p.release()
 	<-ended
 	carry(b, a, two, roomID, 0)
 	auditPartial(t, a, b, roomID)
@@ -255,21 +158,18 @@ func TestPartialOwnerEnds(t *testing.T) {
 
 // The server that let us in goes away: another one in the room is asked.
 func TestPartialServerGoes(t *testing.T) {
-	g := newBarrier(t, "ids")
-	n, a, b := newPartialClusters(t, 1, g.fill)
+	p := newPartialJoin(t, "11", 1, "ids")
+	n, a, b, roomID, ok := p.n, p.a, p.b, p.room, must[*roomv1.SendResponse](t)
 	c := newFedCluster(t, n, three, 1)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
 	n.omit = false
 	ok(c.join(roomID, "@cara:three.test", string(one)))
 	n.omit = true
-	last := a.timeline(roomID)[len(a.timeline(roomID))-1].Ord
+	last := a.last(roomID).Ord
 	ok(b.join(roomID, bert, string(one)))
 	carryAll(a, c, one, roomID, last)
-	<-g.reached
+	<-p.reached
 	n.setCut(one, true)
-	g.release()
+	p.release()
 	b.whole(roomID)
 	sameState(t, c, b, roomID)
 	n.setCut(one, false)
@@ -281,31 +181,22 @@ func carryAll(from, to *cluster, origin id.Server, roomID string, after int64) {
 	from.tb.Helper()
 	for _, e := range from.timeline(roomID) {
 		if e.Ord > after {
-			if r := to.receive(roomID, origin, e.JSON)[0]; r.Error != "" {
-				to.tb.Fatalf("event %s: %s", r.EventId, r.Error)
-			}
+			to.take(roomID, origin, e.PDU)
 		}
 	}
 }
 
 // A server that lies about the state does not get its lies in, and does not stop us.
 func TestPartialLies(t *testing.T) {
-	g := newBarrier(t, "ids")
-	n, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID, other := a.create("11", anna, "public"), a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	p := newPartialJoin(t, "11", 1, "ids")
+	n, a, b, roomID := p.n, p.a, p.b, p.room
+	other := a.create("11", anna, "public")
+	p.enter()
 
 	st := a.state(roomID)
-	tl := a.timeline(roomID)
-	on := tl[len(tl)-1]
-	forged := func(user id.User, change func(*event.Draft)) *event.PDU {
-		key := string(user)
-		d := event.Draft{RoomID: id.Room(roomID), Type: typeMember, StateKey: &key, Sender: user, Content: []byte(`{"membership":"join"}`),
-			Depth: on.Depth, OriginServerTS: on.OriginServerTS, PrevEvents: []id.Event{on.ID},
-			AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], st["m.room.join_rules|"]}}
+	on := a.last(roomID).PDU
+	forged := func(user string, change func(*event.Draft)) *event.PDU {
+		d := follow(event.Draft{Type: typeMember, StateKey: &user, Sender: id.User(user), Content: []byte(`{"membership":"join"}`)}, st, on)
 		change(&d)
 		pdu, err := event.Build(d, on.Rules, one, a.names[one])
 		if err != nil {
@@ -313,7 +204,7 @@ func TestPartialLies(t *testing.T) {
 		}
 		return pdu
 	}
-	unauthorised := forged("@unauthorised:one.test", func(d *event.Draft) { d.AuthEvents = d.AuthEvents[:2] })
+	unauthorised := forged("@unauthorised:one.test", func(d *event.Draft) { d.AuthEvents = []id.Event{st["m.room.create|"], st["m.room.power_levels|"]} })
 	elsewhere := forged("@elsewhere:one.test", func(d *event.Draft) { d.RoomID = id.Room(other) })
 	unsigned := forged("@unsigned:two.test", func(*event.Draft) {}) // by a key that is not that of two.test
 	gone := id.Event("$" + strings.Repeat("g", 43))
@@ -348,7 +239,7 @@ func TestPartialLies(t *testing.T) {
 			return map[string]any{"auth_chain": []any{}, "pdus": append(events, raws(a.stateEvents(roomID))...), "more": map[string]any{"x": 1}}
 		},
 	})
-	g.release()
+	p.release()
 	b.whole(roomID)
 	auditPartial(t, a, b, roomID)
 	mu.Lock()
@@ -361,43 +252,18 @@ func TestPartialLies(t *testing.T) {
 // What was let through while members were unknown is judged again: what a banned moderator did loses its place, and what
 // was refused because of it gets one.
 func TestPartialJudgedAgain(t *testing.T) {
-	g := newBarrier(t, "ids")
-	_, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	bad, victim := id.User(member(one, 5)), id.User(member(one, 6))
-	ok(a.setState(roomID, anna, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:50}}`, anna, bad)))
-	before := a.state(roomID)
-	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	p := newPartialJoin(t, "11", 1, "ids")
+	a, b, roomID, ok := p.a, p.b, p.room, must[*roomv1.SendResponse](t)
+	bad, before := p.bannedModerator()
+	victim := member(one, 6)
+	p.enter()
 
-	tl := b.timeline(roomID)
-	on := tl[len(tl)-1].PDU
-	forged := func(sender id.User, typ string, key *string, content string, cited ...id.User) *event.PDU {
-		t.Helper()
-		d := event.Draft{RoomID: id.Room(roomID), Type: typ, StateKey: key, Sender: sender, Content: []byte(content), Depth: on.Depth + 1,
-			OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID}, AuthEvents: []id.Event{before["m.room.create|"], before["m.room.power_levels|"]}}
-		for _, user := range append(cited, sender) {
-			d.AuthEvents = append(d.AuthEvents, before["m.room.member|"+string(user)])
-		}
-		pdu, err := event.Build(d, on.Rules, one, a.names[one])
-		if err != nil {
-			t.Fatal(err)
-		}
-		on = pdu
-		return pdu
-	}
-	key := string(victim)
-	ban := forged(bad, typeMember, &key, `{"membership":"ban"}`, victim)
-	words := forged(bad, "m.room.message", nil, `{"body":"I am banned","msgtype":"m.text"}`)
+	ban := a.forgeAfter(before, event.Draft{Type: typeMember, StateKey: &victim, Sender: bad, Content: []byte(`{"membership":"ban"}`)}, b.last(roomID).PDU)
+	words := a.forgeAfter(before, event.Draft{Type: "m.room.message", Sender: bad, Content: []byte(`{"body":"I am banned","msgtype":"m.text"}`)}, ban)
 	for _, pdu := range []*event.PDU{ban, words} {
-		if r := b.receive(roomID, one, pdu.JSON)[0]; r.Error != "" {
-			t.Fatalf("refused though its sender's membership is unknown: %s", r.Error)
-		}
+		b.take(roomID, one, pdu) // as the membership of its sender is unknown
 	}
-	answer := forged(victim, "m.room.message", nil, `{"body":"I am not","msgtype":"m.text"}`)
+	answer := a.forgeAfter(before, event.Draft{Type: "m.room.message", Sender: id.User(victim), Content: []byte(`{"body":"I am not","msgtype":"m.text"}`)}, words)
 	if r := b.receive(roomID, one, answer.JSON)[0]; r.Error == "" {
 		t.Fatal("somebody who is banned, for all that is known, was heard")
 	}
@@ -409,7 +275,7 @@ func TestPartialJudgedAgain(t *testing.T) {
 	}
 	ok(b.say(roomID, bert, "an answer"))
 
-	g.release()
+	p.release()
 	r := b.whole(roomID)
 	if has(ban) || has(words) || !has(answer) {
 		t.Fatal("not judged again")
@@ -420,8 +286,8 @@ func TestPartialJudgedAgain(t *testing.T) {
 		}
 	}
 	st, was := b.state(roomID), a.state(roomID)
-	for _, user := range []id.User{bad, victim} {
-		if name := "m.room.member|" + string(user); st[name] != was[name] {
+	for _, user := range []string{string(bad), victim} {
+		if name := "m.room.member|" + user; st[name] != was[name] {
 			t.Fatalf("%s has another membership", user)
 		}
 	}
@@ -434,23 +300,19 @@ func TestPartialJudgedAgain(t *testing.T) {
 
 // Who leaves before the members are known leaves nothing to do, and may come back.
 func TestPartialLeft(t *testing.T) {
-	g := newBarrier(t, "ids")
-	n, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	p := newPartialJoin(t, "11", 1, "ids")
+	n, a, b, roomID, ok := p.n, p.a, p.b, p.room, must[*roomv1.SendResponse](t)
+	p.enter()
 	ok(b.leave(roomID, bert))
 	carry(b, a, two, roomID, 0)
-	g.release()
+	p.release()
 	waitFor(t, func() bool { return b.rows("partial_room") == 0 })
 	if m := b.membership(roomID, bert); m != "leave" {
 		t.Fatalf("left: %q", m)
 	}
 	for _, omit := range []bool{true, false} {
 		n.omit = omit
-		last := a.timeline(roomID)[len(a.timeline(roomID))-1].Ord
+		last := a.last(roomID).Ord
 		ok(b.join(roomID, bert, string(one)))
 		b.whole(roomID)
 		sameState(t, a, b, roomID)
@@ -462,41 +324,23 @@ func TestPartialLeft(t *testing.T) {
 
 // Forks and events whose ancestors we never had come in while members are unknown; history can be read.
 func TestPartialForks(t *testing.T) {
-	g := newBarrier(t, "ids")
-	_, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("10", anna, "public")
-	populate(t, a, roomID, one, 30)
+	p := newPartialJoin(t, "10", 1, "ids")
+	a, b, roomID, ok := p.a, p.b, p.room, must[*roomv1.SendResponse](t)
 	for i := range 40 {
 		ok(a.say(roomID, member(one, i%10), fmt.Sprint("history ", i)))
 	}
-	tl := a.timeline(roomID)
-	on := tl[len(tl)-1] // before the join
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	on := a.last(roomID).PDU // before the join
+	p.enter()
 	st := a.state(roomID)
-	var forks []*event.PDU
 	for i := range 3 {
-		sender := id.User(member(one, 20+i))
-		pdu, err := event.Build(event.Draft{RoomID: id.Room(roomID), Type: "m.room.message", Sender: sender, Content: []byte(`{"body":"x","msgtype":"m.text"}`),
-			Depth: on.Depth + 1, OriginServerTS: on.OriginServerTS + 1, PrevEvents: []id.Event{on.ID},
-			AuthEvents: []id.Event{st["m.room.create|"], st["m.room.power_levels|"], st["m.room.member|"+string(sender)]}}, on.Rules, one, a.names[one])
-		if err != nil {
-			t.Fatal(err)
-		}
-		forks = append(forks, pdu)
-	}
-	for _, f := range forks {
-		for _, c := range []*cluster{a, b} {
-			if r := c.receive(roomID, one, f.JSON)[0]; r.Error != "" {
-				t.Fatal(r.Error)
-			}
-		}
+		fork := a.forgeAfter(st, event.Draft{Type: "m.room.message", Sender: id.User(member(one, 20+i)), Content: []byte(`{"body":"x","msgtype":"m.text"}`)}, on)
+		a.take(roomID, one, fork)
+		b.take(roomID, one, fork)
 	}
 	backfillAll(t, b, roomID)
 	ok(b.say(roomID, bert, "merges them"))
 	carry(b, a, two, roomID, 0)
-	g.release()
+	p.release()
 	auditPartial(t, a, b, roomID)
 	if x, y := len(a.room(roomID).Extremities), len(b.room(roomID).Extremities); x != 1 || y != 1 {
 		t.Fatalf("%d and %d ends", x, y)

@@ -37,18 +37,10 @@ var errBusy = errors.New("too many events wait for this room")
 // Receive implements roomv1.RoomServer. The events of a room are taken in one after the other, in the goroutine of the
 // request: a peer that sends what is expensive waits for itself.
 func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roomv1.ReceiveResponse, error) {
-	roomID, err := parseRoom(req.RoomId)
-	if err != nil {
-		return nil, err
-	}
 	if len(req.Pdus) > maxReceive {
 		return nil, merr.InvalidParam(fmt.Sprintf("%d events in one request", len(req.Pdus)))
 	}
-	in, err := s.intake(ctx, roomID, id.Server(req.Origin))
-	if err != nil {
-		return nil, err
-	}
-	leave, err := in.enter(ctx)
+	in, leave, err := s.enterRoom(ctx, req.RoomId, id.Server(req.Origin))
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +177,19 @@ func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) 
 		return nil, err
 	}
 	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home, fetched: new(int)}, nil
+}
+
+// enterRoom begins the intake of a room and waits for its turn there.
+func (s *Service) enterRoom(ctx context.Context, roomText string, origin id.Server) (in *intake, leave func(), err error) {
+	roomID, err := parseRoom(roomText)
+	if err != nil {
+		return nil, nil, err
+	}
+	if in, err = s.intake(ctx, roomID, origin); err != nil {
+		return nil, nil, err
+	}
+	leave, err = in.enter(ctx)
+	return in, leave, err
 }
 
 // enter waits for its turn in the room.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	roomv1 "hanse/proto/room/v1"
@@ -79,14 +80,11 @@ func TestAwaitedRedaction(t *testing.T) {
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
 	ok(b.join(roomID, bert, string(one)))
-	tips := b.timeline(roomID)
-	forks := forge(t, b, roomID, tips[len(tips)-1], 2)
+	on := b.last(roomID)
+	forks := forge(t, b, roomID, on, 2)
 	target, later := forks[0], forks[1]
-	redaction := forgeRedaction(t, b, roomID, tips[len(tips)-1], target.ID)
-	for _, pdu := range [][]byte{redaction.JSON, later.JSON, target.JSON} {
-		if r := a.receive(roomID, two, pdu)[0]; r.Error != "" {
-			t.Fatal(r.Error)
-		}
+	for _, pdu := range []*event.PDU{forgeRedaction(t, b, roomID, on, target.ID), later, target} {
+		a.take(roomID, two, pdu)
 	}
 	if !a.isRedacted(roomID, string(target.ID)) || a.isRedacted(roomID, string(later.ID)) {
 		t.Fatal("the redaction did not wait for its target")

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -45,8 +44,7 @@ func newBranchingAt(t testing.TB, version string, apart bool) *branching {
 	}
 	f := &branching{t: t, n: n, a: sides[0].c, b: sides[1].c}
 	f.room = begin(t, sides, version)
-	tl := f.b.timeline(f.room)
-	f.on, f.st = tl[len(tl)-1], f.b.state(f.room)
+	f.on, f.st = f.b.last(f.room), f.b.state(f.room)
 	if apart {
 		must[*roomv1.SendResponse](t)(f.a.setState(f.room, anna, "m.room.topic", "", `{"topic":"ours"}`))
 	}
@@ -57,20 +55,11 @@ func newBranchingAt(t testing.TB, version string, apart bool) *branching {
 // there.
 func (f *branching) event(sender, typ string, key *string, content string, after ...*event.PDU) *event.PDU {
 	f.t.Helper()
-	d := event.Draft{RoomID: id.Room(f.room), Type: typ, StateKey: key, Sender: id.User(sender), Content: []byte(content),
-		Depth: f.on.Depth + 1, OriginServerTS: time.Now().UnixMilli(), PrevEvents: []id.Event{f.on.ID}}
-	if len(after) > 0 {
-		d.PrevEvents = nil
+	if len(after) == 0 {
+		after = []*event.PDU{f.on.PDU}
 	}
-	for _, p := range after {
-		d.PrevEvents, d.Depth = append(d.PrevEvents, p.ID), max(d.Depth, p.Depth+1)
-	}
-	for _, n := range auth.NeededByDraft(&d, f.on.Rules) {
-		if e, ok := f.st[n.Type+"|"+n.StateKey]; ok && !(f.on.Rules.RoomIDIsCreateHash && n.Type == typeCreate) {
-			d.AuthEvents = append(d.AuthEvents, e)
-		}
-	}
-	return f.b.build(d, f.on)
+	return f.b.forgeAfter(f.st, event.Draft{Type: typ, StateKey: key, Sender: id.User(sender), Content: []byte(content),
+		OriginServerTS: time.Now().UnixMilli()}, after...)
 }
 
 func (f *branching) message(sender string, after ...*event.PDU) *event.PDU {
@@ -81,11 +70,7 @@ func (f *branching) message(sender string, after ...*event.PDU) *event.PDU {
 // send gives events to the first server in one request.
 func (f *branching) send(pdus ...*event.PDU) []*roomv1.PduResult {
 	f.t.Helper()
-	raw := make([][]byte, len(pdus))
-	for i, p := range pdus {
-		raw[i] = p.JSON
-	}
-	return f.a.receive(f.room, two, raw...)
+	return f.a.receive(f.room, two, jsons(pdus)...)
 }
 
 // flags are those of an event at the first server.

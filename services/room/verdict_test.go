@@ -3,7 +3,6 @@ package room
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -39,8 +38,10 @@ func newClaimedJoin(t *testing.T) *claimedJoin {
 	ok(h.a.setState(roomID, anna, "m.room.join_rules", "", `{"join_rule":"invite"}`))
 	c := &claimedJoin{hostile: h}
 	build := func(typ, key, content string, prev id.Event, auth ...id.Event) *event.PDU {
-		return h.b.build(event.Draft{RoomID: id.Room(roomID), Type: typ, StateKey: &key, Sender: carl, Content: []byte(content), Depth: h.on.Depth + 2,
-			OriginServerTS: h.on.OriginServerTS + 1, PrevEvents: []id.Event{prev}, AuthEvents: append(auth, st["m.room.create|"], st["m.room.power_levels|"])}, h.on)
+		d := follow(event.Draft{Type: typ, StateKey: &key, Sender: carl, Content: []byte(content),
+			AuthEvents: append(auth, st["m.room.create|"], st["m.room.power_levels|"])}, nil, h.on.PDU)
+		d.PrevEvents = []id.Event{prev}
+		return h.b.build(d, h.on.PDU)
 	}
 	c.join = build(typeMember, carl, `{"membership":"join"}`, h.a.state(roomID)["m.room.join_rules|"], st["m.room.join_rules|"])
 	c.topic = build("m.room.topic", "", `{"topic":"carl was here"}`, unknownEvent(1), c.join.ID)
@@ -55,20 +56,13 @@ func newClaimedJoin(t *testing.T) *claimedJoin {
 			return map[string]any{"pdus": []json.RawMessage{given[args[0]].JSON}}
 		},
 	})
-	c.take(c.end)
+	h.a.take(roomID, two, c.end)
 	h.n.lie(nil)
 	if got := h.a.state(roomID); got["m.room.topic|"] != c.topic.ID || got["m.room.member|"+carl] != "" {
 		t.Fatalf("the branch does not count: %v", got)
 	}
 	h.a.checkResolved(roomID)
 	return c
-}
-
-func (c *claimedJoin) take(pdu *event.PDU) {
-	c.t.Helper()
-	if r := c.a.receive(c.room, two, pdu.JSON)[0]; r.Error != "" {
-		c.t.Fatalf("%s: %s", pdu.Type, r.Error)
-	}
 }
 
 // refuse gives the join its place, where it is not allowed.
@@ -85,7 +79,7 @@ func (c *claimedJoin) refuse() {
 // does not count any more, as the literal algorithm says ("Rejected events": rejected auth events are not used).
 func (c *claimedJoin) goOn() {
 	c.t.Helper()
-	c.take(c.message(52, c.end.ID))
+	c.a.take(c.room, two, c.message(52, c.end.ID))
 	if ends := len(c.a.room(c.room).Extremities); ends != 2 {
 		c.t.Fatalf("%d ends", ends)
 	}
@@ -116,7 +110,7 @@ func TestResolutionAfterVerdict(t *testing.T) {
 		waitFor(t, func() bool { return len(c.a.redis.Keys()) > 0 })
 		c.a.replace()
 		c.a.settle()
-		c.take(c.message(52, c.end.ID))
+		c.a.take(c.room, two, c.message(52, c.end.ID))
 		if got := c.a.knownTo("redis"); got != 1 {
 			t.Errorf("%v resolutions were found in Redis", got)
 		}
@@ -127,51 +121,41 @@ func TestResolutionAfterVerdict(t *testing.T) {
 // A room that was joined without its members is judged again. What was refused since somebody was believed to be banned counts
 // in the resolutions of the states that are made anew, before the new verdicts are written: they are the room's from then on.
 func TestResolutionUnderNewVerdicts(t *testing.T) {
-	g := newBarrier(t, "ids")
-	_, a, b := newPartialClusters(t, 1, g.fill)
-	ok := must[*roomv1.SendResponse](t)
-	roomID := a.create("11", anna, "public")
-	populate(t, a, roomID, one, 30)
-	bad, victim, other := id.User(member(one, 5)), id.User("@victim:one.test"), id.User(member(one, 7))
-	ok(a.setState(roomID, anna, "m.room.power_levels", "", fmt.Sprintf(`{"users":{%q:100,%q:50},"events":{"m.room.topic":0}}`, anna, bad)))
-	st := a.state(roomID)
-	ok(a.setState(roomID, anna, typeMember, string(bad), `{"membership":"ban"}`))
-	ok(b.join(roomID, bert, string(one)))
-	<-g.reached
+	p := newPartialJoin(t, "11", 1, "ids")
+	a, b, roomID := p.a, p.b, p.room
+	bad, st := p.bannedModerator()
+	p.enter()
 
-	tl := b.timeline(roomID)
-	on := tl[len(tl)-1].PDU
-	taken := func(refused bool, d event.Draft, auth ...id.Event) *event.PDU {
+	on := b.last(roomID).PDU
+	taken := func(refused bool, d event.Draft, on *event.PDU) *event.PDU {
 		t.Helper()
-		d.RoomID, d.Depth = id.Room(roomID), on.Depth+1
-		d.AuthEvents = append(auth, st["m.room.create|"], st["m.room.power_levels|"])
-		pdu := a.build(d, tl[len(tl)-1])
+		pdu := a.forgeAfter(st, d, on)
 		if r := b.receive(roomID, one, pdu.JSON)[0]; (r.Error != "") != refused {
 			t.Fatalf("%s: %q", d.Type, r.Error)
 		}
 		return pdu
 	}
-	at, empty, name := on.OriginServerTS, "", string(victim)
-	ban := taken(false, event.Draft{Type: typeMember, StateKey: &name, Sender: bad, Content: []byte(`{"membership":"ban"}`),
-		OriginServerTS: at, PrevEvents: []id.Event{on.ID}}, st["m.room.member|"+string(bad)])
+	at, empty, victim := on.OriginServerTS, "", "@victim:one.test"
+	ban := taken(false, event.Draft{Type: typeMember, StateKey: &victim, Sender: bad, Content: []byte(`{"membership":"ban"}`), OriginServerTS: at}, on)
 	// The join is younger than the topic that it authorises, so it is not in the state yet when the topic is replayed.
-	join := taken(true, event.Draft{Type: typeMember, StateKey: &name, Sender: victim, Content: []byte(`{"membership":"join"}`),
-		OriginServerTS: at + 1000, PrevEvents: []id.Event{ban.ID}}, st["m.room.join_rules|"])
-	topic := taken(true, event.Draft{Type: "m.room.topic", StateKey: &empty, Sender: victim, Content: []byte(`{"topic":"here I am"}`),
-		OriginServerTS: at + 1, PrevEvents: []id.Event{join.ID}}, join.ID)
-	taken(false, event.Draft{Type: "m.room.message", Sender: other, Content: []byte(`{"body":"another branch","msgtype":"m.text"}`),
-		OriginServerTS: at + 2, PrevEvents: []id.Event{on.ID}}, st["m.room.member|"+string(other)])
+	join := taken(true, event.Draft{Type: typeMember, StateKey: &victim, Sender: id.User(victim), Content: []byte(`{"membership":"join"}`),
+		OriginServerTS: at + 1000}, ban)
+	st["m.room.member|"+victim] = join.ID
+	topic := taken(true, event.Draft{Type: "m.room.topic", StateKey: &empty, Sender: id.User(victim), Content: []byte(`{"topic":"here I am"}`),
+		OriginServerTS: at + 1}, join)
+	taken(false, event.Draft{Type: "m.room.message", Sender: id.User(member(one, 7)), Content: []byte(`{"body":"another branch","msgtype":"m.text"}`),
+		OriginServerTS: at + 2}, on)
 
-	g.release()
+	p.release()
 	r := b.whole(roomID)
 	if len(r.Extremities) != 2 {
 		t.Fatalf("%d ends", len(r.Extremities))
 	}
 	b.checkResolved(roomID)
-	if now := b.state(roomID); now["m.room.topic|"] != topic.ID || now["m.room.member|"+name] != join.ID {
+	if now := b.state(roomID); now["m.room.topic|"] != topic.ID || now["m.room.member|"+victim] != join.ID {
 		t.Errorf("state %v", now)
 	}
-	ok(b.say(roomID, bert, "goes on"))
+	must[*roomv1.SendResponse](t)(b.say(roomID, bert, "goes on"))
 	b.auditSplit(t, roomID)
 }
 
@@ -239,10 +223,8 @@ func TestResolutionAfterRedaction(t *testing.T) {
 	on := a.timeline(roomID)
 	redaction := a.build(event.Draft{RoomID: id.Room(roomID), Type: typeRedaction, Sender: anna, Content: []byte(`{}`), Redacts: id.Event(strict.EventIds[0]),
 		Depth: on[0].Depth + 100, OriginServerTS: 1, PrevEvents: []id.Event{id.Event(strict.EventIds[0])},
-		AuthEvents: []id.Event{a.state(roomID)["m.room.create|"], id.Event(strict.EventIds[0]), a.state(roomID)["m.room.member|"+anna]}}, on[0])
-	if r := a.receive(roomID, one, redaction.JSON)[0]; r.Error != "" {
-		t.Fatal(r.Error)
-	}
+		AuthEvents: []id.Event{a.state(roomID)["m.room.create|"], id.Event(strict.EventIds[0]), a.state(roomID)["m.room.member|"+anna]}}, on[0].PDU)
+	a.take(roomID, one, redaction)
 	if !a.isRedacted(roomID, strict.EventIds[0]) {
 		t.Fatal("not redacted")
 	}
