@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"hanse/pkg/await"
 	"hanse/pkg/bus/bustest"
+	"hanse/pkg/freeport"
 	"hanse/pkg/password"
 	"hanse/pkg/pg/pgtest"
 	"hanse/services/app"
@@ -65,7 +65,7 @@ func newWorldOf(t *testing.T, processes [][]string, change func(*app.Config)) *w
 		ports := freePorts(t, 4)
 		cfg := app.Defaults()
 		cfg.ServerNames, cfg.DataDir, cfg.WorkerID = []string{w.name}, t.TempDir(), fmt.Sprintf("w%d", i)
-		cfg.DrainDelay, cfg.DrainTimeout = time.Millisecond, 5*time.Second
+		cfg.DrainDelay, cfg.DrainTimeout = time.Millisecond, 2*time.Minute // a busy machine is slow
 		cfg.Listen.Client.Address, cfg.Listen.Federation.Address = ports[0], ports[1]
 		cfg.Listen.Monitoring.Address, cfg.Listen.GRPC.Address = ports[2], ports[3]
 		cfg.PostgreSQL, cfg.NATS.URL, cfg.Redis.URL = shards, nats.URL(), "redis://"+redis.Addr()
@@ -97,12 +97,10 @@ func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	out := make([]string, n)
 	for i := range out {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+		var err error
+		if out[i], err = freeport.Addr(); err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		out[i] = l.Addr().String()
 	}
 	return out
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanse/pkg/freeport"
 	"hanse/pkg/pg/local"
 	"hanse/tools/edge"
 )
@@ -120,12 +121,12 @@ func (cfg *Config) complete() (err error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.HTTPSPort == 0 {
-		if cfg.HTTPSPort, err = freePort(); err != nil {
+		if cfg.HTTPSPort, err = freeport.Port(); err != nil {
 			return err
 		}
 	}
 	if cfg.HTTPPort == 0 {
-		if cfg.HTTPPort, err = freePort(); err != nil {
+		if cfg.HTTPPort, err = freeport.Port(); err != nil {
 			return err
 		}
 	}
@@ -188,7 +189,7 @@ func (c *Cluster) addWorker(role string, i int) (err error) {
 	set := map[string]string{"worker_id": name}
 	listen := func(key string, addr *string) {
 		if err == nil {
-			*addr, err = freeAddr()
+			*addr, err = freeport.Addr()
 			set["listen."+key+".address"] = *addr
 		}
 	}

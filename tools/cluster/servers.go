@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanse/pkg/freeport"
 	"hanse/pkg/pg/local"
 )
 
@@ -46,7 +47,7 @@ func (c *Cluster) startNATS(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if c.natsAddr, err = freeAddr(); err != nil {
+	if c.natsAddr, err = freeport.Addr(); err != nil {
 		return err
 	}
 	host, port, err := net.SplitHostPort(c.natsAddr)
@@ -65,7 +66,7 @@ func (c *Cluster) startRedis(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if c.redisAddr, err = freeAddr(); err != nil {
+	if c.redisAddr, err = freeport.Addr(); err != nil {
 		return err
 	}
 	host, port, err := net.SplitHostPort(c.redisAddr)

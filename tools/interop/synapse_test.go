@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"hanse/pkg/freeport"
 	"hanse/tools/cluster"
 )
 
@@ -141,11 +141,11 @@ func newSynapse(ctx context.Context, dir string, ca *cluster.CA) (*synapse, erro
 	if err != nil {
 		return nil, fmt.Errorf("install Synapse: %w", err)
 	}
-	client, err := freePort()
+	client, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}
-	federation, err := freePort()
+	federation, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}
@@ -249,14 +249,4 @@ func (s *synapse) tail() string {
 		fmt.Fprintf(&b, "--- %s\n%s\n", name, text[max(0, len(text)-6000):])
 	}
 	return b.String()
-}
-
-// freePort returns a port that nobody listens on now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

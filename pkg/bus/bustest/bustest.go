@@ -10,7 +10,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"hanse/pkg/bus"
+	"hanse/pkg/freeport"
 )
+
+// patience bounds the start of a server, on a machine that does much else.
+const patience = 2 * time.Minute
 
 // Server is a NATS server on a port of its own.
 type Server struct {
@@ -23,7 +27,11 @@ type Server struct {
 // New starts a server that ends with the test.
 func New(tb testing.TB) *Server {
 	tb.Helper()
-	s := &Server{tb: tb, dir: tb.TempDir(), port: server.RANDOM_PORT}
+	port, err := freeport.Port() // still free when it is started again
+	if err != nil {
+		tb.Fatalf("nats: %v", err)
+	}
+	s := &Server{tb: tb, dir: tb.TempDir(), port: port}
 	s.Start()
 	tb.Cleanup(s.Stop)
 	return s
@@ -38,14 +46,10 @@ func (s *Server) Start() {
 		s.tb.Fatalf("nats: %v", err)
 	}
 	srv.Start()
-	if !srv.ReadyForConnections(20 * time.Second) {
-		s.tb.Fatal("nats: not ready after 20 s")
+	if !srv.ReadyForConnections(patience) {
+		s.tb.Fatalf("nats: not ready after %s", patience)
 	}
-	addr, err := portOf(srv)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	s.port, s.srv = addr, srv
+	s.srv = srv
 }
 
 // Stop stops the server; its files stay.
