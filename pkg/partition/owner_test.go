@@ -35,7 +35,13 @@ type cluster struct {
 	rows    *partition.Rows
 	members *partition.Members
 	router  *partition.Router
-	procs   map[*exec.Cmd]string
+	procs   map[*exec.Cmd]process
+}
+
+// process is what is known of a worker.
+type process struct {
+	id    string
+	ready chan struct{} // closed when it has begun to work
 }
 
 // patient bounds the wait for what must happen, on a machine that does much else.
@@ -43,7 +49,7 @@ const patient = 2 * time.Minute
 
 func newCluster(t *testing.T, timing partition.Timing) *cluster {
 	cfg := pgtest.Config(t, 2)
-	c := &cluster{t: t, timing: timing, nats: bustest.New(t), dsn: strings.Join(cfg.Shards, "|"), shards: pgtest.Open(t, cfg), procs: make(map[*exec.Cmd]string)}
+	c := &cluster{t: t, timing: timing, nats: bustest.New(t), dsn: strings.Join(cfg.Shards, "|"), shards: pgtest.Open(t, cfg), procs: make(map[*exec.Cmd]process)}
 	c.rows = partition.NewRows(c.shards)
 	for _, pool := range c.shards.All() {
 		if _, err := pool.Exec(t.Context(), `
@@ -81,15 +87,32 @@ func (c *cluster) start(id string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), workerEnv+"="+id, "HANSE_TEST_NATS="+c.nats.URL(), "HANSE_TEST_DSN="+c.dsn, "HANSE_TEST_TTL="+c.timing.TTL.String())
 	cmd.Stderr = os.Stderr
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.procs[cmd] = id
+	p := process{id: id, ready: make(chan struct{})}
+	go func() {
+		if _, err := said.Read(make([]byte, 1)); err == nil {
+			close(p.ready)
+		}
+	}()
+	c.procs[cmd] = p
 	return cmd
 }
 
 func (c *cluster) signal(cmd *exec.Cmd, sig syscall.Signal) {
 	c.t.Helper()
+	if sig == syscall.SIGTERM { // one that has not begun just dies
+		select {
+		case <-c.procs[cmd].ready:
+		case <-time.After(patient):
+			c.t.Fatalf("%s does not begin", c.procs[cmd].id)
+		}
+	}
 	if err := cmd.Process.Signal(sig); err != nil {
 		c.t.Fatalf("%s: %v", sig, err)
 	}
@@ -242,7 +265,7 @@ func TestOwnershipUnderFaults(t *testing.T) {
 			pause(rnd, 2*testTiming.TTL)
 			c.signal(victim, syscall.SIGCONT)
 		case 3: // a second process with the same id
-			double := c.start(c.procs[victim])
+			double := c.start(c.procs[victim].id)
 			pause(rnd, time.Second)
 			c.signal(double, syscall.SIGKILL)
 		case 4:

@@ -95,12 +95,13 @@ func runWorker(id, natsURL, dsn, ttl string) error {
 	ran := make(chan error, 1)
 	go func() { ran <- w.owner.Run(running) }()
 	members.SetState(partition.Ready)
+	fmt.Println("ready")
 	select {
 	case <-ctx.Done():
 	case err := <-served:
 		return err
 	}
-	drain, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	drain, cancel := context.WithTimeout(context.Background(), patient)
 	defer cancel()
 	err = w.owner.Drain(drain)
 	end()

@@ -38,13 +38,14 @@ return {take, 0}`)
 
 // shared are the buckets of all workers.
 type shared struct {
-	redis redis.Scripter
-	rest  atomic.Int64 // Unix nanoseconds until which Redis is left alone
-	asked *prometheus.CounterVec
+	redis   redis.Scripter
+	askTime time.Duration
+	rest    atomic.Int64 // Unix nanoseconds until which Redis is left alone
+	asked   *prometheus.CounterVec
 }
 
 func newShared(r redis.Scripter) *shared {
-	return &shared{redis: r, asked: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_rate_limit_leases_total",
+	return &shared{redis: r, askTime: askTime, asked: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_rate_limit_leases_total",
 		Help: "Questions to Redis for tokens, by result: granted, refused or failed."}, []string{"result"})}
 }
 
@@ -54,7 +55,7 @@ func (s *shared) up(now time.Time) bool { return s != nil && now.UnixNano() >= s
 // ask leases tokens: at least one is granted, or again says when to come back. Neither: Redis did not answer.
 func (s *shared) ask(ctx context.Context, k bucketKey, limit Limit, now time.Time) (granted float64, again time.Duration) {
 	// A client that gives up is no failure of Redis.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.askTime)
 	defer cancel()
 	got, err := script.Run(ctx, s.redis, []string{"hanse:limit:" + k.kind + ":" + k.key}, limit.PerSecond, limit.Burst, limit.slice()).Int64Slice()
 	switch {

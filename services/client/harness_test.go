@@ -322,5 +322,5 @@ func (c *cluster) join(u id.User, room id.Room, membership string) {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	await.True(t, 20*time.Second, what, cond)
+	await.True(t, 2*time.Minute, what, cond)
 }
