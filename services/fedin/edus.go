@@ -9,7 +9,6 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
@@ -19,9 +18,7 @@ import (
 const (
 	// typingTime is how long somebody of another server counts as typing without saying so again, as with Synapse.
 	typingTime = time.Minute
-	// maxPresence bounds the users of one m.presence, maxReceiptRooms and maxReceipts the rooms of one m.receipt and the
-	// receipts of each.
-	maxPresence     = 500
+	// maxReceiptRooms and maxReceipts bound the rooms of one m.receipt and the receipts of each.
 	maxReceiptRooms = 100
 	maxReceipts     = 256
 )
@@ -250,57 +247,4 @@ func (f *Fedin) putReceipts(ctx context.Context, room *roomdb.Room, users []id.U
 		return nil // we left the room meanwhile
 	}
 	return err
-}
-
-// receivePresence takes m.presence (server-server API, "Presence") of servers that share a room with us.
-func (f *Fedin) receivePresence(ctx context.Context, origin id.Server, content json.RawMessage) error {
-	var p struct {
-		Push []struct {
-			User            string `json:"user_id"`
-			Presence        string `json:"presence"`
-			Status          string `json:"status_msg"`
-			LastActiveAgo   int64  `json:"last_active_ago"`
-			CurrentlyActive bool   `json:"currently_active"`
-		} `json:"push"`
-	}
-	if err := decodeEDU(content, &p); err != nil {
-		return err
-	}
-	if len(p.Push) > maxPresence {
-		return ignored("too many users")
-	}
-	shares, err := f.sharesRoom(ctx, origin)
-	if err != nil {
-		return err
-	}
-	if !shares {
-		return ignored("no room is shared")
-	}
-	now := time.Now().UnixMilli()
-	for _, u := range p.Push {
-		user, err := userOf(u.User, origin)
-		if err != nil || !presence.Valid(u.Presence) || len(u.Status) > presence.MaxStatus {
-			continue
-		}
-		err = f.presence.Set(ctx, &logv1.Presence{UserId: string(user), Presence: u.Presence, StatusMsg: u.Status,
-			LastActiveMs: now - max(0, u.LastActiveAgo), CurrentlyActive: u.CurrentlyActive})
-		if err != nil {
-			// Presence is never truth: what is lost comes again.
-			f.log.DebugContext(ctx, "presence not stored", "user", user, "err", err)
-		}
-	}
-	return nil
-}
-
-// sharesRoom says whether a server is in one of our rooms.
-func (f *Fedin) sharesRoom(ctx context.Context, server id.Server) (bool, error) {
-	if shares, ok := f.shares.Get(server); ok {
-		return shares, nil
-	}
-	rooms, err := f.rooms.SharedRooms(ctx, server, 1)
-	if err != nil {
-		return false, err
-	}
-	f.shares.Add(server, len(rooms) > 0)
-	return len(rooms) > 0, nil
 }

@@ -89,7 +89,9 @@ type Fedin struct {
 	unknown  chan struct{}                          // slots of requests of servers that are not known
 	incoming chan struct{}                          // slots of transactions
 	acls     *cache.Cache[aclKey, *aclOf]
-	shares   *cache.Cache[id.Server, bool]
+	shares   *cache.Cache[id.Server, struct{}] // servers with which a room is shared
+	apart    *cache.Cache[id.Server, struct{}] // servers with which none was shared a moment ago
+	early    early
 
 	bodies, strangerBodies *semaphore.Weighted // bytes
 
@@ -123,8 +125,9 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		Weigh: func(s id.Server, _ *atomic.Int32) int64 { return int64(len(s)) + 170 }})
 	f.acls = cache.New(cache.Config[aclKey, *aclOf]{Name: "fedin_acl", Budget: 4 << 20, Metrics: d.Registerer,
 		Weigh: func(_ aclKey, l *aclOf) int64 { return l.list.Bytes() + 200 }})
-	f.shares = cache.New(cache.Config[id.Server, bool]{Name: "fedin_shares", Budget: 4 << 20, MaxAge: time.Minute, Metrics: d.Registerer,
-		Weigh: func(s id.Server, _ bool) int64 { return int64(len(s)) + 150 }})
+	server := func(s id.Server, _ struct{}) int64 { return int64(len(s)) + 150 }
+	f.shares = cache.New(cache.Config[id.Server, struct{}]{Name: "fedin_shares", Budget: 4 << 20, MaxAge: time.Minute, Metrics: d.Registerer, Weigh: server})
+	f.apart = cache.New(cache.Config[id.Server, struct{}]{Name: "fedin_apart", Budget: 1 << 20, MaxAge: time.Second, Metrics: d.Registerer, Weigh: server})
 	return f, nil
 }
 
@@ -133,13 +136,16 @@ const pruneEvery = time.Hour
 
 // Run does the role's background work until the context ends, then waits for the transactions that are under way.
 func (f *Fedin) Run(ctx context.Context) error {
-	tick := time.NewTicker(pruneEvery)
+	tick, early := time.NewTicker(pruneEvery), time.NewTicker(earlyStep)
 	defer tick.Stop()
+	defer early.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			f.tasks.Wait()
 			return nil
+		case now := <-early.C:
+			f.takeEarly(ctx, now)
 		case <-tick.C:
 			if err := f.prune(ctx); err != nil && ctx.Err() == nil {
 				f.log.WarnContext(ctx, "old transactions were not deleted", "err", err)
