@@ -6,9 +6,9 @@ import (
 
 // difference walks down from the conflicted events and knows of each event that it meets in which of the auth chains
 // AC(Dᵢ) it is, Dᵢ being the conflicted events of state i. An event in all of them, or in AC(U) for the unconflicted state
-// U, is common: it is not in the auth difference, and nor is what it cites. The walk does not go on from common events. So
-// before an event counts as part of the difference, a search along those that cite it looks for a common event, or one of
-// U. docs/state.md has the proof.
+// U, is common: it is not in the auth difference, and nor is what it cites. An auth chain contains what it starts from, so
+// the events of U are common. The walk does not go on from common events. So before an event counts as part of the
+// difference, a search along those that cite it looks for a common event. docs/state.md has the proof.
 type difference struct {
 	*resolution
 	words int // of a mask: a bit for each state
@@ -17,9 +17,9 @@ type difference struct {
 	next  heap[authgraph.Index] // greatest first: an event comes after all that cite it
 
 	common indexSet
-	dead   indexSet // searched from without success: no descendant is common or in U
+	dead   indexSet // searched from without success: not common, and nor is a descendant
 	newest authgraph.Index
-	some   bool // newest is set: there is an event in common or in U, and none is newer
+	some   bool // newest is set: there is a common event, and none is newer
 	path   []step
 }
 
@@ -50,7 +50,6 @@ func (r *resolution) addDifference() error {
 		if d.common.has(i) {
 			continue
 		}
-		inherit := true
 		if !d.conflicted.has(i) {
 			common, err := d.search(i)
 			if err != nil {
@@ -60,14 +59,9 @@ func (r *resolution) addDifference() error {
 				continue
 			}
 			d.full.add(i)
-			inherit = !d.agreed(i)
 		}
 		for _, a := range d.g.Auth(i) {
-			if inherit {
-				d.meet(a, d.mask(d.slots[i]))
-			} else {
-				d.addCommon(a) // cited by an event of U
-			}
+			d.meet(a, d.mask(d.slots[i]))
 		}
 	}
 	return nil
@@ -153,13 +147,16 @@ func (d *difference) addCommon(i authgraph.Index) {
 	d.raise(i)
 }
 
-// search says whether an event has a descendant (an event from which auth_events lead to it) that is common or in U; then
-// it is common, too. All that it learns is kept: no event is searched from twice. That is right because the walk descends:
-// what is newer than the event that it has come to does not change any more. An event of U can be a dead end, too; what it
-// cites was made common then, so that no search comes to it.
+// search says whether an event is of U, or has a common descendant (an event from which auth_events lead to it); then it is
+// common. All that it learns is kept: no event is searched from twice. That is right because the walk descends: what is
+// newer than the event that it has come to does not change any more.
 func (d *difference) search(from authgraph.Index) (bool, error) {
-	if !d.some {
+	if !d.some || from > d.newest {
 		return false, nil
+	}
+	if d.agreed(from) {
+		d.addCommon(from)
+		return true, nil
 	}
 	d.path = append(d.path[:0], step{from, d.g.NewestCitation(from)})
 	for len(d.path) > 0 {

@@ -25,8 +25,7 @@ func IsPower(ev *event.PDU) bool {
 }
 
 // powerSet is the set X of step 1: the power events of the full conflicted set, and the events of their auth chains that
-// belong to it, too. A path that leaves the full conflicted set can only come back at a conflicted event (and, with the
-// conflicted state subgraph, not at all), so the walk does not follow one below the oldest of those.
+// belong to it, too, as far as the path to them stays in it (package stateres, "Where implementations differ").
 func (r *resolution) powerSet() (indexSet, error) {
 	x := newIndexSet(r.g.Len())
 	var work []authgraph.Index
@@ -36,11 +35,6 @@ func (r *resolution) powerSet() (indexSet, error) {
 			work = append(work, i)
 		}
 	}
-	low := authgraph.None
-	if r.rules.StateRes == 2 {
-		low = r.oldestCited(&x)
-	}
-	beside := newIndexSet(r.g.Len())
 	for len(work) > 0 {
 		i := work[len(work)-1]
 		work = work[:len(work)-1]
@@ -48,7 +42,7 @@ func (r *resolution) powerSet() (indexSet, error) {
 			return x, err
 		}
 		for _, a := range r.g.Auth(i) {
-			if r.full.has(a) && x.add(a) || a >= low && !r.full.has(a) && beside.add(a) {
+			if r.full.has(a) && x.add(a) {
 				work = append(work, a)
 			}
 		}

@@ -6,7 +6,7 @@ import "hanse/pkg/authgraph"
 // path of auth_events from one conflicted event to another. That is what a walk down from the conflicted events reaches
 // and what leads to one; no such event is older than the oldest conflicted event that is cited at all.
 func (r *resolution) addSubgraph() error {
-	low := r.oldestCited(&indexSet{})
+	low := r.oldestCited()
 	if low == authgraph.None {
 		return nil
 	}
@@ -37,10 +37,10 @@ func (r *resolution) addSubgraph() error {
 	return nil
 }
 
-// oldestCited returns the oldest conflicted event outside a set that any event cites, None if there is none.
-func (r *resolution) oldestCited(outside *indexSet) authgraph.Index {
+// oldestCited returns the oldest conflicted event that any event cites, None if there is none.
+func (r *resolution) oldestCited() authgraph.Index {
 	for i := range r.conflicted.all() {
-		if !outside.has(i) && r.g.NewestCitation(i) != 0 {
+		if r.g.NewestCitation(i) != 0 {
 			return i
 		}
 	}

@@ -33,7 +33,7 @@ func inAll(sets []Set, k event.Tuple, e id.Event) bool {
 }
 
 // authDifference is ∪Cᵢ − ∩Cᵢ, where Cᵢ is the "full auth chain" of the i-th
-// set: the union of the auth chains of its events.
+// set: its events and the union of their auth chains.
 func (g *graph) authDifference(sets []Set) (eventSet, error) {
 	chains := make([]eventSet, len(sets))
 	union := eventSet{}
@@ -46,6 +46,7 @@ func (g *graph) authDifference(sets []Set) (eventSet, error) {
 		if err != nil {
 			return nil, err
 		}
+		chain.addAll(from)
 		chains[i] = chain
 		union.addAll(chain)
 	}

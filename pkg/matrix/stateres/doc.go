@@ -24,13 +24,19 @@
 //
 // # Where implementations differ
 //
-// The pages are followed where Synapse and others do something else that can
-// only be told apart in rooms whose auth_events and prev_events disagree:
+// The state of a room is what its servers agree on, so where all that are in
+// use do something else than the pages say, it is done as they do (Synapse,
+// and the servers that use ruma's state resolution):
 //
-//   - The auth chain of a state set does not contain the set's own events,
-//     unless another event of the set cites them.
-//   - In v2, the power events are enlarged by their whole auth chain within
-//     the full conflicted set, also where the path leaves that set.
+//   - The auth chain of a state set contains the set's own events. By the
+//     page, an event that is in all sets is in the auth difference if the
+//     other events of one set cite it, and those of another do not.
+//   - In v2, the power events are enlarged along paths within the full
+//     conflicted set. By the page, also by what is behind an event that is
+//     not part of it.
+//
+// Both can be told apart in ordinary rooms, rarely: Cases of package roomgen
+// has an example of each.
 //
 // The pages leave a choice in these points, taken as Synapse does:
 //

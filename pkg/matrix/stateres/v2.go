@@ -16,10 +16,7 @@ func resolveV2(g *graph, sets []Set) (Set, error) {
 	}
 
 	// 1. Select the power events, and what authorises them.
-	x, err := g.powerEventsWithAuth(full)
-	if err != nil {
-		return nil, err
-	}
+	x := g.powerEventsWithAuth(full)
 	powerEvents, err := g.reverseTopologicalPowerOrdering(x)
 	if err != nil {
 		return nil, err
@@ -62,24 +59,26 @@ func resolveV2(g *graph, sets []Set) (Set, error) {
 
 // powerEventsWithAuth is the set X of step 1: the power events in the full
 // conflicted set, enlarged by the events in their auth chains that belong to
-// it as well.
-func (g *graph) powerEventsWithAuth(full eventSet) (eventSet, error) {
+// it as well, as far as the path to them stays in it.
+func (g *graph) powerEventsWithAuth(full eventSet) eventSet {
 	x := eventSet{}
 	for e := range full {
 		if isPowerEvent(g.events[e]) {
 			x.add(e)
 		}
 	}
-	chain, err := g.authChain(x)
-	if err != nil {
-		return nil, err
-	}
-	for e := range chain {
-		if full.has(e) {
-			x.add(e)
+	work := x.sorted()
+	for len(work) > 0 {
+		e := work[len(work)-1]
+		work = work[:len(work)-1]
+		for _, a := range g.events[e].AuthEvents {
+			if full.has(a) && !x.has(a) {
+				x.add(a)
+				work = append(work, a)
+			}
 		}
 	}
-	return x, g.complete()
+	return x
 }
 
 // stateEvent returns the event that a state has for a key, or nil.

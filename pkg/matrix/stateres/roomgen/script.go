@@ -54,6 +54,11 @@ func (s *script) join(u id.User, prev ...*event.PDU) *event.PDU {
 	return s.member(u, u, "join", prev...)
 }
 
+// rename is a change of profile.
+func (s *script) rename(u id.User, prev ...*event.PDU) *event.PDU {
+	return s.send(u, "m.room.member", string(u), Content{"membership": "join", "displayname": "renamed"}, prev...)
+}
+
 func (s *script) joinRule(by id.User, rule string, prev ...*event.PDU) *event.PDU {
 	return s.send(by, "m.room.join_rules", "", Content{"join_rule": rule}, prev...)
 }
