@@ -11,5 +11,8 @@
 //   - INTEROP_SPLITS=all: each scenario in all its room versions, made on either server, not in one.
 //   - INTEROP_SEEDS=n: so many random rooms; INTEROP_SEED=s: the first of them.
 //
+// The algorithm alone is held against Synapse's code in resolution_test.go, without servers in between: INTEROP_ROOMS=n is how
+// many random rooms of each version.
+//
 // Tests that cut federation or stop a server run alone: they do not call t.Parallel.
 package interop

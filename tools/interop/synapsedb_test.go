@@ -3,24 +3,14 @@
 package interop
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 )
 
-// reader asks Synapse's database: a Python process that reads it.
+// reader asks Synapse's database.
 type reader struct {
-	mu  sync.Mutex
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	mu     sync.Mutex
+	script *python
 }
 
 const readerScript = `
@@ -33,52 +23,23 @@ for line in sys.stdin:
 
 // query runs a query whose answer is one row of one column, a JSON text.
 func (s *synapse) query(sql string, into any, args ...any) error {
-	s.reader.mu.Lock()
-	defer s.reader.mu.Unlock()
-	if s.reader.cmd == nil {
-		if err := s.reader.start(s.python, filepath.Join(s.dir, "homeserver.db")); err != nil {
-			return err
-		}
+	script, err := s.reader.started(s)
+	if err != nil {
+		return err
 	}
 	if args == nil {
 		args = []any{}
 	}
-	request, err := json.Marshal([]any{sql, args})
-	if err != nil {
-		return err
-	}
-	if _, err := s.reader.in.Write(append(request, '\n')); err != nil {
-		return fmt.Errorf("ask Synapse's database: %w", err)
-	}
-	line, err := s.reader.out.ReadBytes('\n')
-	if err != nil {
-		return fmt.Errorf("ask Synapse's database: %w", err)
-	}
-	return json.Unmarshal(line, into)
+	return script.ask([]any{sql, args}, into)
 }
 
-func (r *reader) start(python, database string) (err error) {
-	cmd := exec.Command(python, "-c", readerScript, database)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if r.in, err = cmd.StdinPipe(); err != nil {
-		return err
+func (r *reader) started(s *synapse) (script *python, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.script == nil {
+		r.script, err = startPython(s.python, readerScript, filepath.Join(s.dir, "homeserver.db"))
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	r.out = bufio.NewReader(out)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	r.cmd = cmd
-	return nil
+	return r.script, err
 }
 
-func (r *reader) stop() error {
-	if r.cmd == nil {
-		return nil
-	}
-	return errors.Join(r.in.Close(), r.cmd.Wait())
-}
+func (r *reader) stop() error { return r.script.stop() }
