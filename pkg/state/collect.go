@@ -16,8 +16,9 @@ type Collection struct {
 	Epoch int64
 	// Held returns the numbers of the snapshots of the partition that the owner holds
 	// in memory and may still refer to, and both ends of those in batches under way
-	// (or waits until none is). It is called once.
-	Held func() []int64
+	// (or waits until none is). It is called once, and may take its time: all that
+	// comes into use from its beginning on is spared.
+	Held func(ctx context.Context) ([]int64, error)
 	// Limit bounds how many snapshots one call removes; 0: a million.
 	Limit int
 }
@@ -79,7 +80,11 @@ func (w *Writer) Collect(ctx context.Context, db Beginner, c Collection) (int, e
 	// In this order: what comes into memory after Held was asked is noted in r.used.
 	held := map[int64]struct{}{}
 	if c.Held != nil {
-		for _, sid := range c.Held() {
+		sids, err := c.Held(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("collect state of partition %d: %w", c.Part, err)
+		}
+		for _, sid := range sids {
 			held[sid] = struct{}{}
 		}
 	}

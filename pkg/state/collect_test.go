@@ -91,12 +91,12 @@ func TestCollect(t *testing.T) {
 			refer(t, db, s.SID())
 		}
 		held := h.snaps[len(h.snaps)-4:]
-		n, err := h.w.Collect(ctx, db, state.Collection{Part: part, Epoch: epoch, Held: func() []int64 {
+		n, err := h.w.Collect(ctx, db, state.Collection{Part: part, Epoch: epoch, Held: func(context.Context) ([]int64, error) {
 			var sids []int64
 			for _, s := range held {
 				sids = append(sids, s.SID())
 			}
-			return sids
+			return sids, nil
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -194,6 +194,23 @@ func TestCollectRefusesDeadParent(t *testing.T) {
 	}}
 	if _, err := h.w.Collect(ctx, slow, state.Collection{Part: part, Epoch: epoch}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// An owner that cannot tell what it holds removes nothing, and may try again.
+func TestCollectWithoutHeld(t *testing.T) {
+	db := pgtest.New(t).For(part)
+	ctx := context.Background()
+	epoch := own(t, db)
+	h := startHistory(t, db)
+	h.grow(t, db, rand.New(rand.NewPCG(6, 6)), 50)
+	before, busy := len(stored(t, db)), errors.New("busy")
+	n, err := h.w.Collect(ctx, db, state.Collection{Part: part, Epoch: epoch, Held: func(context.Context) ([]int64, error) { return nil, busy }})
+	if after := len(stored(t, db)); n != 0 || !errors.Is(err, busy) || after != before {
+		t.Fatalf("%d removed, %d rows of %d left, %v", n, after, before, err)
+	}
+	if n, err := h.w.Collect(ctx, db, state.Collection{Part: part, Epoch: epoch}); err != nil || n == 0 {
+		t.Fatalf("afterwards: %d, %v", n, err)
 	}
 }
 

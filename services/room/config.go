@@ -15,6 +15,8 @@ type Config struct {
 	Cache     int64 `yaml:"cache" doc:"Memory for events that the auth rules read, in bytes."`
 	Graphs    int64 `yaml:"graphs" doc:"Memory for the auth graphs of rooms whose forks are resolved, in bytes."`
 
+	CollectEvery time.Duration `yaml:"collect_every" doc:"How often, about, states of rooms that nothing refers to are removed from a partition; 0: never."`
+
 	ResolveShare float64       `yaml:"resolve_share" doc:"Share of a processor that the forks of one room get in the long run. A room that needs more takes in events of other servers more slowly."`
 	ResolveBurst time.Duration `yaml:"resolve_burst" doc:"Processor time that a room may use for its forks at once after it has needed none for long."`
 }
@@ -22,7 +24,7 @@ type Config struct {
 // Defaults suit a small server and a large one alike.
 func Defaults() Config {
 	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20, Graphs: 128 << 20,
-		ResolveShare: 0.2, ResolveBurst: 5 * time.Second}
+		CollectEvery: 12 * time.Hour, ResolveShare: 0.2, ResolveBurst: 5 * time.Second}
 }
 
 // Validate reports what is wrong with the configuration.
@@ -41,6 +43,9 @@ func (c *Config) Validate() error {
 	}
 	if c.ResolveShare <= 0 || c.ResolveBurst <= 0 {
 		errs = append(errs, errors.New("resolve_share: must be positive, and resolve_burst too"))
+	}
+	if c.CollectEvery < 0 {
+		errs = append(errs, errors.New("collect_every: must not be negative"))
 	}
 	return errors.Join(errs...)
 }

@@ -24,6 +24,7 @@ type metrics struct {
 	memo                        *prometheus.CounterVec
 	waiting                     prometheus.Gauge
 	overdrawn, tooLarge         prometheus.Counter
+	collected, collectFailures  prometheus.Counter
 
 	ingest prometheus.Gauge
 	pdus   *prometheus.CounterVec
@@ -58,8 +59,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		waiting:    metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_resolve_waiting", Help: "Resolutions that have not begun for lack of a processor."})),
 		overdrawn:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_overdrawn_total", Help: "Events that waited because their room had used up its processor time for forks."})),
 		tooLarge:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_too_large_total", Help: "Forks that were given up."})),
+		collected:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_states_removed_total", Help: "States of rooms that were removed as nothing referred to them."})),
 		ingest:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_ingest_queued", Help: "Events from other servers that wait to be processed."})),
 		pdus:       metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_received_events_total", Help: "Events from other servers by what became of them."}, []string{"outcome"})),
+
+		collectFailures: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_collect_failures_total", Help: "Searches of a partition for states that nothing refers to that failed; they are made again."})),
 
 		partial:      metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_partial_rooms", Help: "Rooms that were joined without their members, whose members are being fetched."})),
 		fillSeconds:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_partial_seconds", Help: "Time until the state of a room that was joined without its members was whole, since the join or the takeover.", Buckets: []float64{.1, .5, 1, 5, 15, 60, 300, 900, 3600}})),

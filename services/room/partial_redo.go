@@ -44,6 +44,8 @@ type redo struct {
 }
 
 func (f *fill) redo(ctx context.Context, st *wholeState) error {
+	f.p.judging.Add(1)
+	defer f.p.judging.Add(-1)
 	base, err := f.storeBase(ctx, st)
 	if err != nil {
 		return err

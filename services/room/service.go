@@ -183,6 +183,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	lanes.Go(func() error { s.beacons(lanesCtx); return nil })
 	lanes.Go(func() error { s.shared.run(lanesCtx); return nil })
+	lanes.Go(func() error { s.collectAll(lanesCtx); return nil })
 	err := s.owner.Run(ctx)
 	s.stopBackground()
 	stopLanes()

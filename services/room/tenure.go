@@ -41,6 +41,9 @@ type tenure struct {
 	touched   atomic.Bool
 	published atomic.Int64
 
+	// judging counts the rooms of which events are being judged again (redo).
+	judging atomic.Int32
+
 	lost atomic.Bool
 	err  atomic.Pointer[error]
 
