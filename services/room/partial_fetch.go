@@ -30,6 +30,8 @@ type stateListing struct {
 	state []id.Event
 	// after are events that the state before is followed by: prev events of our join, if that is not known there.
 	after []id.Event
+	// spooled is how many of its events are in the spool.
+	spooled int
 }
 
 // wanted collects which listed events we lack.
@@ -81,7 +83,8 @@ func (f *fill) fetchFrom(ctx context.Context) (*stateListing, error) {
 	if err := f.step(ctx, "fetch"); err != nil {
 		return nil, err
 	}
-	return l, f.fetch(ctx, at, lacks)
+	l.spooled, err = f.fetch(ctx, at, lacks)
+	return l, err
 }
 
 // list asks for the ids of a state, and finds out which of the events we lack.
@@ -122,10 +125,11 @@ func (f *fill) list(ctx context.Context, at id.Event) (*stateListing, map[id.Eve
 	return l, want.lacks, err
 }
 
-// fetch gets events that we lack of the state at an event into the spool.
-func (f *fill) fetch(ctx context.Context, at id.Event, lacks map[id.Event]bool) error {
+// fetch gets events that we lack of the state at an event into the spool, and tells how many of them are there.
+func (f *fill) fetch(ctx context.Context, at id.Event, lacks map[id.Event]bool) (spooled int, err error) {
+	all := len(lacks)
 	if err := f.withoutSpooled(ctx, lacks); err != nil {
-		return err
+		return 0, err
 	}
 	f.s.log.Debug("members to be fetched", "room", f.roomID, "server", f.in.origin, "events", len(lacks))
 	sp := &spooler{f: f, lacks: lacks}
@@ -135,7 +139,7 @@ func (f *fill) fetch(ctx context.Context, at id.Event, lacks map[id.Event]bool) 
 		err := f.s.askStream(ctx, request{origin: f.in.home, dest: f.in.origin, method: http.MethodGet, timeout: hugeTimeout, max: hugeAnswer, uri: uri},
 			func(_ string, element json.RawMessage) error { return sp.add(ctx, element) }, "pdus", "auth_chain")
 		if err := errors.Join(err, sp.flush(ctx)); err != nil {
-			return fmt.Errorf("state: %w", err)
+			return 0, fmt.Errorf("state: %w", err)
 		}
 	}
 	for eventID := range lacks { // those that are few, or that the answer did not hold
@@ -146,24 +150,24 @@ func (f *fill) fetch(ctx context.Context, at id.Event, lacks map[id.Event]bool) 
 		if err != nil {
 			f.s.log.Debug("event", "event", eventID, "server", f.in.origin, "err", err)
 			if ctx.Err() != nil {
-				return err
+				return 0, err
 			}
 			continue
 		}
 		for _, raw := range one {
 			if err := sp.add(ctx, raw); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
 	if err := sp.flush(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	// A state that lacks an event or two is better than none; auth decides. One that lacks more was not told in full.
 	if len(lacks) > max(fewEvents, asked/100) {
-		return fmt.Errorf("%d of %d events were not told", len(lacks), asked)
+		return 0, fmt.Errorf("%d of %d events were not told", len(lacks), asked)
 	}
-	return nil
+	return all - len(lacks), nil
 }
 
 // spooler writes events into the spool as they come.

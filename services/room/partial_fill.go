@@ -146,7 +146,7 @@ func (f *fill) attempt(ctx context.Context) (done bool, err error) {
 	if err := f.step(ctx, "store"); err != nil {
 		return false, err
 	}
-	if err := f.storeSpool(ctx); err != nil {
+	if err := f.storeSpool(ctx, ids.spooled); err != nil {
 		return false, fmt.Errorf("store members: %w", err)
 	}
 	if err := f.step(ctx, "whole"); err != nil {

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -16,8 +17,8 @@ const (
 	// verifyAhead is how many chunks are read and verified while one is being stored: keys of many servers have to be
 	// fetched, of which some do not answer.
 	verifyAhead = 4
-	// maxDeferred bounds the events that are tried again at the end, as they came before what they cite.
-	maxDeferred = 10_000
+	// maxPasses bounds how often the spool is gone through for events that come before what they cite.
+	maxPasses = 50
 )
 
 const (
@@ -29,7 +30,8 @@ WHERE part = $1 AND room_nid = $2 AND (depth, event_id) > ($3, $4) ORDER BY dept
 	// From where the chunk begins: what was deleted before it is passed over in the index.
 	sqlUnspool = `
 DELETE FROM partial_spool
-WHERE part = $1 AND room_nid = $2 AND (depth, event_id) > ($3, $4) AND (depth, event_id) <= ($5, $6)`
+WHERE part = $1 AND room_nid = $2 AND (depth, event_id) > ($3, $4) AND (depth, event_id) <= ($5, $6)
+AND NOT event_id = ANY ($7)`
 
 	sqlDropSpool = `DELETE FROM partial_spool WHERE part = $1 AND room_nid = $2`
 )
@@ -43,6 +45,7 @@ func (s *Service) dropSpool(ctx context.Context, part uint32, roomNID int64) err
 
 // spooled is a chunk of the spool.
 type spooled struct {
+	n           int
 	pdus        []*event.PDU
 	after, last spoolPlace
 	good        chan []*event.PDU // those that are well signed; closed without any if err is set
@@ -55,8 +58,34 @@ type spoolPlace struct {
 	id    id.Event
 }
 
-// storeSpool makes outliers of what is in the spool.
-func (f *fill) storeSpool(ctx context.Context) error {
+// errSpoolLost says that what was fetched is not there any more: PostgreSQL empties an unlogged table when it recovers.
+var errSpoolLost = errors.New("the spool was lost")
+
+// storeSpool makes outliers of what is in the spool, in which so many events must be. Events that come before what they cite
+// wait for another pass: depths are what their senders say, and in a room of whose depths all are the greatest that there is the
+// order says nothing.
+func (f *fill) storeSpool(ctx context.Context, expected int) error {
+	for pass := range maxPasses {
+		read, left, err := f.storePass(ctx)
+		if err != nil {
+			return err
+		}
+		if pass == 0 && read < expected {
+			return fmt.Errorf("%w: %d of %d events", errSpoolLost, read, expected)
+		}
+		if left == 0 {
+			return nil
+		}
+		if left == read || pass == maxPasses-1 {
+			f.s.log.Info("members without their auth events", "room", f.roomID, "events", left)
+			return nil
+		}
+	}
+	return nil
+}
+
+// storePass goes through the spool once. It tells how many events it read, and how many of these cite what we lack still.
+func (f *fill) storePass(ctx context.Context) (read, left int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	chunks := make(chan *spooled, verifyAhead)
 	defer func() {
@@ -69,35 +98,29 @@ func (f *fill) storeSpool(ctx context.Context) error {
 		defer close(chunks)
 		failed <- f.readSpool(ctx, chunks)
 	}()
-	var deferred []*event.PDU
 	for c := range chunks {
 		good := <-c.good
 		if c.err != nil {
-			return c.err
+			return 0, 0, c.err
 		}
 		without, err := f.in.storeOutliers(ctx, good)
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
-		if len(deferred)+len(without) <= maxDeferred {
-			deferred = append(deferred, without...)
+		read, left = read+c.n, left+len(without)
+		stay := make([]id.Event, len(without))
+		for i, p := range without {
+			stay[i] = p.ID
 		}
-		_, err = f.s.shards.For(f.p.part).Exec(ctx, sqlUnspool, int32(f.p.part), f.nid, c.after.depth, c.after.id, c.last.depth, c.last.id)
+		_, err = f.s.shards.For(f.p.part).Exec(ctx, sqlUnspool, int32(f.p.part), f.nid, c.after.depth, c.after.id, c.last.depth, c.last.id, stay)
 		if err != nil {
-			return fmt.Errorf("unspool: %w", err)
+			return 0, 0, fmt.Errorf("unspool: %w", err)
 		}
 		if err := f.step(ctx, "stored"); err != nil {
-			return err
+			return 0, 0, err
 		}
 	}
-	if err := <-failed; err != nil {
-		return err
-	}
-	without, err := f.in.storeOutliers(ctx, deferred)
-	if len(without) > 0 {
-		f.s.log.Info("members without their auth events", "room", f.roomID, "events", len(without))
-	}
-	return err
+	return read, left, <-failed
 }
 
 // readSpool reads and verifies the chunks, some at a time.
@@ -121,7 +144,7 @@ func (f *fill) readSpool(ctx context.Context, into chan<- *spooled) error {
 		if len(c.pdus) == 0 {
 			return nil
 		}
-		c.last = last
+		c.n, c.last = len(c.pdus), last
 		go func() {
 			defer close(c.good)
 			var good []*event.PDU
