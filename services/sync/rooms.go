@@ -137,6 +137,7 @@ func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) 
 	if err != nil {
 		return nil, err
 	}
+	fresh = p.user.withoutLeft(fresh, p.since)
 	usual, filled, err := s.byFullness(ctx, p, m, p.filter.rooms(fresh))
 	if err != nil {
 		return nil, err
@@ -296,11 +297,8 @@ func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
 
 // leftBy says whether a user is out of the room with this entry.
 func (e *entry) leftBy(who id.User) bool {
-	if e.log.Membership != "" && e.log.Membership != "join" && !e.log.Overruled && e.event.StateKey != nil && *e.event.StateKey == string(who) {
-		return true
-	}
-	for _, m := range e.log.Moved {
-		if m.UserId == string(who) && m.Membership != "join" {
+	for u := range e.leavers {
+		if u == who {
 			return true
 		}
 	}

@@ -94,7 +94,8 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sync: heads of the logs: %w", err)
 	}
-	s.tail = newTail(d.Shards.P(), cfg.Tail, heads, s.changedRooms)
+	s.tail = newTail(d.Shards.P(), cfg.Tail, heads, s.changedRooms,
+		func(key roomdb.RoomKey, who id.User, pos int64) { s.users.left(key, who, pos) })
 	s.users = newUsers(d.Users, s.tail)
 	s.typing = newTyping(s.eph, s.wakeRoom)
 	s.presence = &presence{

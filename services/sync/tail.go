@@ -22,6 +22,7 @@ type tail struct {
 	parts  []*partTail
 	budget int64 // bytes for each partition
 	wake   func(part uint32, rooms []int64)
+	left   func(key roomdb.RoomKey, who id.User, pos int64) // somebody is out of a room
 }
 
 // partTail is the tail of one partition.
@@ -71,8 +72,8 @@ type entry struct {
 	arrived     time.Time
 }
 
-func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []int64)) *tail {
-	t := &tail{parts: make([]*partTail, parts), budget: budget / int64(parts), wake: wake}
+func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []int64), left func(roomdb.RoomKey, id.User, int64)) *tail {
+	t := &tail{parts: make([]*partTail, parts), budget: budget / int64(parts), wake: wake, left: left}
 	for i := range t.parts {
 		t.parts[i] = &partTail{head: heads[uint32(i)], rooms: make(map[int64]*roomTail), byID: make(map[id.Room]int64)}
 	}
@@ -102,6 +103,11 @@ func (t *tail) handle(_ context.Context, d bus.Delivery) error {
 		entries = append(entries, parsed)
 	}
 	p.mu.RUnlock()
+	for _, e := range entries {
+		for who := range e.leavers {
+			t.left(roomdb.RoomKey{Part: d.Part, NID: e.roomNID}, who, e.pos)
+		}
+	}
 
 	p.mu.Lock()
 	for _, e := range entries {

@@ -11,6 +11,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/matrix/signing"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/token"
 	logv1 "hanse/proto/log/v1"
 )
@@ -39,7 +40,8 @@ func message(t *testing.T, pos, room int64, body, redacts string) *logv1.Entry {
 func newTestTail(t *testing.T, budget int64, head int64) (*tail, *[]int64) {
 	t.Helper()
 	var woken []int64
-	tl := newTail(1, budget, map[uint32]int64{0: head}, func(_ uint32, rooms []int64) { woken = append(woken, rooms...) })
+	tl := newTail(1, budget, map[uint32]int64{0: head}, func(_ uint32, rooms []int64) { woken = append(woken, rooms...) },
+		func(roomdb.RoomKey, id.User, int64) {})
 	return tl, &woken
 }
 

@@ -41,10 +41,12 @@ type user struct {
 	// joined are those of them that the user is in, by partition, and keys their numbers. Only replaced, like rooms.
 	joined []*userdb.Membership
 	in     map[roomdb.RoomKey]struct{}
-	reads  map[roomdb.RoomKey]*readState
-	prefs  *prefs
-	polls  map[*poll]struct{}
-	used   time.Time
+	// out is where the log says that the user is out of rooms that it is in as far as we know; see out.go.
+	out   map[roomdb.RoomKey]int64
+	reads map[roomdb.RoomKey]*readState
+	prefs *prefs
+	polls map[*poll]struct{}
+	used  time.Time
 	// lazy is which members' events each device has been sent; see lazy.go.
 	lazy  map[id.Device]*lazyMembers
 	keys  map[id.Device]deviceKeys
@@ -62,7 +64,7 @@ func (us *users) get(ctx context.Context, who id.User, p *poll) (*user, error) {
 	u := us.byID[who]
 	if u == nil {
 		u = &user{
-			id: who, seq: -1, reads: make(map[roomdb.RoomKey]*readState),
+			id: who, seq: -1, out: make(map[roomdb.RoomKey]int64), reads: make(map[roomdb.RoomKey]*readState),
 			polls: make(map[*poll]struct{}), lazy: make(map[id.Device]*lazyMembers), keys: make(map[id.Device]deviceKeys),
 		}
 		us.byID[who] = u
@@ -129,7 +131,7 @@ func (us *users) done(u *user, p *poll) {
 // refresh reads what changed of the user's memberships since they were read.
 func (us *users) refresh(ctx context.Context, u *user) error {
 	u.mu.Lock()
-	seq, stale := u.seq, u.stale
+	seq, stale := u.seq, u.stale || len(u.out) > 0
 	u.stale = false
 	u.mu.Unlock()
 	if seq >= 0 && seq >= u.latest.Load() && !stale {
@@ -187,6 +189,9 @@ func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
 		wasIn, isIn := known && old.Membership == "join", m.Membership == "join"
 		rooms[m.Room] = m
 		key := roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}
+		if m.Pos >= u.out[key] {
+			delete(u.out, key)
+		}
 		switch {
 		case isIn && !wasIn:
 			us.enter(u, key, m.Room)
