@@ -1,11 +1,11 @@
 package app_test
 
 import (
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -69,6 +69,22 @@ func (c *client) until(what string, ok func(*reply) bool) *reply {
 func (c *client) sees(room, event string) *reply {
 	c.t.Helper()
 	return c.until("event "+event, func(*reply) bool { return slices.Contains(c.events[room], event) })
+}
+
+// everywhere waits until every worker has heard of an event: the log reaches a worker a moment after it was written, and
+// an answer that does not wait for anything tells of what has come until then.
+func (p *person) everywhere(room, event string) {
+	p.t.Helper()
+	q := url.Values{"filter": {`{"room":{"rooms":["` + room + `"],"timeline":{"limit":100}}}`}}
+	for _, base := range p.w.urls {
+		eventually(p.t, event+" at "+base, func() bool {
+			req, err := http.NewRequest("GET", base+v3+"/sync?"+q.Encode(), nil)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return slices.Contains(ids(p.request(req).ok().room("join", room).Get("timeline.events")), event)
+		})
+	}
 }
 
 // once checks that no event was told twice.

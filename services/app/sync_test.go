@@ -38,6 +38,7 @@ func testSyncInitial(t *testing.T, w *world) {
 	}
 	bert.join(rooms[0])
 	last := bert.say(rooms[0], "hello")
+	anna.everywhere(rooms[0], last)
 	c := anna.client("")
 	r := c.poll(0)
 	for _, room := range rooms {
@@ -69,7 +70,7 @@ func testSyncIncremental(t *testing.T, w *world) {
 	anna, bert := w.register(t, "anna"), w.register(t, "bert")
 	room := anna.create(object{"preset": "public_chat"})
 	bert.join(room)
-	c := bert.client("")
+	c := bert.client(`{"room":{"timeline":{"limit":50}}}`)
 	c.poll(0)
 	c.events = map[string][]string{}
 	var sent []string
@@ -107,7 +108,7 @@ func testSyncLongPoll(t *testing.T, w *world) {
 		func() { anna.create(object{"invite": list{bert.id}}) },
 		func() { anna.do("PUT", in(room, "receipt", "m.read", anna.say(room, "x")), nil) },
 	} {
-		c := bert.client("")
+		c := bert.client(`{"presence":{"types":[]}}`) // bert's own ends a poll, too
 		c.poll(0)
 		c.poll(time.Millisecond)
 		answers := make(chan *reply)
@@ -187,6 +188,7 @@ func testSyncFilters(t *testing.T, w *world) {
 	fromBert := bert.say(room, "from bert")
 	image := anna.send(room, "m.room.message", object{"msgtype": "m.image", "body": "i", "url": "mxc://a/b"})
 	anna.do("PUT", v3+"/user/"+anna.id+"/account_data/x.y", object{}).ok()
+	anna.everywhere(room, image)
 	timeline := func(filter string) []string {
 		t.Helper()
 		return ids(anna.client(filter).poll(0).room("join", room).Get("timeline.events"))
@@ -241,7 +243,7 @@ func testSyncLazy(t *testing.T, w *world) {
 	room := anna.create(object{"preset": "public_chat", "name": "named"})
 	bert.join(room)
 	carl.join(room)
-	carl.say(room, "hello")
+	anna.everywhere(room, carl.say(room, "hello"))
 	c := anna.client(`{"room":{"timeline":{"limit":1},"state":{"lazy_load_members":true}}}`)
 	state := c.poll(0).room("join", room).Get("state.events")
 	if !find(state, "m.room.member", carl.id).Exists() || !find(state, "m.room.member", anna.id).Exists() || find(state, "m.room.member", bert.id).Exists() {
@@ -257,7 +259,7 @@ func testSyncLazy(t *testing.T, w *world) {
 	}
 	unnamed := anna.create(object{"preset": "private_chat", "invite": list{bert.id}})
 	c = anna.client(`{"room":{"timeline":{"limit":1},"state":{"lazy_load_members":true}}}`)
-	anna.say(unnamed, "x")
+	anna.everywhere(unnamed, anna.say(unnamed, "x"))
 	v := c.poll(0).room("join", unnamed)
 	if !find(v.Get("state.events"), "m.room.member", bert.id).Exists() || v.Get("summary.m\\.heroes.0").Str != bert.id {
 		t.Errorf("heroes: %s", v.Raw)
@@ -282,7 +284,7 @@ func testSyncFullState(t *testing.T, w *world) {
 func testSyncStateAfter(t *testing.T, w *world) {
 	anna := w.register(t, "anna")
 	room := anna.create(object{})
-	anna.set(room, "m.room.topic", "", object{"topic": "old"})
+	anna.everywhere(room, anna.set(room, "m.room.topic", "", object{"topic": "old"}))
 	c := anna.client(`{"room":{"timeline":{"limit":2}}}`)
 	c.extra = "&use_state_after=true"
 	v := c.poll(0).room("join", room)
