@@ -71,7 +71,7 @@ func play(t *testing.T, mode string, cfg world.Config) {
 		for _, sc := range scenarios {
 			t.Run(sc.name, func(t *testing.T) {
 				t.Parallel()
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				sc.play(&scene{T: t, World: w, ctx: ctx})
 			})
@@ -95,6 +95,9 @@ func play(t *testing.T, mode string, cfg world.Config) {
 		t.Errorf("logged: %s", line)
 	}
 }
+
+// patience bounds a scene, on a machine that does much else: what does not come by then does not come.
+const patience = 4 * time.Minute
 
 // scene is one play of a scenario.
 type scene struct {
@@ -148,9 +151,7 @@ func (s *scene) until(p *people.Person, what string, fits func(*people.Note) boo
 // after waits for a note that comes after a mark.
 func (s *scene) after(p *people.Person, mark int, what string, fits func(*people.Note) bool) *people.Note {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
-	defer cancel()
-	return try(p.AfterMark(ctx, mark, what, fits))(s)
+	return try(p.AfterMark(s.ctx, mark, what, fits))(s)
 }
 
 // try returns a value, or ends the scene with the error.
@@ -238,7 +239,7 @@ func (s *scene) mixed(list [][2]people.Kind, f func(s *scene, first, second peop
 	for _, kinds := range list {
 		s.Run(fmt.Sprintf("%s and %s", kinds[0], kinds[1]), func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			f(&scene{T: t, World: s.World, ctx: ctx}, kinds[0], kinds[1])
 		})

@@ -147,7 +147,7 @@ func TestUnreadyReplicaGetsNothing(t *testing.T) {
 	a, b := newReplica(t, "a"), newReplica(t, "b")
 	base := start(t, a, b)
 	a.ready.Store(false)
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for { // until the proxy has noticed: four in a row go to b
 		n := 0
 		for ; n < 4; n++ {
