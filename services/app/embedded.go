@@ -78,7 +78,7 @@ func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error)
 		if err != nil {
 			return nil, nil, fmt.Errorf("embedded redis: %w", err)
 		}
-		client := redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 16})
+		client := redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 16, ContextTimeoutEnabled: true})
 		ended := make(chan struct{})
 		go age(srv, ended)
 		return client, func() { close(ended); _ = client.Close(); srv.Close() }, nil
@@ -87,6 +87,7 @@ func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error)
 	if err != nil {
 		return nil, nil, errors.New("redis.url: want redis://host:port/db")
 	}
+	opts.ContextTimeoutEnabled = true // who asks says how long a cache may take
 	c := redis.NewClient(opts)
 	return c, func() { _ = c.Close() }, nil
 }

@@ -2,9 +2,38 @@ package app
 
 import (
 	"context"
+	"errors"
+	"net"
 	"testing"
 	"time"
 )
+
+// A Redis that takes questions and does not answer is waited for as long as whoever asks says, and not for as long as its
+// own time limit, of which this one has none.
+func TestSilentRedis(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, stop, err := openRedis(Redis{URL: "redis://" + l.Addr().String() + "?read_timeout=-1&dial_timeout=1h&max_retries=-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	asked := make(chan error, 1)
+	go func() { asked <- client.Get(ctx, "x").Err() }()
+	select {
+	case err := <-asked:
+		if timeout := net.Error(nil); !errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &timeout) && timeout.Timeout()) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it is still waited for")
+	}
+}
 
 // What is kept for a time in the Redis inside the process goes when the time is over, as with any other.
 func TestEmbeddedRedisForgets(t *testing.T) {
