@@ -12,6 +12,8 @@ import (
 	"hanse/pkg/state"
 )
 
+var key = roomdb.RoomKey{Part: 3, NID: 1}
+
 // populated is a room of n members, numbered from 1 on, of whom every third has left; a member is i's event.
 func populated(tb testing.TB, part uint32, n int) (*roomdb.DB, state.Map) {
 	tb.Helper()
@@ -45,7 +47,7 @@ func TestEachJoined(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			d, m := populated(t, 3, n)
 			var got []id.User
-			err := d.EachJoined(context.Background(), 3, m.Type("m.room.member"), func(users []id.User) error {
+			err := d.EachJoined(context.Background(), key, m.Type("m.room.member"), func(users []id.User) error {
 				if len(users) > 2000 {
 					t.Errorf("%d users at a time", len(users))
 				}
@@ -66,7 +68,7 @@ func TestEachJoined(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Fatalf("%d users, not %d", len(got), len(want))
 			}
-			is, err := d.Memberships(context.Background(), 3, []int64{0, 3, 5, int64(n) + 1})
+			is, err := d.Memberships(context.Background(), key, []int64{0, 3, 5, int64(n) + 1})
 			if err != nil || is[0] != "" || n >= 5 && (is[3] != "leave" || is[5] != "join") || is[int64(n)+1] != "" {
 				t.Fatalf("memberships %v, %v", is, err)
 			}
@@ -95,7 +97,7 @@ func BenchmarkEachJoined(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n := 0
-		err := d.EachJoined(context.Background(), 3, m.Type("m.room.member"), func(users []id.User) error { n += len(users); return nil })
+		err := d.EachJoined(context.Background(), key, m.Type("m.room.member"), func(users []id.User) error { n += len(users); return nil })
 		if err != nil || n == 0 {
 			b.Fatal(n, err)
 		}

@@ -2,7 +2,9 @@ package roomdb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"hanse/pkg/matrix/id"
@@ -42,10 +44,23 @@ func TestLookUpsOfOldConnections(t *testing.T) {
 		nids, ids = append(nids, 1+n), append(ids, id.Event(fmt.Sprint("$", 1+n)))
 	}
 	lookUps := map[string]func() (int, error){
-		"EventsByID":  func() (int, error) { found, err := rooms.EventsByID(ctx, part, ids); return len(found), err },
-		"Events":      func() (int, error) { found, err := rooms.Events(ctx, part, nids); return len(found), err },
-		"Memberships": func() (int, error) { found, err := rooms.Memberships(ctx, part, nids); return len(found), err },
-		"EventIDs":    func() (int, error) { found, err := rooms.EventIDs(ctx, part, nids); return len(found), err },
+		"EventsByID": func() (int, error) { found, err := rooms.EventsByID(ctx, part, ids); return len(found), err },
+		"Events":     func() (int, error) { found, err := rooms.Events(ctx, part, nids); return len(found), err },
+		"Memberships": func() (int, error) {
+			found, err := rooms.Memberships(ctx, roomdb.RoomKey{Part: part, NID: 1}, nids)
+			return len(found), err
+		},
+		"EventIDs": func() (int, error) { found, err := rooms.EventIDs(ctx, part, nids); return len(found), err },
+		"EachRaw": func() (n int, err error) {
+			err = rooms.EachRaw(ctx, roomdb.RoomKey{Part: part, NID: 1}, nids, func(*roomdb.Raw) error { n++; return nil })
+			return n, err
+		},
+		"EachRaw of few": func() (n int, err error) {
+			for few := range slices.Chunk(nids, 100) {
+				err = errors.Join(err, rooms.EachRaw(ctx, roomdb.RoomKey{Part: part, NID: 1}, few, func(*roomdb.Raw) error { n++; return nil }))
+			}
+			return n, err
+		},
 	}
 	for name, lookUp := range lookUps {
 		for range 10 { // PostgreSQL plans anew the first five times
@@ -55,8 +70,8 @@ func TestLookUpsOfOldConnections(t *testing.T) {
 		}
 	}
 	exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!r:x', '11', 0, '{}', 0)`)
-	exec(fmt.Sprintf(`INSERT INTO event (part, event_nid, room_nid, event_id, depth, type, sender, origin_ts, auth, prev, json)
-		SELECT 7, n, 1, '$' || n, 1, 'm.room.message', '@a:x', 0, '{}', '{}',
+	exec(fmt.Sprintf(`INSERT INTO event (part, event_nid, room_nid, event_id, depth, type, state_key, sender, origin_ts, auth, prev, json)
+		SELECT 7, n, 1, '$' || n, 1, 'm.room.message', n, '@a:x', 0, '{}', '{}',
 		'{"type":"x","sender":"@a:x","room_id":"!r:x","content":{},"origin_server_ts":1,"depth":1,"prev_events":[],"auth_events":[]}'
 		FROM generate_series(1, %d) n`, events))
 	for name, lookUp := range lookUps {

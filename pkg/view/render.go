@@ -136,13 +136,7 @@ func (f *Format) appendHead(b []byte, e *roomdb.Event, related map[int64]*roomdb
 	b = e.ClientJSON(b, nil, f.WithRoomID)
 	b = append(b[:len(b)-1], `,"unsigned":{`...)
 	if prev := related[e.Replaces]; prev != nil {
-		b = append(b, `"prev_content":`...)
-		b = append(b, prev.Content...)
-		b = append(b, `,"prev_sender":`...)
-		b = canonjson.AppendString(b, string(prev.Sender))
-		b = append(b, `,"replaces_state":`...)
-		b = canonjson.AppendString(b, string(prev.ID))
-		b = append(b, ',')
+		b = appendReplaced(b, prev.Content, canonjson.AppendString(nil, string(prev.Sender)), []byte(prev.ID))
 	}
 	if because := related[e.RedactedBy]; because != nil {
 		b = append(b, `"redacted_because":`...)
@@ -154,6 +148,17 @@ func (f *Format) appendHead(b []byte, e *roomdb.Event, related map[int64]*roomdb
 		e.KeepHead(slices.Clone(b[start:]))
 	}
 	return b
+}
+
+// appendReplaced appends what unsigned shows of an event that was replaced. The sender is JSON.
+func appendReplaced(b, content, sender, eventID []byte) []byte {
+	b = append(b, `"prev_content":`...)
+	b = append(b, content...)
+	b = append(b, `,"prev_sender":`...)
+	b = append(b, sender...)
+	b = append(b, `,"replaces_state":`...)
+	b = canonjson.AppendString(b, string(eventID))
+	return append(b, ',')
 }
 
 // appendEnd appends what is behind the head: the age, and the transaction id for the device that sent the event.

@@ -86,6 +86,8 @@ type Client struct {
 	dir      *roomdir.DB
 	log      *slog.Logger
 
+	large *httpx.Large
+
 	tasks    sync.WaitGroup
 	taskSem  chan struct{}
 	draining context.Context
@@ -104,6 +106,7 @@ func New(cfg Config, d Deps) (*Client, error) {
 		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
 		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, taskSem: make(chan struct{}, taskParallel),
+		large: httpx.NewLarge("client", d.Registerer),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)

@@ -133,7 +133,7 @@ func (c *Client) allMembers(ctx context.Context, k *changedKeys, set map[id.User
 	if !roomdb.ListsDevices(st, st.Len()) {
 		return nil
 	}
-	return c.rooms.EachJoined(ctx, m.RoomPart, st.Type("m.room.member"), func(users []id.User) error {
+	return c.rooms.EachJoined(ctx, roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}, st.Type("m.room.member"), func(users []id.User) error {
 		k.add(set, users...)
 		return nil
 	})
@@ -178,7 +178,7 @@ func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Mem
 	if !roomdb.ListsDevices(end, len(changes)) {
 		return nil
 	}
-	is, err := c.rooms.Memberships(ctx, m.RoomPart, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
+	is, err := c.rooms.Memberships(ctx, roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
 	if err != nil {
 		return err
 	}

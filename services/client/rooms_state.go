@@ -2,8 +2,9 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
+
+	"github.com/tidwall/gjson"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -27,17 +28,7 @@ func (c *Client) allState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	events, err := c.rooms.StateEvents(ctx, a.room.Part, m.All())
-	if err != nil {
-		return err
-	}
-	rendered, err := c.render(ctx, r, events)
-	if err != nil {
-		return err
-	}
-	b := httpx.Buffer()
-	writeList(b, rendered)
-	return httpx.Send(w, b)
+	return c.sendState(w, r, a.room, `[`, m.All(), nil, `]`)
 }
 
 // getState answers GET /rooms/{roomId}/state/{eventType}/{stateKey}: the content, or with format=event the event.
@@ -105,28 +96,12 @@ func (c *Client) roomMembers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	events, err := c.rooms.StateEvents(ctx, a.room.Part, m.Type(typeMember))
-	if err != nil {
-		return err
+	wanted := func(content []byte) bool {
+		is := gjson.GetBytes(content, "membership").Str
+		// If both are asked for, either is enough, says the specification.
+		return only == "" && not == "" || only != "" && is == only || not != "" && is != not
 	}
-	wanted := events[:0:0]
-	for _, e := range events {
-		is := e.Membership()
-		switch {
-		case only == "" && not == "",
-			only != "" && not != "" && (is == only || is != not), // either is enough, says the specification
-			only != "" && not == "" && is == only,
-			only == "" && not != "" && is != not:
-			wanted = append(wanted, e)
-		}
-	}
-	rendered, err := c.render(ctx, r, wanted)
-	if err != nil {
-		return err
-	}
-	out := newAnswer()
-	out.list("chunk", rendered)
-	return out.send(w)
+	return c.sendState(w, r, a.room, `{"chunk":[`, m.Type(typeMember), wanted, `]}`)
 }
 
 // stateAt is the state at a token, "" for now. Who left sees nothing later than that.
@@ -181,42 +156,7 @@ func (c *Client) joinedMembers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	events, err := c.rooms.StateEvents(ctx, room.Part, m.Type(typeMember))
-	if err != nil {
-		return err
-	}
-	type member struct {
-		DisplayName *string `json:"display_name,omitempty"`
-		AvatarURL   *string `json:"avatar_url,omitempty"`
-	}
-	joined := make(map[id.User]member, room.Joined)
-	for _, e := range events {
-		if e.Membership() != join {
-			continue
-		}
-		name, avatar := profileIn(e.Content)
-		joined[id.User(*e.StateKey)] = member{name, avatar}
-	}
-	return httpx.OK(w, map[string]any{"joined": joined})
-}
-
-// profileIn reads the profile in the content of a member event; other servers may have written anything there.
-func profileIn(content []byte) (name, avatar *string) {
-	var q struct {
-		DisplayName json.RawMessage `json:"displayname"`
-		AvatarURL   json.RawMessage `json:"avatar_url"`
-	}
-	if json.Unmarshal(content, &q) != nil {
-		return nil, nil
-	}
-	text := func(raw json.RawMessage) *string {
-		var s *string
-		if len(raw) == 0 || json.Unmarshal(raw, &s) != nil {
-			return nil
-		}
-		return s
-	}
-	return text(q.DisplayName), text(q.AvatarURL)
+	return c.sendJoined(w, r, room, m)
 }
 
 // joinedRooms answers GET /joined_rooms.

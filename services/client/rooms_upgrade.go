@@ -264,18 +264,25 @@ func (u *upgrade) copyState(ctx context.Context, p *plan) error {
 			p.add(e.Type, *e.StateKey, json.RawMessage(e.Content))
 		}
 	}
-	members, err := u.c.rooms.StateEvents(ctx, u.old.Part, u.state.Type(typeMember))
+	return u.addBans(ctx, p)
+}
+
+// addBans adds the bans, of which only so many are moved.
+func (u *upgrade) addBans(ctx context.Context, p *plan) error {
+	var nids []int64
+	for _, nid := range u.state.Type(typeMember) {
+		nids = append(nids, nid)
+	}
+	is, err := u.c.rooms.Memberships(ctx, u.old.Key(), nids)
 	if err != nil {
 		return err
 	}
-	bans := 0
-	for _, e := range members {
-		if e.Membership() == ban && bans < maxMovedBans {
-			bans++
-			p.add(typeMember, *e.StateKey, json.RawMessage(e.Content))
-		}
+	nids = slices.DeleteFunc(nids, func(nid int64) bool { return is[nid] != ban })
+	bans, err := u.c.rooms.InOrder(ctx, u.old.Part, nids[:min(len(nids), maxMovedBans)])
+	for _, e := range bans {
+		p.add(typeMember, *e.StateKey, json.RawMessage(e.Content))
 	}
-	return nil
+	return err
 }
 
 // adapt makes join rules that the new version does not know ones that it does.

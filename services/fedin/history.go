@@ -10,6 +10,7 @@ import (
 
 	"hanse/pkg/authgraph"
 	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
@@ -112,20 +113,15 @@ func (f *Fedin) state(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	events := func(ctx context.Context, nids []int64) ([][]byte, error) {
-		found, err := f.rooms.InOrder(ctx, room.Part, nids)
-		out := make([][]byte, len(found))
-		for i, e := range found {
-			out[i] = e.JSON
-		}
-		return out, err
-	}
-	s := &stream{ctx: q.Context(), w: w}
-	return s.send(func() error {
-		if err := s.list(`{"pdus":`, nids, events); err != nil {
+	events := func(b []byte, nids []int64) ([]byte, error) { return f.appendStored(q.Context(), room.Key(), b, nids) }
+	s := httpx.NewStream(w)
+	return s.Send(func() error {
+		if err := list(s, `{"pdus":`, nids, events); err != nil {
 			return err
 		}
-		return s.list(`,"auth_chain":`, chain, events)
+		err := list(s, `,"auth_chain":`, chain, events)
+		s.B = append(s.B, '}')
+		return err
 	})
 }
 
@@ -135,20 +131,24 @@ func (f *Fedin) stateIDs(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	names := func(ctx context.Context, nids []int64) ([][]byte, error) {
-		found, err := f.rooms.EventIDs(ctx, room.Part, nids)
-		out := make([][]byte, len(nids))
+	names := func(b []byte, nids []int64) ([]byte, error) {
+		found, err := f.rooms.EventIDs(q.Context(), room.Part, nids)
 		for i, nid := range nids {
-			out[i] = quoted(string(found[nid]))
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = canonjson.AppendString(b, string(found[nid]))
 		}
-		return out, err
+		return b, err
 	}
-	s := &stream{ctx: q.Context(), w: w}
-	return s.send(func() error {
-		if err := s.list(`{"pdu_ids":`, nids, names); err != nil {
+	s := httpx.NewStream(w)
+	return s.Send(func() error {
+		if err := list(s, `{"pdu_ids":`, nids, names); err != nil {
 			return err
 		}
-		return s.list(`,"auth_chain_ids":`, chain, names)
+		err := list(s, `,"auth_chain_ids":`, chain, names)
+		s.B = append(s.B, '}')
+		return err
 	})
 }
 

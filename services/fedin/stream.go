@@ -3,75 +3,58 @@ package fedin
 import (
 	"bytes"
 	"context"
-	"net/http"
+	"fmt"
 	"slices"
 
+	"hanse/pkg/httpx"
 	"hanse/pkg/roomdb"
 )
 
-const (
-	// streamStep is how many elements of a long answer are read at a time, streamBytes how many bytes are sent at a time.
-	streamStep, streamBytes = 500, 256 << 10
-)
+// streamStep is how many elements of a long answer are read at a time.
+const streamStep = 1000
 
-// stream sends a long answer while it is read. An error before the first bytes are sent is an answer like any other; one
-// after that breaks the connection off, so that nobody takes half an answer for a whole one.
-type stream struct {
-	ctx  context.Context
-	w    http.ResponseWriter
-	buf  bytes.Buffer
-	sent bool
-}
-
-// send sends an object whose members write writes, all but the last brace.
-func (s *stream) send(write func() error) error {
-	err := write()
-	if err == nil {
-		s.buf.WriteByte('}')
-		err = s.flush()
-	}
-	if err != nil && s.sent {
-		panic(http.ErrAbortHandler)
-	}
+// list streams a list of what add appends for numbers, in ascending order: in that they are read best.
+func list(s *httpx.Stream, name string, nids []int64, add func(b []byte, nids []int64) ([]byte, error)) error {
+	slices.Sort(nids)
+	s.B = append(append(s.B, name...), '[')
+	err := httpx.StreamList(s, false, slices.Chunk(nids, streamStep), add)
+	s.B = append(s.B, ']')
 	return err
 }
 
-// list writes a member that is a list, in the order of the numbers.
-func (s *stream) list(name string, nids []int64, read func(ctx context.Context, nids []int64) ([][]byte, error)) error {
-	s.buf.WriteString(name)
-	s.buf.WriteByte('[')
-	comma := false
-	for step := range slices.Chunk(nids, streamStep) {
-		elements, err := read(s.ctx, step)
-		if err != nil {
-			return err
+// appendStored appends state events of a room, all of which must exist, with commas between them. They are copied as
+// stored and not cached.
+func (f *Fedin) appendStored(ctx context.Context, room roomdb.RoomKey, b []byte, nids []int64) ([]byte, error) {
+	var redacted []int64
+	start, n := len(b), 0
+	add := func(json []byte) {
+		if n++; len(b) > start {
+			b = append(b, ',')
 		}
-		for _, e := range elements {
-			if comma {
-				s.buf.WriteByte(',')
-			}
-			comma = true
-			s.buf.Write(e)
-		}
-		if s.buf.Len() >= streamBytes {
-			if err := s.flush(); err != nil {
-				return err
-			}
-		}
+		b = append(b, json...)
 	}
-	s.buf.WriteByte(']')
-	return nil
-}
-
-func (s *stream) flush() error {
-	if !s.sent {
-		s.sent = true
-		s.w.Header().Set("Content-Type", "application/json")
-		s.w.WriteHeader(http.StatusOK)
+	err := f.rooms.EachRaw(ctx, room, nids, func(r *roomdb.Raw) error {
+		if r.RedactedBy != 0 {
+			redacted = append(redacted, r.NID)
+		} else {
+			add(r.JSON)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	_, err := s.w.Write(s.buf.Bytes())
-	s.buf.Reset()
-	return err
+	events, err := f.rooms.InOrder(ctx, room.Part, redacted)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		add(e.JSON)
+	}
+	if n < len(nids) {
+		return nil, fmt.Errorf("%d of %d state events of room %d in partition %d: %w", len(nids)-n, len(nids), room.NID, room.Part, roomdb.ErrNotFound)
+	}
+	return b, nil
 }
 
 // writeEvents writes a member that is a list of events.

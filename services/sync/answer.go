@@ -31,6 +31,7 @@ type roomAnswer struct {
 	id    id.Room
 	json  []byte
 	first *firstRoom
+	rest  *rest // of a large state; nil if there is none
 }
 
 func (r *roomAnswer) size() int {
@@ -160,8 +161,14 @@ func recycle(b *[]byte) {
 	}
 }
 
-// encode writes the answer to a buffer, to be recycled.
-func (a *answer) encode() *[]byte {
+// body is an answer that is written: a buffer, to be recycled, and what is sent at places in it.
+type body struct {
+	json  *[]byte
+	rests []rest
+}
+
+// encode writes the answer.
+func (a *answer) encode() *body {
 	size := 1000
 	for _, rs := range [][]roomAnswer{a.join, a.invite, a.knock, a.leave} {
 		for i := range rs {
@@ -172,11 +179,12 @@ func (a *answer) encode() *[]byte {
 	if cap(*buffer) < size {
 		*buffer = make([]byte, 0, size)
 	}
-	*buffer = a.append((*buffer)[:0])
-	return buffer
+	out := &body{json: buffer}
+	*buffer = a.append((*buffer)[:0], &out.rests)
+	return out
 }
 
-func (a *answer) append(b []byte) []byte {
+func (a *answer) append(b []byte, rests *[]rest) []byte {
 	b = append(b, `{"next_batch":`...)
 	b = canonjson.AppendString(b, a.next.Encode(a.user))
 	b = appendEvents(b, "account_data", a.accountData)
@@ -195,16 +203,17 @@ func (a *answer) append(b []byte) []byte {
 	if len(a.join)+len(a.invite)+len(a.knock)+len(a.leave) > 0 {
 		b = append(b, `,"rooms":{`...)
 		n := len(b)
-		b = appendRooms(b, n, "join", a.join)
-		b = appendRooms(b, n, "invite", a.invite)
-		b = appendRooms(b, n, "knock", a.knock)
-		b = appendRooms(b, n, "leave", a.leave)
+		b = appendRooms(b, n, "join", a.join, rests)
+		b = appendRooms(b, n, "invite", a.invite, rests)
+		b = appendRooms(b, n, "knock", a.knock, rests)
+		b = appendRooms(b, n, "leave", a.leave, rests)
 		b = append(b, '}')
 	}
 	return append(b, '}')
 }
 
-func appendRooms(b []byte, start int, name string, rooms []roomAnswer) []byte {
+// appendRooms appends rooms, and notes what is to be sent in them.
+func appendRooms(b []byte, start int, name string, rooms []roomAnswer, rests *[]rest) []byte {
 	if len(rooms) == 0 {
 		return b
 	}
@@ -218,7 +227,11 @@ func appendRooms(b []byte, start int, name string, rooms []roomAnswer) []byte {
 			b = append(b, ',')
 		}
 		b = canonjson.AppendString(b, string(rooms[i].id))
-		b = rooms[i].append(append(b, ':'))
+		b = append(b, ':')
+		if r := rooms[i].rest; r != nil {
+			*rests = append(*rests, rest{r.room, len(b) + r.at, r.more})
+		}
+		b = rooms[i].append(b)
 	}
 	return append(b, '}')
 }

@@ -67,7 +67,7 @@ func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *r
 	if !roomdb.ListsDevices(m, row.Joined) {
 		return nil
 	}
-	return s.rooms.EachJoined(ctx, row.Part, m.Type(memberType), func(users []id.User) error {
+	return s.rooms.EachJoined(ctx, row.Key(), m.Type(memberType), func(users []id.User) error {
 		for _, u := range users {
 			if u != p.who.User {
 				a.deviceChanged(u)
@@ -89,7 +89,7 @@ func (s *Service) roomLeft(ctx context.Context, a *answer, p *poll, r *userdb.Me
 	if !roomdb.ListsDevices(m, m.Len()) {
 		return nil
 	}
-	return s.rooms.EachJoined(ctx, r.RoomPart, m.Type(memberType), func(users []id.User) error {
+	return s.rooms.EachJoined(ctx, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}, m.Type(memberType), func(users []id.User) error {
 		users = slices.DeleteFunc(users, func(u id.User) bool { return u == p.who.User })
 		return s.devicesLeft(ctx, a, p, users)
 	})
@@ -121,7 +121,7 @@ func (s *Service) shareRooms(ctx context.Context, u *user, others []id.User) (ma
 				of[nid] = other
 			}
 		}
-		is, err := s.rooms.Memberships(ctx, row.Part, slices.Collect(maps.Keys(of)))
+		is, err := s.rooms.Memberships(ctx, row.Key(), slices.Collect(maps.Keys(of)))
 		if err != nil {
 			return nil, err
 		}

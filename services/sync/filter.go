@@ -155,6 +155,13 @@ func (f *roomEventFilter) all() bool {
 		f.NotRooms == nil && f.ContainsURL == nil
 }
 
+// onlyTypes says that no event can fail but by its type.
+func (f *roomEventFilter) onlyTypes() bool {
+	g := *f
+	g.Types, g.NotTypes = nil, nil
+	return g.all()
+}
+
 // query is the filter as PostgreSQL applies it.
 func (f *roomEventFilter) query() roomdb.Filter {
 	return roomdb.Filter{Types: f.Types, NotTypes: f.NotTypes, Senders: f.Senders, NotSenders: f.NotSenders, ContainsURL: f.ContainsURL}

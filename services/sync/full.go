@@ -31,11 +31,11 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 		if !p.tells(load.rooms[key], m) {
 			continue
 		}
-		json, err := s.full(ctx, a, p, m, r, load)
+		room, err := s.full(ctx, a, p, m, r, load)
 		if err != nil {
 			return err
 		}
-		a.join, a.news = append(a.join, roomAnswer{id: r.Room, json: json}), true
+		a.join, a.news = append(a.join, room), true
 	}
 	return nil
 }
@@ -167,7 +167,7 @@ func (s *Service) loadStateEvents(ctx context.Context, p *poll, l *fullLoad) err
 	return err
 }
 
-func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, l *fullLoad) ([]byte, error) {
+func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *userdb.Membership, l *fullLoad) (room roomAnswer, err error) {
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	filled := p.filled[r.Room]
 	newly := p.since != nil && (r.JoinSeq > p.since.UserSeq || filled && !p.filter.Room.State.LazyLoadMembers)
@@ -193,29 +193,32 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 			start = l.states[state.Ref{Part: key.Part, SID: events[0].SID}]
 		}
 	}
-	var err error
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: l.sids[key]}
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, l.prefs.heed(events)); err != nil {
-		return nil, err
+		return room, err
 	}
 	if v.summary, err = s.summaryOf(ctx, p.who.User, l.rooms[key], end); err != nil {
-		return nil, err
+		return room, err
 	}
 	if err := s.addFullState(ctx, p, v, start, end, l); err != nil {
-		return nil, err
+		return room, err
 	}
 	if newly {
 		if err := s.addAccountDataOf(ctx, p, v); err != nil {
-			return nil, err
+			return room, err
 		}
 	}
 	if newly || filled {
 		if err := s.membersChanged(ctx, a, p, l.rooms[key], end); err != nil {
-			return nil, err
+			return room, err
 		}
 	}
 	s.addEphemeral(p, v, receiptsFor(l.receipts[key], p.who.User))
-	return s.write(ctx, p, v)
+	room.id = r.Room
+	if room.json, err = s.write(ctx, p, v); len(v.later) > 0 {
+		room.rest = &v.rest
+	}
+	return room, err
 }
 
 // receiptsFor returns those of a room's receipts that a user may see.

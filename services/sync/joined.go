@@ -18,7 +18,8 @@ type roomView struct {
 	limited   bool
 	prevBatch int64
 	state     []*roomdb.Event
-	later     []int64 // the rest of the state, which is read while it is written
+	later     []int64 // the rest of a large state, which is read while it is sent
+	rest      rest    // where
 	ephemeral [][]byte
 	data      [][]byte
 	summary   *summary

@@ -2,26 +2,20 @@ package sync
 
 import (
 	"context"
-	"slices"
-	"time"
+	"net/http"
 
-	"hanse/pkg/merr"
+	"hanse/pkg/httpx"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	"hanse/pkg/view"
 )
 
 // A device that does not load members lazily is told the whole state of a room in one answer, be it the network's largest
-// room, with hundreds of megabytes. Such a state is read and written some events at a time and not cached, so that beside
-// the answer itself, which nobody else has, it costs next to nothing; and only a few such answers are under way at once.
+// room, with hundreds of megabytes. Such a state is not part of the answer that is made: it is read and sent, some events at
+// a time, when the answer is sent (httpx.Large). An error then breaks the connection off; the device asks again.
 
-const (
-	// largeState is from how many events on a state is large; largeStep how many of it are read at once, largeEvent how
-	// many bytes one takes in an answer, roughly.
-	largeState, largeStep, largeEvent = 20_000, 1000, 600
-	// largeAnswers is how many answers with a large state are made and sent at once, largeWait how long others wait.
-	largeAnswers = 2
-	largeWait    = 30 * time.Second
-)
+// largeState is from how many events on a state is large.
+const largeState = 20_000
 
 // isLarge says whether a state is large for the poll's device. Without members none is.
 func (p *poll) isLarge(m state.Map) bool {
@@ -30,53 +24,70 @@ func (p *poll) isLarge(m state.Map) bool {
 
 // beginLarge waits for a slot, which the poll keeps until it is answered.
 func (s *Service) beginLarge(ctx context.Context, p *poll) error {
-	if p.large {
+	if p.endLarge != nil {
 		return nil
 	}
-	timer := time.NewTimer(largeWait)
-	defer timer.Stop()
-	select {
-	case s.large <- struct{}{}:
-		p.large = true
+	var err error
+	p.endLarge, err = s.large.Begin(ctx)
+	return err
+}
+
+// rest is what is sent of a large state when the answer is sent.
+type rest struct {
+	room *roomView
+	at   int  // its place in the room's JSON, or in the answer
+	more bool // other events of the state stand before it
+}
+
+// send answers a poll.
+func (s *Service) send(ctx context.Context, w http.ResponseWriter, p *poll, b *body) error {
+	if len(b.rests) == 0 {
+		return httpx.Raw(w, http.StatusOK, *b.json)
+	}
+	stream := httpx.NewStream(w)
+	return stream.Send(func() error {
+		json, from := *b.json, 0
+		for _, r := range b.rests {
+			stream.B = append(stream.B, json[from:r.at]...)
+			from = r.at
+			if err := s.sendRest(ctx, stream, p, r); err != nil {
+				return err
+			}
+		}
+		stream.B = append(stream.B, json[from:]...)
 		return nil
-	case <-timer.C:
-		return merr.Unavailable("too many large answers are under way")
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	})
 }
 
-func (s *Service) endLarge(p *poll) {
-	if p.large {
-		p.large = false
-		<-s.large
-	}
-}
-
-// appendLater appends the rest of a room's state to the list that began at start.
-func (s *Service) appendLater(ctx context.Context, p *poll, v *roomView, b []byte, start int) ([]byte, error) {
-	for nids := range slices.Chunk(v.later, largeStep) {
-		found, err := s.rooms.EventsOnce(ctx, v.r.RoomPart, nids)
+func (s *Service) sendRest(ctx context.Context, stream *httpx.Stream, p *poll, r rest) error {
+	room := r.room.r
+	f := p.filter
+	list := &view.StateList{DB: s.rooms, Format: p.format(), Room: roomdb.RoomKey{Part: room.RoomPart, NID: room.RoomNID}}
+	plain := f.EventFormat != formatFederation && len(f.EventFields) == 0 && f.Room.State.onlyTypes()
+	return httpx.StreamList(stream, r.more, view.Steps(r.room.later), func(b []byte, nids []int64) ([]byte, error) {
+		done, err := s.large.Step(ctx)
 		if err != nil {
 			return nil, err
 		}
-		events := make([]*roomdb.Event, 0, len(nids))
-		for _, nid := range nids {
-			if e := found[nid]; e != nil {
-				events = append(events, e)
-			}
+		defer done()
+		if plain { // by type they were chosen already
+			return list.Append(ctx, b, nids)
 		}
-		before := len(b)
-		if before > start {
-			b = append(b, ',')
-		}
-		comma := len(b)
-		if b, err = s.appendTold(ctx, p, b, filterState(&p.filter.Room.State, events)); err != nil {
-			return nil, err
-		}
-		if len(b) == comma {
-			b = b[:before] // the filter wants none of them
+		return s.appendFiltered(ctx, p, b, room.RoomPart, nids)
+	})
+}
+
+// appendFiltered appends what the filter leaves of state events.
+func (s *Service) appendFiltered(ctx context.Context, p *poll, b []byte, part uint32, nids []int64) ([]byte, error) {
+	found, err := s.rooms.EventsOnce(ctx, part, nids)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]*roomdb.Event, 0, len(nids))
+	for _, nid := range nids {
+		if e := found[nid]; e != nil {
+			events = append(events, e)
 		}
 	}
-	return b, nil
+	return s.appendTold(ctx, p, b, filterState(&p.filter.Room.State, events))
 }

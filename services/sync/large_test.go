@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httptest"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
+	"hanse/pkg/httpx"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/session"
@@ -37,82 +41,63 @@ func inLargeRoom(tb testing.TB, n int) (*Service, *roomView) {
 	for i := range n {
 		v.later = append(v.later, int64(i+1))
 	}
-	s := &Service{large: make(chan struct{}, largeAnswers),
+	s := &Service{large: httpx.NewLarge("sync", nil),
 		rooms: roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)}
 	return s, v
 }
 
-// A large state is the same list as if it were written at once, also if the filter leaves out the first or the last
-// events of it (client-server API, "Syncing": rooms.join.state).
-func TestLargeState(t *testing.T) {
-	s, v := inLargeRoom(t, 2*largeStep+3)
-	for _, filter := range []string{`{}`, `{"room":{"state":{"not_senders":["@u1:x"]}}}`, `{"room":{"state":{"senders":["@u1500:x","@u2003:x"]}}}`,
-		`{"room":{"state":{"types":["m.room.name"]}}}`, `{"event_fields":["sender"]}`} {
-		f, err := parseFilter([]byte(filter))
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := &poll{who: &session.Identity{User: "@a:x"}, filter: f}
-		got, err := s.appendLater(context.Background(), p, v, []byte(`[`), 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all, err := s.rooms.InOrder(context.Background(), v.r.RoomPart, v.later)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := s.appendTold(context.Background(), p, []byte(`[`), filterState(&f.Room.State, slices.Clone(all)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var a, b []map[string]any
-		if err := errors.Join(json.Unmarshal(append(got, ']'), &a), json.Unmarshal(append(want, ']'), &b)); err != nil {
-			t.Fatalf("%s: %v", filter, err)
-		}
-		if len(a) != len(b) {
-			t.Fatalf("%s: %d events, not %d", filter, len(a), len(b))
-		}
-		for i := range a {
-			delete(a[i], "unsigned") // has the age
-			delete(b[i], "unsigned")
-			x, _ := json.Marshal(a[i])
-			y, _ := json.Marshal(b[i])
-			if !bytes.Equal(x, y) {
-				t.Fatalf("%s: %s, not %s", filter, x, y)
-			}
-		}
+// sendLarge returns the list of a large state as it is sent.
+func sendLarge(tb testing.TB, s *Service, v *roomView, p *poll, before string) []byte {
+	tb.Helper()
+	json := []byte(before + `]`)
+	v.rest = rest{room: v, at: len(before), more: len(before) > 1}
+	w := httptest.NewRecorder()
+	w.Body = bytes.NewBuffer(make([]byte, 0, 600*len(v.later)))
+	if err := s.send(tb.Context(), w, p, &body{json: &json, rests: []rest{v.rest}}); err != nil {
+		tb.Fatal(err)
 	}
+	return w.Body.Bytes()
 }
 
-// Only some large answers are under way at once; a poll has one slot, however many large rooms it tells.
-func TestLargeAnswers(t *testing.T) {
-	s := &Service{large: make(chan struct{}, largeAnswers)}
-	polls := make([]*poll, largeAnswers)
-	for i := range polls {
-		polls[i] = new(poll)
-		for range 2 {
-			if err := s.beginLarge(t.Context(), polls[i]); err != nil {
+// A large state has the same events as if it were written at once, whatever the filter (client-server API, "Syncing":
+// rooms.join.state).
+func TestLargeState(t *testing.T) {
+	s, v := inLargeRoom(t, 4003)
+	for _, filter := range []string{`{}`, `{"room":{"state":{"not_senders":["@u1:x"]}}}`, `{"room":{"state":{"senders":["@u1500:x","@u2003:x"]}}}`,
+		`{"room":{"state":{"types":["m.room.member"]}}}`, `{"room":{"state":{"not_rooms":["!r:x"]}}}`, `{"event_fields":["event_id","sender"]}`} {
+		for _, before := range []string{`[`, `[{"event_id":"$other"}`} {
+			f, err := parseFilter([]byte(filter))
+			if err != nil {
 				t.Fatal(err)
 			}
+			p := &poll{who: &session.Identity{User: "@a:x"}, filter: f}
+			got := sendLarge(t, s, v, p, before)
+			all, err := s.rooms.InOrder(context.Background(), v.r.RoomPart, v.later)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []byte(before)
+			events := filterState(&f.Room.State, slices.Clone(all))
+			if len(before) > 1 && len(events) > 0 {
+				want = append(want, ',')
+			}
+			if want, err = s.appendTold(context.Background(), p, want, events); err != nil {
+				t.Fatal(err)
+			}
+			var a, b []map[string]any
+			if err := errors.Join(json.Unmarshal(got, &a), json.Unmarshal(append(want, ']'), &b)); err != nil {
+				t.Fatalf("%s: %v", filter, err)
+			}
+			for _, list := range [][]map[string]any{a, b} {
+				for _, e := range list {
+					delete(e, "unsigned") // has the age
+				}
+				slices.SortFunc(list, func(a, b map[string]any) int { return strings.Compare(a["event_id"].(string), b["event_id"].(string)) })
+			}
+			if !reflect.DeepEqual(a, b) {
+				t.Fatalf("%s: %d events, not these %d", filter, len(a), len(b))
+			}
 		}
-	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	late := new(poll)
-	if err := s.beginLarge(gone, late); !errors.Is(err, context.Canceled) {
-		t.Fatalf("one too many: %v", err)
-	}
-	s.endLarge(late)
-	waiting := make(chan error)
-	go func() { waiting <- s.beginLarge(t.Context(), late) }()
-	s.endLarge(polls[0])
-	if err := <-waiting; err != nil {
-		t.Fatal(err)
-	}
-	s.endLarge(late)
-	s.endLarge(polls[1])
-	if len(s.large) != 0 {
-		t.Fatalf("%d slots are taken", len(s.large))
 	}
 }
 
@@ -120,25 +105,8 @@ func TestLargeAnswers(t *testing.T) {
 func BenchmarkLargeState(b *testing.B) {
 	s, v := inLargeRoom(b, 323_368)
 	p := &poll{who: &session.Identity{User: "@a:x"}, filter: noFilter}
-	for _, later := range []bool{true, false} {
-		b.Run(fmt.Sprintf("later=%t", later), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				var body []byte
-				var err error
-				if later {
-					body, err = s.appendLater(context.Background(), p, v, make([]byte, 0, len(v.later)*largeEvent), 0)
-				} else { // as it was
-					var events []*roomdb.Event
-					if events, err = s.rooms.InOrder(context.Background(), v.r.RoomPart, v.later); err == nil {
-						body, err = s.appendTold(context.Background(), p, nil, events)
-					}
-				}
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.SetBytes(int64(len(body)))
-			}
-		})
+	b.ReportAllocs()
+	for b.Loop() {
+		b.SetBytes(int64(len(sendLarge(b, s, v, p, `[`))))
 	}
 }

@@ -13,15 +13,15 @@ import (
 )
 
 // memberChanges returns what changed of the members between two states.
-func (s *Service) memberChanges(ctx context.Context, part uint32, before, after int64) ([]memberChange, error) {
+func (s *Service) memberChanges(ctx context.Context, room roomdb.RoomKey, before, after int64) ([]memberChange, error) {
 	if before == after {
 		return nil, nil
 	}
-	from, err := s.rooms.State(ctx, part, before)
+	from, err := s.rooms.State(ctx, room.Part, before)
 	if err != nil {
 		return nil, err
 	}
-	to, err := s.rooms.State(ctx, part, after)
+	to, err := s.rooms.State(ctx, room.Part, after)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (s *Service) memberChanges(ctx context.Context, part uint32, before, after 
 			nids = append(nids, c.Old, c.New)
 		}
 	}
-	membership, err := s.rooms.Memberships(ctx, part, nids)
+	membership, err := s.rooms.Memberships(ctx, room, nids)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,5 @@ func (m *metrics) observe(s *Service) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("hanse_sync_tail_bytes", "Recent room log in memory.", func() float64 { return float64(s.tail.bytes()) })
-	gauge("hanse_sync_large_answers", "Answers with the whole state of a large room that are made or being sent.", func() float64 { return float64(len(s.large)) })
 	gauge("hanse_sync_users", "Users in memory.", func() float64 { held, _ := s.users.connected(); return float64(held) })
 }

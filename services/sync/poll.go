@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"hanse/pkg/grpcx"
-	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/session"
@@ -30,7 +29,7 @@ type poll struct {
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
 	filled     map[id.Room]bool     // rooms whose state has become whole since the token
-	large      bool                 // it has a slot for a large answer
+	endLarge   func()               // gives its slot for a large answer back, if it has one
 	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
 	first      *entry               // the first event that ended the wait
@@ -52,7 +51,11 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer s.users.done(p.user, p)
-	defer s.endLarge(p)
+	defer func() {
+		if p.endLarge != nil {
+			p.endLarge()
+		}
+	}()
 	if err := s.checkToken(ctx, p); err != nil {
 		return err
 	}
@@ -64,8 +67,8 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	err = httpx.Raw(w, http.StatusOK, *body)
-	recycle(body)
+	err = s.send(ctx, w, p, body)
+	recycle(body.json)
 	s.observe(ctx, p)
 	return err
 }
@@ -174,7 +177,7 @@ func (s *Service) filterOf(ctx context.Context, user id.User, param string) (*fi
 
 // wait answers as soon as there is something, or when the time is over. The token of an empty answer is as good as any:
 // nothing between the two concerns the user.
-func (s *Service) wait(ctx context.Context, p *poll) (*[]byte, error) {
+func (s *Service) wait(ctx context.Context, p *poll) (*body, error) {
 	deadline := time.Now().Add(p.timeout)
 	if p.timeout == 0 || p.since == nil || p.fullState {
 		// Who does not wait is told what PostgreSQL knows now, even if the bus is late with it or has lost it.

@@ -370,6 +370,6 @@ func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership
 	for _, u := range devices {
 		d.addDevice(u)
 	}
-	d.members, err = s.memberChanges(ctx, r.RoomPart, d.before, d.after)
+	d.members, err = s.memberChanges(ctx, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}, d.before, d.after)
 	return d, err
 }

@@ -72,7 +72,7 @@ type Service struct {
 	seqs     *seqs
 	openings *cache.Cache[openingKey, *opening]
 
-	large chan struct{} // slots for answers with a large state
+	large *httpx.Large // answers with a large state
 
 	elsewhere atomic.Bool // presence of users who are not connected here has changed
 
@@ -88,7 +88,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, shards: d.Shards, rooms: d.Rooms, userdb: d.Users, bus: d.Bus, sessions: d.Sessions, servers: d.Servers,
 		tracer: d.Tracer, log: d.Log, metrics: newMetrics(d.Registerer), eph: newEphemeral(d.WorkerID), drain: make(chan struct{}),
-		large: make(chan struct{}, largeAnswers),
+		large: httpx.NewLarge("sync", d.Registerer),
 	}
 	heads, err := d.Rooms.Heads(ctx)
 	if err != nil {

@@ -48,7 +48,6 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 			size += len(e.Content) + 400
 		}
 	}
-	size += len(v.later) * largeEvent
 	b, err := s.appendTold(ctx, p, v.begin(make([]byte, 0, size)), v.timeline)
 	if err != nil {
 		return nil, err
@@ -58,9 +57,7 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 	if b, err = s.appendTold(ctx, p, b, v.state); err != nil {
 		return nil, err
 	}
-	if b, err = s.appendLater(ctx, p, v, b, start); err != nil {
-		return nil, err
-	}
+	v.rest = rest{room: v, at: len(b), more: len(b) > start}
 	return v.end(b), nil
 }
 

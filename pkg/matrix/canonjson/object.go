@@ -137,6 +137,39 @@ func Find(b []byte, key string) ([]byte, bool) {
 	}
 }
 
+// Each calls each with the quoted names and the raw values of the members of an object that is known to be canonical JSON,
+// in their order, and says whether it is one. What it hands out are slices of the input.
+func Each(b []byte, each func(name, value []byte)) bool {
+	s := skipper{in: b}
+	if len(b) < 2 || b[0] != '{' {
+		return false
+	}
+	if s.at = 1; b[1] == '}' {
+		return len(b) == 2
+	}
+	for {
+		start := s.at
+		if !s.str() || s.at == len(b) || b[s.at] != ':' {
+			return false
+		}
+		name := b[start:s.at]
+		s.at++
+		start = s.at
+		if !s.value() || s.at == len(b) {
+			return false
+		}
+		each(name, b[start:s.at:s.at])
+		s.at++
+		switch b[s.at-1] {
+		case ',':
+		case '}':
+			return s.at == len(b)
+		default:
+			return false
+		}
+	}
+}
+
 // is says whether a quoted string has this text.
 func is(quoted []byte, text string) bool {
 	if bytes.IndexByte(quoted, '\\') < 0 {
@@ -253,16 +286,24 @@ func (s *skipper) str() bool {
 	if s.at == len(s.in) || s.in[s.at] != '"' {
 		return false
 	}
-	for s.at++; s.at < len(s.in); s.at++ {
-		switch s.in[s.at] {
-		case '"':
-			s.at++
-			return true
-		case '\\':
-			s.at++
+	s.at++
+	for start := s.at; ; {
+		n := bytes.IndexByte(s.in[s.at:], '"')
+		if n < 0 {
+			s.at = len(s.in)
+			return false
 		}
+		quote := s.at + n
+		slash := quote
+		for slash > start && s.in[slash-1] == '\\' {
+			slash--
+		}
+		s.at = quote + 1
+		if (quote-slash)%2 == 0 {
+			return true
+		}
+		start = s.at
 	}
-	return false
 }
 
 func (s *skipper) value() bool {

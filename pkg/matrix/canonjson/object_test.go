@@ -76,6 +76,29 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// Each hands out what ParseObject finds.
+func TestEach(t *testing.T) {
+	for _, in := range []string{`{}`, `{"a":{"x":[1,"]}"]},"b":"\"c\\","d":-12,"e":null}`, `{"a":"\\","b":"\\\"}"}`} {
+		got := make(canonjson.Object, 0, 4)
+		if !canonjson.Each([]byte(in), func(name, value []byte) {
+			got = append(got, canonjson.Member{Key: string(name[1 : len(name)-1]), Raw: value})
+		}) {
+			t.Fatalf("Each(%s) refuses", in)
+		}
+		if string(got.Bytes()) != in {
+			t.Errorf("Each(%s) hands out %s", in, got.Bytes())
+		}
+		if want := parse(t, in); len(want) != len(got) {
+			t.Errorf("%d members of %s, not %d", len(got), in, len(want))
+		}
+	}
+	for _, s := range []string{``, `[]`, `{`, `{"a"`, `{"a":`, `{"a":}`, `{"a":1`, `{"a":1,`, `{"a":1,}`, `{"a":"x}`, `{"a":{"b":1}`, `{1:2}`, `{"a\`, `"{}"`, `{}}`, ` {}`, `{"a":1}x`} {
+		if canonjson.Each([]byte(s), func(_, _ []byte) {}) {
+			t.Errorf("Each(%s) takes it", s)
+		}
+	}
+}
+
 func TestElements(t *testing.T) {
 	got, err := canonjson.Elements([]byte(` [ "a,b" , [1,2], {"]":1},null ] `))
 	if err != nil || len(got) != 4 || string(bytes.Join(got, []byte("|"))) != `"a,b"|[1,2]|{"]":1}|null` {

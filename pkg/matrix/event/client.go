@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"hanse/pkg/matrix/canonjson"
+	"hanse/pkg/matrix/id"
 )
 
 // ClientJSON appends the event as clients see it (client-server API, section "Room event format"). unsigned is the
@@ -33,6 +34,65 @@ func (p *PDU) ClientJSON(b, unsigned []byte, withRoomID bool) []byte {
 		b = append(b, unsigned...)
 	}
 	return append(b, '}')
+}
+
+// Stored is a state event of which only that is looked at which clients see, as raw JSON: for answers with very many of
+// them. Its bytes are those of the event.
+type Stored struct {
+	// OriginServerTS is in milliseconds since 1970.
+	OriginServerTS int64
+	// Content, Sender and StateKey are the raw values.
+	Content, Sender, StateKey []byte
+	kind                      []byte
+}
+
+// ParseStored looks at a canonical event of our own database that was not redacted. It says whether it could: what is not
+// as usual needs ParseTrusted.
+func ParseStored(raw []byte) (s Stored, ok bool) {
+	var ts []byte
+	ok = canonjson.Each(raw, func(name, value []byte) {
+		switch string(name) {
+		case `"content"`:
+			s.Content = value
+		case `"origin_server_ts"`:
+			ts = value
+		case `"sender"`:
+			s.Sender = value
+		case `"state_key"`:
+			s.StateKey = value
+		case `"type"`:
+			s.kind = value
+		}
+	})
+	for _, text := range [][]byte{s.Sender, s.StateKey, s.kind} {
+		ok = ok && len(text) > 0 && text[0] == '"'
+	}
+	if !ok || len(s.Content) == 0 || string(s.kind) == `"m.room.redaction"` {
+		return s, false
+	}
+	var err error
+	s.OriginServerTS, err = strconv.ParseInt(string(ts), 10, 64)
+	return s, err == nil
+}
+
+// AppendClient appends the event as ClientJSON does, without the last brace. Without a room id none is written.
+func (s *Stored) AppendClient(b, eventID []byte, room id.Room) []byte {
+	b = append(b, `{"content":`...)
+	b = append(b, s.Content...)
+	b = append(b, `,"event_id":`...)
+	b = canonjson.AppendString(b, string(eventID))
+	b = append(b, `,"origin_server_ts":`...)
+	b = strconv.AppendInt(b, s.OriginServerTS, 10)
+	if room != "" {
+		b = append(b, `,"room_id":`...)
+		b = canonjson.AppendString(b, string(room))
+	}
+	b = append(b, `,"sender":`...)
+	b = append(b, s.Sender...)
+	b = append(b, `,"state_key":`...)
+	b = append(b, s.StateKey...)
+	b = append(b, `,"type":`...)
+	return append(b, s.kind...)
 }
 
 func (p *PDU) appendSender(b []byte) []byte {

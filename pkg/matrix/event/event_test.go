@@ -217,6 +217,47 @@ func TestClientFormOfRedactions(t *testing.T) {
 	}
 }
 
+// What is written without being parsed is what ClientJSON writes; ParseStored refuses what needs more than that.
+func TestStored(t *testing.T) {
+	for _, v := range []string{"1", "10", "12"} {
+		d := draft(v)
+		d.Content = json.RawMessage(`{"displayname":"A \"b\\ <c> ü","membership":"join","x":{"content":{},"y":["}"]}}`)
+		p, err := event.Build(d, rulesOf(t, v), "domain", testKey(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, ok := event.ParseStored(p.JSON)
+		if !ok {
+			t.Fatalf("version %s: %s is refused", v, p.JSON)
+		}
+		for _, withRoomID := range []bool{true, false} {
+			room := p.RoomID
+			if !withRoomID {
+				room = ""
+			}
+			got := append(s.AppendClient(nil, []byte(p.ID), room), '}')
+			if want := p.ClientJSON(nil, nil, withRoomID); string(got) != string(want) {
+				t.Errorf("version %s: %s, want %s", v, got, want)
+			}
+		}
+		if want := `"` + string(p.Sender) + `"`; string(s.Sender) != want || string(s.Content) != string(p.Content) || s.OriginServerTS != p.OriginServerTS {
+			t.Errorf("version %s: %+v", v, s)
+		}
+	}
+	for _, raw := range []string{
+		``, `{}`, `[]`, `{"content":{}`, `{"content":{},"origin_server_ts":1,"sender":"@a:x","type":"m"}`,
+		`{"content":{},"origin_server_ts":1,"sender":7,"state_key":"","type":"m"}`,
+		`{"content":{},"origin_server_ts":"1","sender":"@a:x","state_key":"","type":"m"}`,
+		`{"origin_server_ts":1,"sender":"@a:x","state_key":"","type":"m"}`,
+		`{"content":{},"origin_server_ts":1,"redacts":"$e","sender":"@a:x","state_key":"","type":"m.room.redaction"}`,
+		`{"content":{},"origin_server_ts":1,"sender":"@a:x","state_key":"","type":"m"} `,
+	} {
+		if s, ok := event.ParseStored([]byte(raw)); ok {
+			t.Errorf("%s is %+v", raw, s)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, v := range []string{"1", "5", "11"} {
 		p, err := event.Build(draft(v), rulesOf(f, v), "domain", testKey(f))
@@ -242,8 +283,16 @@ func FuzzParse(f *testing.F) {
 		if _, err := p.Redacted(); err != nil {
 			t.Fatalf("redact %s: %v", p.JSON, err)
 		}
-		if c := p.ClientJSON(nil, nil, true); !json.Valid(c) {
+		c := p.ClientJSON(nil, nil, true)
+		if !json.Valid(c) {
 			t.Fatalf("client form %s", c)
+		}
+		s, ok := event.ParseStored(p.JSON)
+		if !ok {
+			return
+		}
+		if got := append(s.AppendClient(nil, []byte(p.ID), p.RoomID), '}'); string(got) != string(c) {
+			t.Fatalf("client form %s, and %s without parsing", c, got)
 		}
 	})
 }
