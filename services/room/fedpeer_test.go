@@ -117,6 +117,13 @@ func (n *network) setCut(name id.Server, cut bool) {
 	n.cut[name] = cut
 }
 
+// setOmit says whether joins are answered without members.
+func (n *network) setOmit(omit bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.omit = omit
+}
+
 // Keys implements federationv1.FedOutClient.
 func (n *network) Keys(_ context.Context, in *federationv1.KeysRequest, _ ...grpc.CallOption) (*federationv1.KeysResponse, error) {
 	resp := new(federationv1.KeysResponse)

@@ -279,6 +279,14 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 	for _, p := range states {
 		st.events = append(st.events, p.ID)
 	}
+	if answer.Omitted {
+		if err := s.noteServers(ctx, roomID, answer); err != nil {
+			return nil, again(err)
+		}
+		if s.faults.fill != nil {
+			s.faults.fill("noted")
+		}
+	}
 	r, err := s.lockRoom(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -417,7 +425,7 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	if answer.Omitted || w.h.partial() {
 		// Nothing of an earlier stay is of use: the members that it knew may be others by now, or were never known.
 		w.h = head{depth: w.h.depth, firstOrd: w.h.firstOrd, notifySeq: w.h.notifySeq}
-		w.c.partial.anew = true
+		w.c.partial.anew = !answer.Omitted // otherwise they are counted with what there is
 		w.endStay()
 		w.r.afters = nil // they lack members
 	}
@@ -448,5 +456,8 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 	w.h.fullPos = 0
 	w.ready = []*state.Snapshot{after}
 	w.add(e)
-	return w.deliver(ctx, []*newEvent{e}, after.Map(), false)
+	if err := w.deliver(ctx, []*newEvent{e}, after.Map(), false); err != nil || w.c.partial.anew {
+		return err
+	}
+	return w.recount(ctx, after.Map(), e)
 }

@@ -2,11 +2,8 @@ package room
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"slices"
 
-	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
 	"hanse/pkg/matrix/id"
@@ -149,67 +146,8 @@ func (d *redo) count(ctx context.Context, was state.Map) error {
 			w.h.joinedLocal += n
 		}
 	}
-	w.c.servers, err = d.f.uncounted(ctx, servers)
+	w.c.servers, err = d.r.uncounted(ctx, servers)
 	return err
-}
-
-// uncounted returns by how much the counts of the room's servers must change to be these.
-func (f *fill) uncounted(ctx context.Context, servers map[id.Server]int32) (map[id.Server]int32, error) {
-	rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlRoomServers, int32(f.p.part), f.nid)
-	if err != nil {
-		return nil, fmt.Errorf("read servers of a room: %w", err)
-	}
-	more := maps.Clone(servers)
-	var server id.Server
-	var n int32
-	_, err = pgx.ForEachRow(rows, []any{&server, &n}, func() error {
-		if more[server] -= n; more[server] == 0 {
-			delete(more, server)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read servers of a room: %w", err)
-	}
-	return more, nil
-}
-
-// serversChunk is how many counts of servers one change writes.
-const serversChunk = 100
-
-// countAhead raises the counts of the room's servers to what they were before our join, a few at a time: there may be
-// thousands, of which the change that makes the room whole then writes what has changed since. Until that change servers
-// are only ever added to those that hear of the room.
-func (f *fill) countAhead(ctx context.Context, st *wholeState) error {
-	more, err := f.uncounted(ctx, st.servers)
-	if err != nil {
-		return err
-	}
-	maps.DeleteFunc(more, func(_ id.Server, n int32) bool { return n < 0 })
-	for names := range slices.Chunk(slices.Collect(maps.Keys(more)), serversChunk) {
-		r, err := f.lock(ctx)
-		if err != nil {
-			return err
-		}
-		if err := f.still(r); err != nil { // what is counted would be another stay
-			r.unlock()
-			return err
-		}
-		w := f.s.newWriter(ctx, r)
-		w.c.bulk, w.c.servers = true, make(map[id.Server]int32, len(names))
-		for _, server := range names {
-			w.c.servers[server] = more[server]
-		}
-		err = w.put()
-		r.unlock()
-		if err != nil {
-			return err
-		}
-		if err := w.c.wait(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // localMoves are the memberships of local users that differ from what they were taken for.

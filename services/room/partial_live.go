@@ -87,10 +87,12 @@ func (w *writer) beginPartial(ctx context.Context, e *newEvent, after *state.Sna
 	if err := w.countPartial(ctx, after.Map()); err != nil {
 		return err
 	}
-	for _, name := range answer.Servers[:min(len(answer.Servers), maxJoinServers)] {
-		if server, err := id.ParseServer(name); err == nil && !w.s.servers.IsLocal(server) {
-			w.c.servers[server]++
-		}
+	for server, n := range w.s.said(answer) {
+		w.c.servers[server] += n
+	}
+	var err error
+	if w.c.servers, err = w.r.uncounted(ctx, w.c.servers); err != nil {
+		return err
 	}
 	w.c.partial.begin = &partialRoom{joinNID: e.nid, via: answer.via, sinceTS: time.Now().UnixMilli()}
 	w.c.snaps = append(w.c.snaps, offered{after, 0})
@@ -123,6 +125,3 @@ func (w *writer) countPartial(ctx context.Context, m state.Map) error {
 	}
 	return nil
 }
-
-// maxJoinServers bounds the servers of a room that we believe a join answer.
-const maxJoinServers = 100_000

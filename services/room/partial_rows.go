@@ -20,7 +20,7 @@ type partialRoom struct {
 // partialRows is what a change writes of rooms that were joined without their members.
 type partialRows struct {
 	// begin marks the room. end takes the mark off, abandon leaves the events as they are, which were never judged by a
-	// whole state. anew forgets the servers that were counted in an earlier stay.
+	// whole state. anew forgets the servers that were counted in an earlier stay without members.
 	begin              *partialRoom
 	end, abandon, anew bool
 	// unsure are events that were judged by the partial state, redone those that were judged anew.
