@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -155,22 +156,36 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 
 // storeHistory gives the events places before all that we have, in one change.
 func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
-	r, err := in.s.joinedRoom(ctx, in.roomID)
-	if err != nil {
-		return 0, err
-	}
-	w := in.s.newWriter(ctx, r)
-	if err := w.lookUp(ctx, pdus...); err != nil {
-		r.unlock()
-		return 0, err
-	}
+	var c *change
 	var placed []*newEvent
+	err := in.s.draft(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
+		placed, err = in.placeHistory(ctx, w, pdus, states)
+		if len(w.c.events) > 0 {
+			c = w.c
+		}
+		return err
+	})
+	if err == nil && c != nil {
+		err = c.wait(ctx)
+	}
+	return len(placed), err
+}
+
+// placeHistory drafts history. What cannot be judged is left out.
+func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU, states map[id.Event]fetchedState) (placed []*newEvent, err error) {
+	if err := w.lookUp(ctx, pdus...); err != nil {
+		return nil, err
+	}
 	for _, p := range pdus {
 		var at []fetchedState
 		if st, ok := states[p.ID]; ok {
 			at = append(at, st)
 		}
 		e, err := w.receive(ctx, p, at, true, false)
+		var needs *largeFork
+		if errors.As(err, &needs) {
+			return nil, err
+		}
 		if err != nil {
 			in.s.log.Debug("event of history", "event", p.ID, "err", err)
 			continue
@@ -183,14 +198,5 @@ func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states ma
 		e.ord = w.h.firstOrd - int64(len(placed)-i)
 	}
 	w.h.firstOrd -= int64(len(placed))
-	if len(w.c.events) == 0 {
-		r.unlock()
-		return 0, nil
-	}
-	err = w.put()
-	r.unlock()
-	if err == nil {
-		err = w.c.wait(ctx)
-	}
-	return len(placed), err
+	return placed, nil
 }

@@ -126,6 +126,9 @@ type newEvent struct {
 	thread   string
 }
 
+// reversed says that the event was stored before, rejected or not, and is the other now.
+func (e *newEvent) reversed() bool { return e.place && (e.was^e.flags)&flagRejected != 0 }
+
 // entry is one position of the log.
 type entry struct {
 	kind          int16

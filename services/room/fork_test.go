@@ -13,6 +13,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -34,12 +35,15 @@ func forked(t *testing.T, a, b *cluster, changes int) (roomID string, after int6
 	return roomID, after
 }
 
+// nothing is what no resolution can do with: all are made aside.
+var nothing = resolve.Budget{Visits: 1}
+
 // endless makes the resolutions of a room on all workers of a cluster go on until they are let go.
 func endless(c *cluster, roomID string) (began, letGo chan struct{}) {
 	began, letGo = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	for _, w := range c.workers {
-		w.turns = newTurns(1)
+		w.turns, w.brief = newTurns(1), nothing
 		w.faults.resolving = func(ctx context.Context, r *room) error {
 			if string(r.id) != roomID {
 				return nil

@@ -356,34 +356,37 @@ func (in *intake) draft(ctx context.Context, do func(*writer) error) error {
 	return nil
 }
 
-// locked is what of draft is done while the room is locked.
+// locked is what of draft is done while the room is locked, and aside of that.
 func (in *intake) locked(ctx context.Context, do func(*writer) error) (ends int, events []*newEvent, err error) {
-	r, err := in.solvent(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer r.unlock()
-	w := in.s.newWriter(ctx, r)
-	if in.shallow { // what comes after it may well name it
-		w.maxTips *= 2
-	}
-	err = do(w)
-	events = w.c.events // the lane may be done with the change before we are
-	if err == nil && len(events) > 0 {
-		err = w.put()
-	}
-	if err != nil {
-		w.abandon()
-	}
-	return len(r.head.tips), events, err
+	err = in.s.draft(ctx, in.solvent, in.admitted, func(w *writer) error {
+		if in.shallow { // what comes after it may well name it
+			w.maxTips *= 2
+		}
+		err := do(w)
+		ends, events = len(w.h.tips), w.c.events // the lane may be done with the change before we are
+		return err
+	})
+	return ends, events, err
+}
+
+// admitted returns the room, locked.
+func (in *intake) admitted(ctx context.Context) (*room, error) {
+	return in.s.joinedRoom(ctx, in.roomID)
 }
 
 // abandon forgets the verdicts of a draft that is not written on events that are stored.
 func (w *writer) abandon() {
 	for _, e := range w.c.events {
-		w.r.misplaced(e)
+		w.undo(e)
 	}
-	w.r.forgetResolved()
+}
+
+// undo is abandon for one event.
+func (w *writer) undo(e *newEvent) {
+	w.r.misplaced(e)
+	if e.reversed() {
+		w.r.forgetResolved()
+	}
 }
 
 // verdict is what the draft makes of an event of it.
@@ -456,8 +459,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 		return nil, err
 	}
 	if err := w.attach(ctx, e, at, relay); err != nil {
-		w.r.misplaced(e)
-		w.r.forgetResolved()
+		w.undo(e)
 		return nil, err
 	}
 	return e, nil

@@ -44,29 +44,26 @@ func (w *writer) resolve(ctx context.Context, maps []state.Map) (state.Map, erro
 		s.metrics.memo.WithLabelValues("room").Inc()
 		return m, nil
 	}
-	g, ok := s.graphs.Get(r)
-	if !ok { // reading the graph costs more than asking
-		if known, ok := s.shared.get(ctx, r.key(), maps); ok && w.holds(ctx, known.verdicts) {
-			s.metrics.memo.WithLabelValues("redis").Inc()
-			memo.put(key, known.result)
-			return known.result, nil
-		}
+	known, ok := w.aside.get(ctx, w, key)
+	if !ok {
 		var err error
-		if g, err = r.loadGraph(ctx); err != nil {
-			return state.Map{}, fmt.Errorf("auth graph of %s: %w", r.id, err)
+		if w.aside.may() {
+			known, err = w.resolveBriefly(ctx, maps)
+		} else {
+			known, err = w.resolveAtLength(ctx, maps, r.readGraph)
+		}
+		if err != nil {
+			return state.Map{}, err
 		}
 	}
-	s.metrics.memo.WithLabelValues("none").Inc()
-	m, verdicts, err := w.resolveNow(ctx, g, maps)
-	if !r.dead.Load() {
+	if g, ok := s.graphs.Peek(r); ok && !r.dead.Load() {
 		s.graphs.Add(r, g) // it may weigh more than last time
 	}
-	if err != nil {
-		return state.Map{}, fmt.Errorf("resolve state of %s: %w", r.id, err)
+	memo.put(key, known.result)
+	if !known.shared {
+		r.unshared = append(r.unshared, known)
 	}
-	memo.put(key, m)
-	r.unshared = append(r.unshared, resolution{room: r.key(), maps: maps, result: m, verdicts: verdicts})
-	return m, nil
+	return known.result, nil
 }
 
 // holds says whether the draft has these verdicts on events. One that cannot be read is none.
@@ -88,37 +85,69 @@ func (w *writer) holds(ctx context.Context, verdicts map[int64]bool) bool {
 // rejected says whether the draft has a stored event rejected.
 func (w *writer) rejected(e *roomdb.Event) bool { return w.present(e).Flags&flagRejected != 0 }
 
-// resolveNow returns, beside the resolution, the verdicts that it depends on.
-func (w *writer) resolveNow(ctx context.Context, g *authgraph.Graph, maps []state.Map) (state.Map, map[int64]bool, error) {
+// resolveAtLength resolves states that differ in whatever. Of the draft it needs the room and its verdicts only. read reads
+// the auth graph.
+func (w *writer) resolveAtLength(ctx context.Context, maps []state.Map, read func(context.Context) (*growing, error)) (resolution, error) {
+	s, r := w.s, w.r
+	g, ok := s.graphs.Get(r)
+	if !ok { // reading the graph costs more than asking
+		if known, ok := s.shared.get(ctx, r.key(), maps); ok && w.holds(ctx, known.verdicts) {
+			s.metrics.memo.WithLabelValues("redis").Inc()
+			known.shared = true
+			return known, nil
+		}
+		var err error
+		if g, err = read(ctx); err != nil {
+			return resolution{}, fmt.Errorf("auth graph of %s: %w", r.id, err)
+		}
+	}
+	s.metrics.memo.WithLabelValues("none").Inc()
+	var known resolution
+	err := r.walk(g, true, func(g *authgraph.Graph) (err error) {
+		known, err = w.resolveInTurn(ctx, g, maps)
+		return err
+	})
+	if err != nil {
+		return resolution{}, fmt.Errorf("resolve state of %s: %w", r.id, err)
+	}
+	return known, nil
+}
+
+func (w *writer) resolveInTurn(ctx context.Context, g *authgraph.Graph, maps []state.Map) (resolution, error) {
 	s, r := w.s, w.r
 	s.metrics.waiting.Inc()
 	turn, err := s.turns.begin(ctx)
 	s.metrics.waiting.Dec()
 	if err != nil {
-		return state.Map{}, nil, err
+		return resolution{}, err
 	}
 	defer turn.pause()
 	if s.faults.resolving != nil {
 		if err := s.faults.resolving(turn, r); err != nil {
-			return state.Map{}, nil, err
+			return resolution{}, err
 		}
 	}
 	start := time.Now()
-	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{w, turn}, resolveBounds)
+	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{w, turn, ctx}, resolveBounds)
 	s.metrics.resolved(stats, time.Since(start))
-	cost := time.Duration(stats.Visited)*visitCost + time.Duration(stats.Loaded)*loadCost
-	r.allowance.spend(time.Now(), cost)
+	r.charge(stats)
 	if errors.Is(err, resolve.ErrBudget) {
 		s.metrics.tooLarge.Inc()
 		s.log.Warn("a fork is too large to be resolved", "room", r.id, "err", err)
 	}
-	return m, stats.Verdicts, err
+	return resolution{room: r.key(), maps: maps, result: m, verdicts: stats.Verdicts}, err
+}
+
+// charge makes the room pay for a resolution.
+func (r *room) charge(stats resolve.Stats) {
+	r.allowance.spend(time.Now(), time.Duration(stats.Visited)*visitCost+time.Duration(stats.Loaded)*loadCost)
 }
 
 // resolveSource reads what a resolution replays.
 type resolveSource struct {
-	w    *writer
-	turn *turn
+	w *writer
+	// ctx is asked whether the resolution goes on, which may take a turn of others; reads are made in read.
+	ctx, read context.Context
 }
 
 // resolveChunk is how many events are read before others may have a turn.
@@ -128,10 +157,10 @@ const resolveChunk = 500
 func (src *resolveSource) Events(_ context.Context, nids []int64) ([]resolve.Event, error) {
 	out := make([]resolve.Event, 0, len(nids))
 	for chunk := range slices.Chunk(nids, resolveChunk) {
-		if err := src.turn.Err(); err != nil {
+		if err := src.ctx.Err(); err != nil {
 			return nil, err
 		}
-		events, err := src.w.s.readEvents(src.turn.Context, src.w.r.p, chunk, len(nids) <= resolveChunk)
+		events, err := src.w.s.readEvents(src.read, src.w.r.p, chunk, len(nids) <= resolveChunk)
 		if err != nil {
 			return nil, err
 		}
@@ -233,47 +262,4 @@ func (m *memo) put(key string, r state.Map) {
 	}
 	m.ring = append(m.ring, key)
 	m.by[key] = r
-}
-
-// graphLoads is how many auth graphs are read at once.
-const graphLoads = 2
-
-// loadGraph reads the room's auth graph, with what is not committed yet. It is kept as long as memory allows, and grows
-// with the room: see draft.
-func (r *room) loadGraph(ctx context.Context) (*authgraph.Graph, error) {
-	if err := r.settle(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.s.loads.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer r.s.loads.leave()
-	g, err := r.s.db.AuthGraph(ctx, r.key())
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range r.drafted {
-		if err := g.Add(n); err != nil {
-			return nil, err
-		}
-	}
-	return g, nil
-}
-
-// draft notes a new event for the auth graph: for the one that is in memory, and for one that is read before the event is
-// in PostgreSQL. An event that is drafted and never queued does no harm in the graph: nothing will ever cite it.
-func (r *room) draft(e *newEvent) {
-	if !e.pdu.IsState() || e.flags&flagOutside != 0 {
-		return
-	}
-	n := authgraph.Node{NID: e.nid, Key: state.Key(e.pdu.Tuple()), Auth: e.auth, Rejected: e.flags&flagRejected != 0}
-	r.drafted = append(r.drafted, n)
-	g, ok := r.s.graphs.Peek(r)
-	if !ok {
-		return
-	}
-	if err := g.Add(n); err != nil {
-		r.s.log.Error("auth graph", "room", r.id, "event", e.pdu.ID, "err", err)
-		r.s.graphs.Remove(r) // the next one is read from PostgreSQL
-	}
 }

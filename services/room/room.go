@@ -63,6 +63,11 @@ type room struct {
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
+	// aside is held by who resolves with the room unlocked, reading is the auth graph that is read for that. still is closed
+	// when the state may change again.
+	aside   chan struct{}
+	reading atomic.Pointer[growing]
+	still   atomic.Pointer[chan struct{}]
 }
 
 // head is where a room stands: all that an event that is built on it needs. It is a value: a copy is a draft.
@@ -159,7 +164,7 @@ func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
 	}
 	r := p.rooms[roomID]
 	if r == nil {
-		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1)}
+		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1), aside: make(chan struct{}, 1)}
 		r.allowance.rate, r.allowance.most = s.cfg.ResolveShare, s.cfg.ResolveBurst
 		p.rooms[roomID] = r
 		s.metrics.rooms.Inc()
@@ -213,7 +218,7 @@ func (s *Service) evict(p *tenure) {
 	var oldest *room
 	n := 0
 	for _, r := range p.rooms {
-		if r.pending.Load() == 0 && len(r.sem) == 0 && r.used.Load() != 0 && (oldest == nil || r.used.Load() < oldest.used.Load()) {
+		if r.pending.Load() == 0 && len(r.sem) == 0 && len(r.aside) == 0 && r.used.Load() != 0 && (oldest == nil || r.used.Load() < oldest.used.Load()) {
 			oldest = r
 		}
 		if n++; n >= evictScan {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -65,7 +66,7 @@ func (s *Service) write(ctx context.Context, roomID id.Room, ins []intent, draft
 }
 
 func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, draft func(context.Context, *writer) ([]id.Event, error)) (*roomv1.SendResponse, error) {
-	r, err := s.joinedRoom(ctx, roomID)
+	r, err := s.roomFor(ctx, roomID, ins)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +105,27 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 		return s.repeated(ctx, roomID, ins)
 	}
 	return resp, err
+}
+
+// roomFor is joinedRoom for who wants to send something; what changes the state may have to wait (aside.go).
+func (s *Service) roomFor(ctx context.Context, roomID id.Room, ins []intent) (*room, error) {
+	changes := slices.ContainsFunc(ins, func(in intent) bool { return in.stateKey != nil })
+	for {
+		r, err := s.joinedRoom(ctx, roomID)
+		if err != nil {
+			return nil, err
+		}
+		still := r.still.Load()
+		if still == nil || !changes {
+			return r, nil
+		}
+		r.unlock()
+		select {
+		case <-*still:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // answer waits for the request's commit.

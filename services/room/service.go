@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
-	"hanse/pkg/authgraph"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/mac"
@@ -24,6 +23,7 @@ import (
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
+	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/servers"
 	"hanse/pkg/state"
@@ -82,9 +82,10 @@ type Service struct {
 
 	tenures      []atomic.Pointer[tenure]
 	roomsPerPart int
-	loads        *turns                                // of reading auth graphs: some memory and processor time, all at once
-	turns        *turns                                // of state resolutions
-	graphs       *cache.Cache[*room, *authgraph.Graph] // of rooms with forks; each guarded by its room's lock
+	loads        *turns                        // of reading auth graphs: some memory and processor time, all at once
+	turns        *turns                        // of state resolutions
+	graphs       *cache.Cache[*room, *growing] // of rooms with forks
+	brief        resolve.Budget                // of resolutions for which a room may stay locked
 	shared       *shared
 	large        chan struct{}                // slots of states that are got from other servers
 	clock        atomic.Int64                 // ticks with each use of a room
@@ -105,7 +106,7 @@ type faults struct {
 	// before runs before every append; commit sees the outcome of every append and says what the lane gets to hear.
 	before func()
 	commit func(error) error
-	// resolving runs at the begin of each resolution.
+	// resolving runs at the begin of each resolution that has a turn.
 	resolving func(context.Context, *room) error
 	// fill runs before each step of fetching the members of a room that was joined without them.
 	fill func(step string)
@@ -128,7 +129,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)), loads: newTurns(graphLoads),
-		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce),
+		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce), brief: briefBounds,
 	}
 	s.background, s.stopBackground = context.WithCancel(context.Background())
 	if s.log == nil {
@@ -143,9 +144,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		Name: "room_event", Budget: cfg.Cache, Metrics: deps.Registerer,
 		Weigh: func(_ eventKey, e *roomdb.Event) int64 { return int64(e.Size()) + 800 },
 	})
-	s.graphs = cache.New(cache.Config[*room, *authgraph.Graph]{
+	s.graphs = cache.New(cache.Config[*room, *growing]{
 		Name: "room_authgraph", Budget: cfg.Graphs, Metrics: deps.Registerer,
-		Weigh: func(_ *room, g *authgraph.Graph) int64 { return g.Bytes() },
+		Weigh: func(_ *room, g *growing) int64 { return g.bytes.Load() },
 	})
 	s.shared = newShared(deps.Redis, deps.Secret, deps.Shards.ClusterID())
 	for _, pool := range deps.Shards.All() {

@@ -39,6 +39,8 @@ type resolution struct {
 	result state.Map
 	// verdicts are the events for which it mattered whether they are rejected, and whether they were.
 	verdicts map[int64]bool
+	// shared says that it came from Redis.
+	shared bool
 }
 
 // shared is what the workers know of each other's resolutions, in Redis: of use to one that takes a room over.

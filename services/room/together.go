@@ -90,18 +90,29 @@ func (in *intake) run(ctx context.Context, w *writer, pdus []*event.PDU) (verdic
 		}
 		e, err := w.receive(ctx, pdu, nil, false, in.relay)
 		if err != nil {
+			w.aside.reaches(taken+1, err)
 			return nil, taken, err
 		}
 		if e == nil {
 			verdicts = append(verdicts, verdict{known: true})
-			continue
+		} else {
+			verdicts = append(verdicts, w.verdict(e))
 		}
-		verdicts = append(verdicts, w.verdict(e))
-		if time.Since(began) > runTime || len(w.h.tips) > crowdedTips || w.r.allowance.owed(time.Now()) > 0 {
+		if w.enough(taken+1, began) {
 			break
 		}
 	}
-	return verdicts, len(verdicts) - 1, w.settle(ctx, in.relay)
+	err = w.settle(ctx, in.relay)
+	w.aside.reaches(len(verdicts), err)
+	return verdicts, len(verdicts) - 1, err
+}
+
+// enough says whether a draft of n events is to be written before more are drafted.
+func (w *writer) enough(n int, began time.Time) bool {
+	if a := w.aside; a != nil && a.reach > 0 { // what is resolved for these many would be of no use for others
+		return n >= a.reach
+	}
+	return time.Since(began) > runTime || len(w.h.tips) > crowdedTips || w.r.allowance.owed(time.Now()) > 0
 }
 
 // awaits is what waits for an event.

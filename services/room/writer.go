@@ -59,6 +59,8 @@ type writer struct {
 	// resolved remembers resolutions under these verdicts, and those of the room when it had changed them so often.
 	resolved memo
 	verdicts int
+	// aside is what was resolved for the draft before.
+	aside *aside
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
