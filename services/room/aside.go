@@ -100,7 +100,7 @@ func (a *aside) try(ctx context.Context, r *room, do func(*writer) error) (needs
 	if a.room != r {
 		a.room, a.known = r, nil
 	}
-	if a.left < maxAsides-freeAsides && a.still == nil {
+	if a.left <= maxAsides-freeAsides && a.still == nil {
 		still := make(chan struct{})
 		if r.still.CompareAndSwap(nil, &still) {
 			a.still = &still

@@ -22,6 +22,7 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
+	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/servers"
 	"hanse/pkg/state"
@@ -69,6 +70,7 @@ type cluster struct {
 	names   names
 	fedout  federationv1.FedOutClient
 	faults  faults
+	brief   resolve.Budget // 0: that of a service
 	router  *partition.Router // of a caller that is no room worker
 	mu      sync.Mutex
 	workers []*worker
@@ -97,12 +99,7 @@ func newCluster(tb testing.TB, workers int, servers ...id.Server) *cluster {
 	if len(servers) == 0 {
 		servers = []id.Server{"hanse.test"}
 	}
-	return newClusterWith(tb, workers, nil, servers...)
-}
-
-func newClusterWith(tb testing.TB, workers int, fedout federationv1.FedOutClient, servers ...id.Server) *cluster {
-	tb.Helper()
-	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, servers...), fedout: fedout}
+	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, servers...)}
 	return c.open(workers)
 }
 
@@ -182,6 +179,9 @@ func (c *cluster) start() *worker {
 		c.tb.Fatal(err)
 	}
 	w.Service.faults = c.faults
+	if c.brief != (resolve.Budget{}) {
+		w.brief = c.brief
+	}
 	w.Register(w.grpc)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel

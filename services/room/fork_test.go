@@ -43,7 +43,7 @@ func endless(c *cluster, roomID string) (began, letGo chan struct{}) {
 	began, letGo = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	for _, w := range c.workers {
-		w.turns, w.brief = newTurns(1), nothing
+		w.turns = newTurns(1)
 		w.faults.resolving = func(ctx context.Context, r *room) error {
 			if string(r.id) != roomID {
 				return nil

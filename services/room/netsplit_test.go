@@ -23,12 +23,17 @@ type side struct {
 // Two servers that are cut apart again and again, while both change members, power levels, topics and bans, agree on
 // the state whenever they see the same ends of the room, whatever the order in which they heard of them; and they come
 // to the same ends when members of both may speak. (Until then what one has soft-failed sets them apart.)
-func TestNetsplit(t *testing.T) {
+func TestNetsplit(t *testing.T) { netsplit(t, newSides(t)) }
+
+func newSides(t *testing.T) []*side {
 	n := newNetwork()
-	sides := []*side{
+	return []*side{
 		{c: newFedCluster(t, n, one, 1), name: one, users: []string{anna, "@adam:one.test"}},
 		{c: newFedCluster(t, n, two, 2), name: two, users: []string{bert, birgt}},
 	}
+}
+
+func netsplit(t *testing.T, sides []*side) {
 	rounds := 12
 	if testing.Short() {
 		rounds = 4

@@ -200,6 +200,7 @@ func TestOwnerDiesResolving(t *testing.T) {
 		carry(b, a, two, roomID, sent-1)
 	}()
 	<-began
+	ok(a.say(roomID, anna, "while it resolves"))
 	a.replace()
 	<-done
 	a.settle()

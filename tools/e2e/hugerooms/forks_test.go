@@ -9,6 +9,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/tools/hugeroom"
 	"hanse/tools/hugeroom/peer"
+	"hanse/tools/loadgen/measure"
 	"hanse/tools/mxclient"
 )
 
@@ -66,20 +67,25 @@ type forked struct {
 	guest  *mxclient.Client
 	reader *reader
 	side   *side
+	within *within
 }
 
 func newForked(t *testing.T, p *peer.Peer, name string) *forked {
 	t.Helper()
-	users := register(t, shared, "forked"+name, "beside"+name, "besides"+name)
+	users := register(t, shared, "forked"+name, "within"+name, "beside"+name, "besides"+name)
 	f := &forked{t: t, peer: p, guest: users[0], room: string(roomID(t, p))}
 	begin := time.Now()
 	if _, err := f.guest.Join(t.Context(), f.room, string(p.Resident())); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("joined in %s", since(begin))
+	if _, err := users[1].Join(t.Context(), f.room); err != nil {
+		t.Fatal(err)
+	}
+	f.within = &within{t: t, room: f.room, user: users[1]}
 	f.reader = read(t, f.guest, f.room)
 	t.Logf("first sync in %s", f.reader.sync.Round(time.Millisecond))
-	f.side = newSide(t, shared, f.room, users[1:])
+	f.side = newSide(t, shared, f.room, users[2:])
 	return f
 }
 
@@ -131,33 +137,49 @@ func (f *forked) grow(what string, pattern func(*hugeroom.Room) ([]int, error)) 
 	return numbers
 }
 
-// push sends events, the last of which heals, while people write in the room beside; then the states must come to be the
+// push sends events, the last of which heals, while people write in the room itself and beside; then the states must come to be the
 // same. All says that every one of the events must be delivered.
 func (f *forked) push(what string, numbers []int, all bool) {
 	t := f.t
 	t.Helper()
-	quiet(f.side)
+	f.peer.Deafen(true)
+	f.within.meanwhile(&f.within.quiet, func() { quiet(f.side) })
 	var pushed *peer.Pushed
+	var took measure.Recorder
 	begin := time.Now()
 	meanwhile(what, func() {
-		var err error
-		if pushed, err = f.peer.Push(t.Context(), peer.Pushing{To: id.Server(shared.ServerName), Origin: f.peer.Resident(), PerTransaction: 20}, numbers...); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s: taken in %s", what, since(begin))
+		f.within.meanwhile(&took, func() {
+			var err error
+			if pushed, err = f.peer.Push(t.Context(), peer.Pushing{To: id.Server(shared.ServerName), Origin: f.peer.Resident(), PerTransaction: 20}, numbers...); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s: taken in %s", what, since(begin))
+		})
 		events := names(t, f.peer, numbers)
 		if !all {
 			events = events[len(events)-1:]
 		}
 		until(t, what, func() error { return f.reader.lacks(events) })
 	}, f.side)
+	f.within.compare(what, &took)
+	f.peer.Deafen(false)
 	if len(pushed.Refused) > 0 {
 		t.Errorf("%s: %d were refused, such as %v", what, len(pushed.Refused), some(pushed.Refused))
 	}
+	until(t, what+": what was said here", f.heard)
 	t.Logf("%s: from sending to the reader: %s", what, quantiles(f.reader.delays(pushed.Sent)))
 	begin = time.Now()
 	until(t, what+": the state", f.agrees)
 	t.Logf("%s: compared in %s", what, since(begin))
+}
+
+// heard puts what the room's own user said into the other servers' room.
+func (f *forked) heard() error {
+	left, err := f.peer.CatchUp()
+	if err == nil && left > 0 {
+		err = fmt.Errorf("%d events have no place yet", left)
+	}
+	return err
 }
 
 // agrees compares the state of the cluster with what plain resolution makes of all ends of the room.
