@@ -9,6 +9,9 @@
 // So the changes of a room are built one after the other without waiting for each other's commit, and those of
 // different rooms in parallel.
 //
+// What takes long is not done under the lock: other servers are asked without it, and the states of large forks are resolved
+// aside, after which the draft is made again (aside.go).
+//
 // A lane commits the changes of some partitions of a shard. What comes while a commit is under way makes up the next
 // one (law 5): one transaction of a fixed number of statements, whatever the number of events, rooms and partitions.
 // Its first statement is the fence (law 3), positions are given out in the order of the queue (law 4). After the commit

@@ -11,8 +11,8 @@ const timeSlice = 10 * time.Millisecond
 
 // turns shares some processors between those who have much to do: rooms that resolve, and events by the hundred that are
 // parsed and verified. The other processors are for what somebody waits for. Whoever waits longest comes next, and whoever
-// works longer than a time slice makes room for those that wait: as a room resolves one fork at a time, under its lock, each
-// room gets the same share, however much it has to do.
+// works longer than a time slice makes room for those that wait: as a room resolves one fork at a time, each room gets the same
+// share, however much it has to do.
 type turns struct {
 	mu    sync.Mutex
 	free  int
