@@ -52,7 +52,7 @@ func (c *cluster) boast(roomID string, n int) {
 // it is answered (server-server API, PUT /v2/send_join, servers_in_room). What is not so is corrected with the members.
 func TestJoinNotesServers(t *testing.T) {
 	const said = 1000
-	g := newBarrier(t, "ids")
+	g := newBarrier("ids")
 	_, a, b := newPartialClusters(t, 1, g.fill)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "public")
