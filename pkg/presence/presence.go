@@ -1,12 +1,12 @@
-// Package presence keeps who is online: in Redis, so that every worker sees the same, and on the bus, so that every
-// worker hears of changes. It is never truth: when Redis is wiped, everybody is as far as is known offline until they
-// do something.
 package presence
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,25 +16,28 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// The states (client-server API, "Presence"; busy is MSC3026).
 const (
-	Online      = "online"
-	Unavailable = "unavailable"
-	Offline     = "offline"
-	Busy        = "busy"
-)
-
-const (
-	// keep is how long a state is remembered after its last change.
-	keep = 24 * time.Hour
-	// ActiveFor is how long somebody counts as active after having done something.
-	ActiveFor = 60 * time.Second
+	// kept is how long something is remembered after it was stored last.
+	kept = 24 * time.Hour
 	// MaxStatus bounds a status message, in bytes.
 	MaxStatus = 1024
+
+	// askTime bounds the wait for Redis, restTime is how long it is left alone after it did not answer.
+	askTime  = 500 * time.Millisecond
+	restTime = 2 * time.Second
+	// attempts is how often a change is made anew because somebody else made one.
+	attempts = 8
+	// step is how many users are read at once.
+	step = 500
 )
 
 // ErrUnknown is returned for a user of whom nothing is known.
 var ErrUnknown = errors.New("presence unknown")
+
+var (
+	errResting = errors.New("no answer from Redis a moment ago")
+	errBusy    = errors.New("others change it all the time")
+)
 
 // Bus carries changes to the other workers.
 type Bus interface {
@@ -45,74 +48,196 @@ type Bus interface {
 type Store struct {
 	redis redis.UniversalClient
 	bus   Bus
+	rest  atomic.Int64 // Unix nanoseconds until which Redis is left alone
 }
 
 // New returns the store that lies in a Redis.
 func New(r redis.UniversalClient, b Bus) *Store { return &Store{redis: r, bus: b} }
 
-// Valid reports whether s is a state that a client may set.
-func Valid(s string) bool {
-	return s == Online || s == Unavailable || s == Offline || s == Busy
+const prefix = "hanse:presence:"
+
+func key(u id.User) string { return prefix + string(u) }
+
+// swap stores ARGV[2] if what is stored is ARGV[1], for ARGV[3] milliseconds.
+var swap = redis.NewScript(`
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+	return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1`)
+
+// Change changes what is known of a user, and tells all workers if that is news to anybody. heard is what the caller
+// has heard last, for when Redis knows nothing; it may be nil. The answer is what is known then; it is not to be
+// changed. With an error it is not in Redis, or not on the bus.
+func (s *Store) Change(ctx context.Context, user id.User, heard *logv1.Presence, change Change) (*logv1.Presence, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime) // a client that gives up is no failure of Redis
+	defer cancel()
+	for range attempts {
+		now := time.Now()
+		raw, old, err := s.read(ctx, user)
+		if old == nil {
+			old = remembered(user, heard, now)
+		}
+		p, tell := apply(old, change, now)
+		if err == nil && raw != "" && proto.Equal(old, p) {
+			return p, nil
+		}
+		stored := false
+		if err == nil {
+			stored, err = s.swap(ctx, user, raw, p)
+		}
+		if err == nil && !stored {
+			continue
+		}
+		if tell || !sameDevices(old, p) {
+			// Those who listen now hear of it even if Redis is away.
+			p.Quiet = !tell
+			err = errors.Join(err, s.bus.PublishPresence(p))
+		}
+		if err != nil {
+			err = fmt.Errorf("presence: %w", err)
+		}
+		return p, err
+	}
+	return nil, errBusy
 }
 
-func key(u id.User) string { return "hanse:presence:" + string(u) }
+// remembered is what a change begins with that Redis does not know of. Whom nobody here has heard of lately may well be
+// there still, and has some time to say so.
+func remembered(user id.User, heard *logv1.Presence, now time.Time) *logv1.Presence {
+	if heard == nil {
+		return &logv1.Presence{UserId: string(user), Presence: Offline}
+	}
+	p := proto.CloneOf(heard)
+	p.Quiet = false
+	for _, d := range p.Devices {
+		if d.UntilMs <= now.UnixMilli() {
+			d.UntilMs = now.Add(SetFor).UnixMilli()
+		}
+	}
+	return p
+}
 
-// Set stores a user's presence and tells all workers. p.UserId names the user.
-func (s *Store) Set(ctx context.Context, p *logv1.Presence) error {
+// apply returns what a change makes of something, and whether others are to be told.
+func apply(old *logv1.Presence, change Change, now time.Time) (p *logv1.Presence, tell bool) {
+	ms := now.UnixMilli()
+	p = proto.CloneOf(old)
+	change(p, now)
+	settle(p, now)
+	tell = !sameSeen(old, p) || p.Local && p.Presence != Offline && ms-p.ToldMs >= PingEvery.Milliseconds()
+	if tell {
+		p.ToldMs = ms
+	}
+	if !proto.Equal(old, p) {
+		p.VersionMs = max(old.VersionMs+1, ms)
+	}
+	return p, tell
+}
+
+// read returns what Redis has of a user, nil if that is nothing that can be read, and its bytes.
+func (s *Store) read(ctx context.Context, u id.User) (raw string, p *logv1.Presence, err error) {
+	if time.Now().UnixNano() < s.rest.Load() {
+		return "", nil, errResting
+	}
+	raw, err = s.redis.Get(ctx, key(u)).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, s.failed(err)
+	}
+	return raw, parse(u, raw), nil
+}
+
+// parse reads what is stored of a user; somebody else's value is nothing.
+func parse(u id.User, raw string) *logv1.Presence {
+	p := new(logv1.Presence)
+	if proto.Unmarshal([]byte(raw), p) != nil || p.UserId != string(u) || !Valid(p.Presence) {
+		return nil
+	}
+	p.Quiet = false
+	return p
+}
+
+func (s *Store) swap(ctx context.Context, u id.User, old string, p *logv1.Presence) (bool, error) {
 	raw, err := proto.Marshal(p)
 	if err != nil {
-		return err
+		return false, err
 	}
-	stored := s.redis.Set(ctx, key(id.User(p.UserId)), raw, keep).Err()
-	// Those who listen now hear of it even if Redis is away.
-	if err := s.bus.PublishPresence(p); err != nil {
-		return fmt.Errorf("publish presence: %w", err)
+	n, err := swap.Run(ctx, s.redis, []string{key(u)}, old, raw, kept.Milliseconds()).Int()
+	if err != nil {
+		return false, s.failed(err)
 	}
-	if stored != nil {
-		return fmt.Errorf("store presence: %w", stored)
-	}
-	return nil
+	return n == 1, nil
+}
+
+func (s *Store) failed(err error) error {
+	s.rest.Store(time.Now().Add(restTime).UnixNano())
+	return err
 }
 
 // Get returns a user's presence, or ErrUnknown.
 func (s *Store) Get(ctx context.Context, u id.User) (*logv1.Presence, error) {
-	raw, err := s.redis.Get(ctx, key(u)).Bytes()
-	if errors.Is(err, redis.Nil) {
-		return nil, ErrUnknown
-	}
+	_, p, err := s.read(ctx, u)
 	if err != nil {
 		return nil, fmt.Errorf("read presence: %w", err)
 	}
-	p := new(logv1.Presence)
-	if err := proto.Unmarshal(raw, p); err != nil {
-		return nil, fmt.Errorf("stored presence: %w", err)
+	if p == nil {
+		return nil, ErrUnknown
 	}
+	settle(p, time.Now())
 	return p, nil
 }
 
-// GetMany returns the presence of those of the users of whom something is known, with one request.
+// GetMany returns the presence of those of the users of whom something is known.
 func (s *Store) GetMany(ctx context.Context, users []id.User) (map[id.User]*logv1.Presence, error) {
-	if len(users) == 0 {
-		return nil, nil
-	}
-	keys := make([]string, len(users))
-	for i, u := range users {
-		keys[i] = key(u)
-	}
-	values, err := s.redis.MGet(ctx, keys...).Result()
-	if err != nil {
-		return nil, fmt.Errorf("read presence: %w", err)
-	}
 	out := make(map[id.User]*logv1.Presence)
-	for i, v := range values {
-		text, ok := v.(string)
-		if !ok {
-			continue
+	now := time.Now()
+	for some := range slices.Chunk(users, step) {
+		keys := make([]string, len(some))
+		for i, u := range some {
+			keys[i] = key(u)
 		}
-		p := new(logv1.Presence)
-		if err := proto.Unmarshal([]byte(text), p); err == nil { // else somebody else's value: unknown
-			out[users[i]] = p
+		values, err := s.redis.MGet(ctx, keys...).Result()
+		if err != nil {
+			return nil, fmt.Errorf("read presence: %w", err)
+		}
+		for i, v := range values {
+			raw, _ := v.(string)
+			if p := parse(some[i], raw); p != nil {
+				settle(p, now)
+				out[some[i]] = p
+			}
 		}
 	}
 	return out, nil
+}
+
+// Each calls each for the presence of all users of whom something is known, at most limit. Who changes meanwhile may be
+// given as before or as after, or twice.
+func (s *Store) Each(ctx context.Context, limit int, each func(*logv1.Presence)) error {
+	var cursor uint64
+	for {
+		keys, next, err := s.redis.Scan(ctx, cursor, prefix+"*", step).Result()
+		if err != nil {
+			return fmt.Errorf("read presence: %w", err)
+		}
+		users := make([]id.User, len(keys))
+		for i, k := range keys {
+			users[i] = id.User(strings.TrimPrefix(k, prefix))
+		}
+		found, err := s.GetMany(ctx, users)
+		if err != nil {
+			return err
+		}
+		for _, p := range found {
+			if limit--; limit < 0 {
+				return nil
+			}
+			each(p)
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
 }

@@ -120,7 +120,7 @@ func buildFedout(_ context.Context, b *builder) (Role, error) {
 	f := &b.cfg.Federation
 	s, err := fedout.New(b.cfg.Fedout, fedout.Deps{
 		Tracer: b.node.TracerOf("fedout"),
-		Shards: b.node.PG, DB: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
+		Shards: b.node.PG, DB: b.rooms, Users: b.users, Bus: b.node.Bus, Redis: b.node.Redis, Members: b.node.Members, Servers: b.node.Servers,
 		Network:      fedout.Network{CAFiles: f.CAFiles, Allow: f.Allow, Deny: f.Deny, TrustedKeyServers: f.TrustedKeyServers},
 		Destinations: b.dests, Log: b.node.Log, Registerer: b.node.Metrics,
 	})

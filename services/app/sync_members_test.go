@@ -238,7 +238,8 @@ func testSyncPresence(t *testing.T, w *world) {
 	b, c := bert.client(""), carl.client("")
 	b.poll(0)
 	c.poll(0)
-	anna.do("PUT", v3+"/presence/"+anna.id+"/status", object{"presence": "unavailable", "status_msg": "at sea"}).ok()
+	// Busy lasts, whether its device polls or not.
+	anna.do("PUT", v3+"/presence/"+anna.id+"/status", object{"presence": "busy", "status_msg": "at sea"}).ok()
 	of := func(r *reply) string {
 		for _, e := range r.get("presence.events").Array() {
 			if e.Get("sender").Str == anna.id {
@@ -256,5 +257,45 @@ func testSyncPresence(t *testing.T, w *world) {
 	}
 	if of(bert.client(`{"presence":{"types":[]}}`).poll(0)) != "" {
 		t.Error("told against the filter")
+	}
+	// Who joins a room hears of those who are there, and they of the newcomer, though nobody changes.
+	carl.join(room)
+	c.until("presence of who was there", func(r *reply) bool { return of(r) == "at sea" })
+	dora := w.register(t, "dora")
+	dora.do("PUT", v3+"/presence/"+dora.id+"/status", object{"presence": "busy"}).ok()
+	b.poll(0)
+	dora.join(room)
+	b.until("presence of who has come", func(r *reply) bool {
+		return r.get(`presence.events.#(sender=="`+dora.id+`").content.presence`).Str == "busy"
+	})
+}
+
+// Client-server API, module "Presence", and set_presence of /sync: two devices of which one is idle make nobody see a
+// change, and wake nobody; each goes from one worker to the other with each poll.
+func testSyncPresenceOfDevices(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	bert.join(anna.create(object{"preset": "public_chat"}))
+	login := anna.do("POST", v3+"/login", object{"type": "m.login.password", "password": "a long secret",
+		"identifier": object{"type": "m.id.user", "user": anna.id}}).ok()
+	other := *anna
+	other.token = login.str("access_token")
+	phone, desk, b := anna.client(""), other.client(""), bert.client("")
+	phone.extra, desk.extra, b.extra = "&set_presence=online", "&set_presence=unavailable", "&set_presence=offline"
+	phone.poll(0)
+	desk.poll(0)
+	b.until("online", func(r *reply) bool { return r.get(`presence.events.0.content.presence`).Str == "online" })
+	for range 10 {
+		phone.poll(0)
+		desk.poll(0)
+		// What was told lately is told again at another worker.
+		for _, e := range b.poll(0).get("presence.events").Array() {
+			if e.Get("content.presence").Str != "online" || !e.Get("content.currently_active").Bool() {
+				t.Errorf("told %s", e.Raw)
+			}
+		}
+	}
+	r := bert.do("GET", v3+"/presence/"+anna.id+"/status", nil).ok()
+	if r.get("presence").Str != "online" || !r.get("currently_active").Bool() {
+		t.Errorf("presence: %s", r.raw)
 	}
 }

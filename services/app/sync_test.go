@@ -20,7 +20,7 @@ func TestSync(t *testing.T) {
 		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice,
 		"device lists": testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
 		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "typing": testSyncTyping,
-		"presence": testSyncPresence, "first": testSyncFirst,
+		"presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

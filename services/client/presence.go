@@ -9,7 +9,6 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/presence"
-	logv1 "hanse/proto/log/v1"
 )
 
 func (c *Client) presenceRoutes(rt *routes) {
@@ -39,15 +38,14 @@ func (c *Client) putPresence(w http.ResponseWriter, r *http.Request) error {
 	if err := c.limit(r, "presence"); err != nil {
 		return err
 	}
-	p := &logv1.Presence{UserId: string(user), Presence: *q.Presence, Local: true, LastActiveMs: time.Now().UnixMilli()}
-	p.CurrentlyActive = *q.Presence == presence.Online || *q.Presence == presence.Busy
+	status := ""
 	if q.Status != nil {
-		if len(*q.Status) > presence.MaxStatus {
-			return merr.InvalidParam("status_msg is too long")
-		}
-		p.StatusMsg = *q.Status
+		status = *q.Status
 	}
-	if err := c.presence.Set(r.Context(), p); err != nil {
+	if len(status) > presence.MaxStatus {
+		return merr.InvalidParam("status_msg is too long")
+	}
+	if _, err := c.presence.Change(r.Context(), user, nil, presence.Put(me(r).Device, *q.Presence, status)); err != nil {
 		// Presence is worth no error: the client can do nothing about it.
 		c.log.WarnContext(r.Context(), "presence not stored", "err", err)
 	}
@@ -78,10 +76,9 @@ func (c *Client) getPresence(w http.ResponseWriter, r *http.Request) error {
 		return httpx.OK(w, map[string]any{"presence": presence.Offline})
 	}
 	answer := map[string]any{"presence": p.Presence}
-	if p.LastActiveMs > 0 {
-		ago := max(time.Now().UnixMilli()-p.LastActiveMs, 0)
-		answer["last_active_ago"] = ago
-		answer["currently_active"] = p.CurrentlyActive && ago < presence.ActiveFor.Milliseconds()
+	if ago := presence.Ago(p, time.Now()); ago > 0 {
+		answer["last_active_ago"] = ago.Milliseconds()
+		answer["currently_active"] = p.CurrentlyActive
 	}
 	if p.StatusMsg != "" {
 		answer["status_msg"] = p.StatusMsg

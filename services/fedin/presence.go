@@ -64,7 +64,7 @@ func (f *Fedin) receivePresence(ctx context.Context, origin id.Server, content j
 
 func (f *Fedin) setPresence(ctx context.Context, news []*logv1.Presence) {
 	for _, p := range news {
-		if err := f.presence.Set(ctx, p); err != nil {
+		if _, err := f.presence.Change(ctx, id.User(p.UserId), nil, presence.Told(p)); err != nil {
 			// Presence is never truth: what is lost comes again.
 			f.log.DebugContext(ctx, "presence not stored", "user", p.UserId, "err", err)
 		}

@@ -1,7 +1,6 @@
 package fedout
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/presence"
 	"hanse/pkg/userdb"
 	logv1 "hanse/proto/log/v1"
 )
@@ -311,7 +311,7 @@ func (d *dest) addEphemeral(t *transaction) error {
 		}
 	}
 	var push []any
-	now := time.Now().UnixMilli()
+	now := time.Now()
 	for user, p := range d.presence {
 		if user.Server() != t.origin || len(t.edus) >= maxEDUs || len(push) >= 100 {
 			continue
@@ -325,9 +325,10 @@ func (d *dest) addEphemeral(t *transaction) error {
 	return t.addEDU(eduPresence, map[string]any{"push": push})
 }
 
-func presenceOf(p *logv1.Presence, now int64) map[string]any {
+// presenceOf is what m.presence says of a user (server-server API, "Presence").
+func presenceOf(p *logv1.Presence, now time.Time) map[string]any {
 	out := map[string]any{"user_id": p.UserId, "presence": p.Presence, "currently_active": p.CurrentlyActive,
-		"last_active_ago": max(0, now-cmp.Or(p.LastActiveMs, now))}
+		"last_active_ago": presence.Ago(p, now).Milliseconds()}
 	if p.StatusMsg != "" {
 		out["status_msg"] = p.StatusMsg
 	}

@@ -31,7 +31,7 @@ func (f *sender) subscribe() ([]*bus.Subscription, error) {
 		},
 		func() (*bus.Subscription, error) {
 			return f.s.bus.SubscribePresence(func(p *logv1.Presence) {
-				if p.Local && f.isLocal(id.User(p.UserId).Server()) {
+				if p.Local && !p.Quiet && f.isLocal(id.User(p.UserId).Server()) {
 					f.later(func() { f.spreadPresence(p) })
 				}
 			})
@@ -126,14 +126,19 @@ func (f *sender) spreadPresence(p *logv1.Presence) {
 			}
 		}
 	}
-	f.each(to, func(d *dest) {
-		if d.presence == nil {
-			d.presence = make(map[id.User]*logv1.Presence)
-		}
-		if len(d.presence) < maxPresence {
-			d.presence[user] = p
-		}
-	})
+	f.each(to, func(d *dest) { d.addPresence(p) })
+}
+
+// addPresence has a user's presence sent, in place of what waits of it. d.mu is held.
+func (d *dest) addPresence(p *logv1.Presence) {
+	user := id.User(p.UserId)
+	if d.presence == nil {
+		d.presence = make(map[id.User]*logv1.Presence)
+	}
+	old := d.presence[user]
+	if old == nil && len(d.presence) < maxPresence || old != nil && old.VersionMs <= p.VersionMs {
+		d.presence[user] = p
+	}
 }
 
 // present returns the other servers in a room, as of about now.

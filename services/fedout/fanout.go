@@ -93,6 +93,7 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 		f.rooms.advance(key, b.Event)
 		if b.Event.Membership != "" && b.Event.StateKey != nil {
 			f.joined.Remove(id.User(*b.Event.StateKey))
+			f.greet(key, e.Pos, b.Event)
 		}
 		if !b.Event.Local {
 			return offer{}, nil

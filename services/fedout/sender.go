@@ -52,6 +52,8 @@ type sender struct {
 
 	// joined are the rooms of users whose presence is sent; an entry goes when its user's memberships change.
 	joined *expirable.LRU[id.User, []userdb.JoinedRoom]
+	// greeted are servers that were told who of ours is in a room.
+	greeted *expirable.LRU[greeting, struct{}]
 
 	// yielded are partitions that another worker took though the membership gives them to us, and until when they are left
 	// to it. They belong to own.
@@ -71,6 +73,7 @@ func newSender(s *Service) *sender {
 		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: newSlots(s.cfg.Transactions),
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
 		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
+		greeted:   expirable.NewLRU[greeting, struct{}](10_000, nil, greetedFor),
 		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),
 		rebalance: make(chan struct{}, 1), yielded: make(map[uint32]time.Time),
 	}

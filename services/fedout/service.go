@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
@@ -17,6 +18,7 @@ import (
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
+	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/servers"
 	"hanse/pkg/userdb"
@@ -37,6 +39,7 @@ type Deps struct {
 	DB      *roomdb.DB
 	Users   *userdb.DB
 	Bus     *bus.Bus
+	Redis   redis.UniversalClient
 	Members *partition.Members
 	Servers Servers
 	Network Network
@@ -69,6 +72,7 @@ type Service struct {
 
 	keyServers []string
 
+	presence *presence.Store
 	sender   *sender
 	requests chan struct{} // slots of requests for other roles
 	keySlots chan struct{} // slots of key look-ups
@@ -97,7 +101,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, shards: d.Shards, db: d.DB, users: d.Users, bus: d.Bus, members: d.Members, servers: d.Servers,
 		dests: d.Destinations, keyServers: d.Network.TrustedKeyServers, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), tracer: d.Tracer, log: d.Log,
-		metrics: newMetrics(d.Registerer), requests: make(chan struct{}, cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
+		presence: presence.New(d.Redis, d.Bus), metrics: newMetrics(d.Registerer), requests: make(chan struct{}, cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
 	}
 	if s.dests == nil {
 		s.dests = destination.New(d.Shards, d.Bus)

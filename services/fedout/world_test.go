@@ -24,7 +24,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
@@ -59,6 +61,7 @@ type world struct {
 	shards *pg.Shards
 	nats   *bustest.Server
 	bus    *bus.Bus
+	redis  redis.UniversalClient
 	reg    *servers.Registry
 	roots  *x509.CertPool
 	ca     *x509.Certificate
@@ -73,6 +76,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, cfg: pgtest.Config(t, 1), nats: bustest.New(t), roots: x509.NewCertPool()}
 	w.shards, w.bus = pgtest.Open(t, w.cfg), w.nats.Open("writer")
+	w.redis = redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 	var err error
 	if w.reg, err = servers.Open(t.Context(), w.shards, []id.Server{ours}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
@@ -142,7 +146,7 @@ func (w *world) start(name string, change ...func(*Config)) *worker {
 	}
 	s, err := New(cfg, Deps{
 		Shards: shards, DB: roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil),
-		Users: userdb.New(shards, b), Bus: b, Members: members, Servers: w.reg, Tracer: w.tracer, Log: log,
+		Users: userdb.New(shards, b), Bus: b, Redis: w.redis, Members: members, Servers: w.reg, Tracer: w.tracer, Log: log,
 		Network: Network{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Client: fedclient.Config{RootCAs: w.roots, DialTimeout: 20 * time.Second}},
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *del
 		}
 		switch {
 		case c.now == "join" && c.then != "join":
-			a.deviceChanged(c.user)
+			a.meet(c.user)
 		case c.then == "join" && c.now != "join":
 			left = append(left, c.user)
 		}
@@ -41,6 +41,14 @@ func (a *answer) deviceChanged(u id.User) {
 	}
 	a.changed[u] = struct{}{}
 	delete(a.left, u)
+}
+
+// meet notes somebody whom the user may see for the first time.
+func (a *answer) meet(u id.User) {
+	a.deviceChanged(u)
+	if len(a.met) < maxPresence {
+		a.met = append(a.met, u)
+	}
 }
 
 // devicesLeft adds those who left a room, if it was the last one shared.
@@ -70,7 +78,7 @@ func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *r
 	return s.rooms.EachJoined(ctx, row.Key(), m.Type(memberType), func(users []id.User) error {
 		for _, u := range users {
 			if u != p.who.User {
-				a.deviceChanged(u)
+				a.meet(u)
 			}
 		}
 		return nil

@@ -32,5 +32,6 @@ func (m *metrics) observe(s *Service) {
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	gauge("hanse_sync_tail_bytes", "Recent room log in memory.", func() float64 { return float64(s.tail.bytes()) })
+	gauge("hanse_sync_presence_users", "Users whose presence is known.", func() float64 { return float64(s.presence.known()) })
 	gauge("hanse_sync_users", "Users in memory.", func() float64 { held, _ := s.users.connected(); return float64(held) })
 }

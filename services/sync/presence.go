@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -12,17 +13,17 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	presencestore "hanse/pkg/presence"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/token"
 	logv1 "hanse/proto/log/v1"
 )
 
-// presence is how users are, as this worker has heard, and what it says of its own: that whoever polls is there. It is
-// never truth: Redis holds the last word for a while, and a worker that starts knows nobody.
+// presence is how users are, as this worker has heard, and which devices poll here. It is never truth: Redis holds the
+// last word for a while (pkg/presence), and the bus says what is new.
 type presence struct {
 	cfg   Config
 	eph   *ephemeral
 	store *presencestore.Store
-	local func(id.Server) bool
 	wake  func(id.User)
 	log   *slog.Logger
 
@@ -31,6 +32,10 @@ type presence struct {
 	order []presenceChange // by stamp; those that a newer change of the same user has replaced are swept
 }
 
+// maxKnown bounds the users whose presence a worker remembers, but for those who poll here. The others are those who
+// changed last.
+const maxKnown = 300_000
+
 // presenceChange says when somebody changed.
 type presenceChange struct {
 	at   uint64
@@ -38,23 +43,34 @@ type presenceChange struct {
 }
 
 type presenceOf struct {
-	changed  uint64 // stamp of the last change
-	state    *logv1.Presence
-	lastPoll time.Time
-	said     string // what a poll set last
+	changed uint64 // stamp of the last change
+	state   *logv1.Presence
+	here    map[id.Device]*polling
+	look    time.Time // when to look whether time has changed it
 }
 
 // heard is told of each change of presence.
 func (ps *presence) heard(m *logv1.Presence) {
-	if !ps.cfg.Presence {
-		return
+	if ps.cfg.Presence {
+		ps.learn(m, presencestore.Due(m))
 	}
+}
+
+// learn notes somebody's presence, to be looked at again at a time; zero: as before.
+func (ps *presence) learn(m *logv1.Presence, look time.Time) {
 	user := id.User(m.UserId)
 	ps.mu.Lock()
 	p := ps.of(user)
 	old := p.state
+	if old != nil && m.VersionMs < old.VersionMs {
+		ps.mu.Unlock()
+		return // two workers have told of two changes, and the newer one was faster
+	}
 	p.state = m
-	news := old == nil || old.Presence != m.Presence || old.StatusMsg != m.StatusMsg || old.CurrentlyActive != m.CurrentlyActive
+	if !look.IsZero() {
+		p.look = look
+	}
+	news := presencestore.News(old, m)
 	if news {
 		p.changed = ps.eph.tick()
 		ps.order = append(ps.order, presenceChange{p.changed, user})
@@ -68,70 +84,51 @@ func (ps *presence) heard(m *logv1.Presence) {
 func (ps *presence) of(user id.User) *presenceOf {
 	p := ps.users[user]
 	if p == nil {
+		for len(ps.users) >= maxKnown && len(ps.order) > 0 {
+			if first := ps.order[0]; ps.current(first) && len(ps.users[first.user].here) == 0 {
+				delete(ps.users, first.user)
+			}
+			ps.order = ps.order[1:]
+		}
 		p = new(presenceOf)
 		ps.users[user] = p
 	}
 	return p
 }
 
-// seen says that a user polls (client-server API, set_presence of /sync).
-func (ps *presence) seen(ctx context.Context, user id.User, set string) {
-	if !ps.cfg.Presence || set == "offline" {
-		return
-	}
-	if set == "" {
-		set = "online"
-	}
-	now := time.Now()
-	ps.mu.Lock()
-	p := ps.of(user)
-	same := p.state != nil && p.state.Presence == set && now.Sub(p.lastPoll) < ps.cfg.PresenceTimeout && p.said == set
-	status := ""
-	if p.state != nil {
-		status = p.state.StatusMsg
-	}
-	p.lastPoll, p.said = now, set
-	ps.mu.Unlock()
-	if same {
-		return
-	}
-	ps.publish(ctx, &logv1.Presence{UserId: string(user), Presence: set, StatusMsg: status, LastActiveMs: now.UnixMilli(), CurrentlyActive: set == "online", Local: true})
+// current says whether a change is the last one of its user.
+func (ps *presence) current(c presenceChange) bool {
+	p := ps.users[c.user]
+	return p != nil && p.changed == c.at
 }
 
-// publish tells everybody, this worker too.
-func (ps *presence) publish(ctx context.Context, m *logv1.Presence) {
-	if err := ps.store.Set(ctx, m); err != nil {
-		ps.log.DebugContext(ctx, "presence not published", "user", m.UserId, "err", err)
+// load learns from Redis who is there, when the worker starts. A change was when others were told of it.
+func (ps *presence) load(ctx context.Context) error {
+	if !ps.cfg.Presence {
+		return nil
 	}
-}
-
-// sweep makes those offline who have stopped to poll, and forgets whom nobody has heard of for a day.
-func (ps *presence) sweep(ctx context.Context) {
-	now := time.Now()
-	var gone []*logv1.Presence
-	ps.mu.Lock()
-	for user, p := range ps.users {
-		if p.state == nil {
-			delete(ps.users, user)
-			continue
+	err := ps.store.Each(ctx, maxKnown, func(m *logv1.Presence) {
+		ps.mu.Lock()
+		defer ps.mu.Unlock()
+		user := id.User(m.UserId)
+		if ps.users[user] != nil && ps.users[user].state != nil || len(ps.users) >= maxKnown {
+			return // heard meanwhile
 		}
-		idle := now.Sub(p.lastPoll)
-		if !p.lastPoll.IsZero() && idle > ps.cfg.PresenceTimeout && p.state.Presence != "offline" && ps.local(user.Server()) {
-			p.lastPoll = time.Time{}
-			gone = append(gone, &logv1.Presence{UserId: string(user), Presence: "offline", StatusMsg: p.state.StatusMsg, LastActiveMs: p.state.LastActiveMs, Local: true})
-		}
-		if p.lastPoll.IsZero() && now.UnixMilli()-p.state.LastActiveMs > (24*time.Hour).Milliseconds() {
-			delete(ps.users, user)
-		}
-	}
-	ps.order = slices.DeleteFunc(ps.order, func(c presenceChange) bool {
-		p := ps.users[c.user]
-		return p == nil || p.changed != c.at
+		p := ps.of(user)
+		p.state, p.look, p.changed = m, presencestore.Due(m), uint64(max(1, m.ToldMs))
+		ps.order = append(ps.order, presenceChange{p.changed, user})
 	})
-	ps.mu.Unlock()
-	for _, m := range gone {
-		ps.publish(ctx, m)
-	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	slices.SortStableFunc(ps.order, func(a, b presenceChange) int { return cmp.Compare(a.at, b.at) })
+	return err
+}
+
+// known is the number of users of whom something is known.
+func (ps *presence) known() int {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return len(ps.users)
 }
 
 type presenceBody struct {
@@ -142,18 +139,15 @@ type presenceBody struct {
 }
 
 func presenceContent(m *logv1.Presence, now time.Time) presenceBody {
-	b := presenceBody{Presence: m.Presence, StatusMsg: m.StatusMsg, CurrentlyActive: m.CurrentlyActive}
-	if m.LastActiveMs > 0 {
-		b.LastActiveAgo = max(1, now.UnixMilli()-m.LastActiveMs)
-	}
-	return b
+	return presenceBody{Presence: m.Presence, StatusMsg: m.StatusMsg, CurrentlyActive: m.CurrentlyActive,
+		LastActiveAgo: presencestore.Ago(m, now).Milliseconds()}
 }
 
-// maxPresence bounds how many presences one answer looks at: the newest.
+// maxPresence bounds how many presences one answer looks at: the newest, and those of so many roommates.
 const maxPresence = 2000
 
 // addPresence adds those who changed and whom the user may see: who shares a room with it (client-server API, module
-// Presence).
+// Presence). Of those whom it sees for the first time it is told if they are there, as it is at first.
 func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment) error {
 	if !s.cfg.Presence || !p.filter.Presence.wantsType("m.presence") {
 		return nil
@@ -162,13 +156,23 @@ func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment
 	if p.since != nil {
 		since = p.since.Eph
 	}
-	changed := s.presence.since(s.eph.from(since), m.eph.Counter)
+	from := s.eph.from(since)
+	changed, more := s.presence.since(from, m.eph.Counter)
+	if more {
+		mates, err := s.roommates(ctx, p.user)
+		if err != nil {
+			return err
+		}
+		changed = s.presence.add(changed, mates, from, m.eph.Counter)
+	}
+	changed = s.presence.add(changed, a.met, 0, m.eph.Counter)
+	changed = slices.DeleteFunc(changed, func(c presenceNow) bool {
+		return c.state.Presence == presencestore.Offline && (p.since == nil || c.at <= from) ||
+			!listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, id.User(c.state.UserId))
+	})
 	if len(changed) == 0 {
 		return nil
 	}
-	changed = slices.DeleteFunc(changed, func(c presenceNow) bool {
-		return !listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, id.User(c.state.UserId))
-	})
 	visible, err := s.shared.with(ctx, p.user, changed)
 	if err != nil {
 		return err
@@ -178,18 +182,57 @@ func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment
 		if !visible[i] {
 			continue
 		}
-		content, err := json.Marshal(presenceContent(c.state, now))
+		event, err := presenceEvent(c.state, now)
 		if err != nil {
 			return err
 		}
-		b := append(make([]byte, 0, len(content)+96), `{"content":`...)
-		b = append(b, content...)
-		b = append(b, `,"sender":`...)
-		b = canonjson.AppendString(b, c.state.UserId)
-		a.presence = append(a.presence, append(b, `,"type":"m.presence"}`...))
+		a.presence = append(a.presence, event)
 		a.news = a.news || c.at > since.Counter
 	}
 	return nil
+}
+
+func presenceEvent(m *logv1.Presence, now time.Time) ([]byte, error) {
+	content, err := json.Marshal(presenceContent(m, now))
+	if err != nil {
+		return nil, err
+	}
+	b := append(make([]byte, 0, len(content)+96), `{"content":`...)
+	b = append(b, content...)
+	b = append(b, `,"sender":`...)
+	b = canonjson.AppendString(b, m.UserId)
+	return append(b, `,"type":"m.presence"}`...), nil
+}
+
+// roommates returns members of the user's rooms, of the smallest first.
+func (s *Service) roommates(ctx context.Context, u *user) ([]id.User, error) {
+	var keys []roomdb.RoomKey
+	for _, r := range u.joinedRooms() {
+		keys = append(keys, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
+	}
+	rows, err := s.rooms.RoomsByNID(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	rooms := slices.SortedFunc(maps.Values(rows), func(a, b *roomdb.Room) int { return cmp.Compare(a.Joined, b.Joined) })
+	var mates []id.User
+	for _, row := range rooms {
+		if len(mates)+row.Joined > maxPresence {
+			break
+		}
+		m, err := s.rooms.State(ctx, row.Part, row.SID)
+		if err != nil {
+			return nil, err
+		}
+		err = s.rooms.EachJoined(ctx, row.Key(), m.Type(memberType), func(users []id.User) error {
+			mates = append(mates, users...)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return mates, nil
 }
 
 // presenceNow is somebody's presence and when it changed.
@@ -198,20 +241,41 @@ type presenceNow struct {
 	state *logv1.Presence
 }
 
-// since returns who changed behind a stamp and up to another.
-func (ps *presence) since(after, upTo uint64) []presenceNow {
+// since returns who changed behind a stamp and up to another. If these are too many, it is the newest, and more is true.
+func (ps *presence) since(after, upTo uint64) (changed []presenceNow, more bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	from, _ := slices.BinarySearchFunc(ps.order, after+1, func(c presenceChange, at uint64) int { return cmp.Compare(c.at, at) })
 	order := ps.order[from:]
-	if len(order) > maxPresence {
+	if more = len(order) > maxPresence; more {
 		order = order[len(order)-maxPresence:]
 	}
-	var changed []presenceNow
 	for _, c := range order {
-		if p := ps.users[c.user]; p != nil && p.changed == c.at && c.at <= upTo {
-			changed = append(changed, presenceNow{c.at, p.state})
+		if c.at <= upTo && ps.current(c) {
+			changed = append(changed, presenceNow{c.at, ps.users[c.user].state})
 		}
+	}
+	return changed, more
+}
+
+// add adds those of some users who changed behind a stamp and up to another and are not there yet.
+func (ps *presence) add(changed []presenceNow, users []id.User, after, upTo uint64) []presenceNow {
+	if len(users) == 0 {
+		return changed
+	}
+	have := make(map[id.User]struct{}, len(changed))
+	for _, c := range changed {
+		have[id.User(c.state.UserId)] = struct{}{}
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, u := range users {
+		p := ps.users[u]
+		if _, ok := have[u]; ok || p == nil || p.state == nil || p.changed <= after || p.changed > upTo {
+			continue
+		}
+		have[u] = struct{}{}
+		changed = append(changed, presenceNow{p.changed, p.state})
 	}
 	return changed
 }

@@ -99,7 +99,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.users = newUsers(d.Users, s.tail)
 	s.typing = newTyping(s.eph, s.wakeRoom)
 	s.presence = &presence{
-		cfg: cfg, eph: s.eph, store: presencestore.New(d.Redis, d.Bus), local: d.Servers.IsLocal, wake: s.wakeRoomsOf, log: d.Log,
+		cfg: cfg, eph: s.eph, store: presencestore.New(d.Redis, d.Bus), wake: s.wakeRoomsOf, log: d.Log,
 		users: make(map[id.User]*presenceOf),
 	}
 	s.shared = newShared(s)
@@ -148,6 +148,11 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}
 	defer s.bus.OnReconnect(s.resync)()
+	var sweeping sync.WaitGroup
+	defer sweeping.Wait()
+	if s.cfg.Presence {
+		sweeping.Go(func() { s.presence.sweeping(ctx) })
+	}
 	s.housekeeping(ctx)
 	return s.Drain(ctx)
 }
@@ -176,7 +181,6 @@ func (s *Service) housekeeping(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.users.forget(s.cfg.Idle)
-			s.presence.sweep(ctx)
 			s.typing.sweep()
 			if s.elsewhere.Swap(false) {
 				s.users.wakeAll()

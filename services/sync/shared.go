@@ -34,37 +34,44 @@ func newShared(s *Service) *shared {
 // asked about lately are looked up together.
 func (sh *shared) with(ctx context.Context, u *user, others []presenceNow) ([]bool, error) {
 	yes := make([]bool, len(others))
-	var unknown []id.User
+	unknown := make(map[id.User]int)
+	var local, remote []id.User
 	for i, o := range others {
 		other := id.User(o.state.UserId)
+		known := true
 		switch {
 		case other == u.id:
 			yes[i] = true
 		case !sh.s.servers.IsLocal(other.Server()):
-			shares, err := sh.remote(ctx, u, other)
-			if err != nil {
-				return nil, err
+			if yes[i], known = sh.pairs.Get([2]id.User{u.id, other}); !known {
+				remote = append(remote, other)
 			}
-			yes[i] = shares
 		default:
-			if shares, known := sh.local(u, other); known {
-				yes[i] = shares
-			} else {
-				unknown = append(unknown, other)
+			if yes[i], known = sh.local(u, other); !known {
+				local = append(local, other)
 			}
 		}
+		if !known {
+			unknown[other] = i
+		}
 	}
-	if len(unknown) == 0 {
-		return yes, nil
+	if len(local) > 0 {
+		found, err := sh.look(ctx, local)
+		if err != nil {
+			return nil, err
+		}
+		for other, rooms := range found {
+			yes[unknown[other]] = u.inAny(rooms)
+		}
 	}
-	found, err := sh.look(ctx, unknown)
+	shared, err := sh.s.shareRooms(ctx, u, remote)
 	if err != nil {
 		return nil, err
 	}
-	for i, o := range others {
-		if rooms, ok := found[id.User(o.state.UserId)]; ok {
-			yes[i] = u.inAny(rooms)
-		}
+	for other := range shared {
+		// Only what is so is remembered: who meets somebody sees them at once.
+		sh.pairs.Add([2]id.User{u.id, other}, true)
+		yes[unknown[other]] = true
 	}
 	return yes, nil
 }
@@ -95,18 +102,4 @@ func (sh *shared) look(ctx context.Context, users []id.User) (map[id.User]map[ro
 		}
 	}
 	return found, nil
-}
-
-func (sh *shared) remote(ctx context.Context, u *user, other id.User) (bool, error) {
-	pair := [2]id.User{u.id, other}
-	if yes, ok := sh.pairs.Get(pair); ok {
-		return yes, nil
-	}
-	shared, err := sh.s.shareRooms(ctx, u, []id.User{other})
-	yes := shared[other]
-	if err == nil && yes {
-		// Only what is so is remembered: who meets somebody sees them at once.
-		sh.pairs.Add(pair, yes)
-	}
-	return yes, err
 }

@@ -1019,8 +1019,16 @@ type Presence struct {
 	LastActiveMs    int64  `protobuf:"varint,4,opt,name=last_active_ms,json=lastActiveMs,proto3" json:"last_active_ms,omitempty"`
 	CurrentlyActive bool   `protobuf:"varint,5,opt,name=currently_active,json=currentlyActive,proto3" json:"currently_active,omitempty"`
 	Local           bool   `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// When it was stored, in milliseconds since 1970; later than all before of the same user.
+	VersionMs int64 `protobuf:"varint,7,opt,name=version_ms,json=versionMs,proto3" json:"version_ms,omitempty"`
+	// When others were told last.
+	ToldMs int64 `protobuf:"varint,8,opt,name=told_ms,json=toldMs,proto3" json:"told_ms,omitempty"`
+	// What the devices of a local user say: the above is their sum.
+	Devices []*DevicePresence `protobuf:"bytes,9,rep,name=devices,proto3" json:"devices,omitempty"`
+	// There is nothing to tell others: only the devices have changed.
+	Quiet         bool `protobuf:"varint,10,opt,name=quiet,proto3" json:"quiet,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Presence) Reset() {
@@ -1095,6 +1103,105 @@ func (x *Presence) GetLocal() bool {
 	return false
 }
 
+func (x *Presence) GetVersionMs() int64 {
+	if x != nil {
+		return x.VersionMs
+	}
+	return 0
+}
+
+func (x *Presence) GetToldMs() int64 {
+	if x != nil {
+		return x.ToldMs
+	}
+	return 0
+}
+
+func (x *Presence) GetDevices() []*DevicePresence {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *Presence) GetQuiet() bool {
+	if x != nil {
+		return x.Quiet
+	}
+	return false
+}
+
+// DevicePresence is what one device says of its user.
+type DevicePresence struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	// online, unavailable, offline, busy
+	Presence string `protobuf:"bytes,2,opt,name=presence,proto3" json:"presence,omitempty"`
+	ActiveMs int64  `protobuf:"varint,3,opt,name=active_ms,json=activeMs,proto3" json:"active_ms,omitempty"`
+	// Until when it counts unless it is heard of again.
+	UntilMs       int64 `protobuf:"varint,4,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DevicePresence) Reset() {
+	*x = DevicePresence{}
+	mi := &file_log_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DevicePresence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DevicePresence) ProtoMessage() {}
+
+func (x *DevicePresence) ProtoReflect() protoreflect.Message {
+	mi := &file_log_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DevicePresence.ProtoReflect.Descriptor instead.
+func (*DevicePresence) Descriptor() ([]byte, []int) {
+	return file_log_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DevicePresence) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DevicePresence) GetPresence() string {
+	if x != nil {
+		return x.Presence
+	}
+	return ""
+}
+
+func (x *DevicePresence) GetActiveMs() int64 {
+	if x != nil {
+		return x.ActiveMs
+	}
+	return 0
+}
+
+func (x *DevicePresence) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
 // AuthInvalidation tells every worker to forget what it holds of these tokens.
 type AuthInvalidation struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1107,7 +1214,7 @@ type AuthInvalidation struct {
 
 func (x *AuthInvalidation) Reset() {
 	*x = AuthInvalidation{}
-	mi := &file_log_v1_log_proto_msgTypes[11]
+	mi := &file_log_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1226,7 @@ func (x *AuthInvalidation) String() string {
 func (*AuthInvalidation) ProtoMessage() {}
 
 func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[11]
+	mi := &file_log_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1239,7 @@ func (x *AuthInvalidation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthInvalidation.ProtoReflect.Descriptor instead.
 func (*AuthInvalidation) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AuthInvalidation) GetUserId() string {
@@ -1160,7 +1267,7 @@ type Redacted struct {
 
 func (x *Redacted) Reset() {
 	*x = Redacted{}
-	mi := &file_log_v1_log_proto_msgTypes[12]
+	mi := &file_log_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1279,7 @@ func (x *Redacted) String() string {
 func (*Redacted) ProtoMessage() {}
 
 func (x *Redacted) ProtoReflect() protoreflect.Message {
-	mi := &file_log_v1_log_proto_msgTypes[12]
+	mi := &file_log_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1292,7 @@ func (x *Redacted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redacted.ProtoReflect.Descriptor instead.
 func (*Redacted) Descriptor() ([]byte, []int) {
-	return file_log_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_log_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Redacted) GetPart() uint32 {
@@ -1295,7 +1402,7 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\x06typing\x18\x03 \x01(\bR\x06typing\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x04 \x01(\x03R\ttimeoutMs\x12\x14\n" +
-	"\x05local\x18\x05 \x01(\bR\x05local\"\xc5\x01\n" +
+	"\x05local\x18\x05 \x01(\bR\x05local\"\xcb\x02\n" +
 	"\bPresence\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1a\n" +
 	"\bpresence\x18\x02 \x01(\tR\bpresence\x12\x1d\n" +
@@ -1303,7 +1410,18 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"status_msg\x18\x03 \x01(\tR\tstatusMsg\x12$\n" +
 	"\x0elast_active_ms\x18\x04 \x01(\x03R\flastActiveMs\x12)\n" +
 	"\x10currently_active\x18\x05 \x01(\bR\x0fcurrentlyActive\x12\x14\n" +
-	"\x05local\x18\x06 \x01(\bR\x05local\"H\n" +
+	"\x05local\x18\x06 \x01(\bR\x05local\x12\x1d\n" +
+	"\n" +
+	"version_ms\x18\a \x01(\x03R\tversionMs\x12\x17\n" +
+	"\atold_ms\x18\b \x01(\x03R\x06toldMs\x126\n" +
+	"\adevices\x18\t \x03(\v2\x1c.hanse.log.v1.DevicePresenceR\adevices\x12\x14\n" +
+	"\x05quiet\x18\n" +
+	" \x01(\bR\x05quiet\"\x81\x01\n" +
+	"\x0eDevicePresence\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1a\n" +
+	"\bpresence\x18\x02 \x01(\tR\bpresence\x12\x1b\n" +
+	"\tactive_ms\x18\x03 \x01(\x03R\bactiveMs\x12\x19\n" +
+	"\buntil_ms\x18\x04 \x01(\x03R\auntilMs\"H\n" +
 	"\x10AuthInvalidation\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tdevice_id\x18\x02 \x01(\tR\bdeviceId\"2\n" +
@@ -1324,7 +1442,7 @@ func file_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_log_v1_log_proto_rawDescData
 }
 
-var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_log_v1_log_proto_goTypes = []any{
 	(*Batch)(nil),            // 0: hanse.log.v1.Batch
 	(*Entry)(nil),            // 1: hanse.log.v1.Entry
@@ -1337,23 +1455,25 @@ var file_log_v1_log_proto_goTypes = []any{
 	(*UserSeq)(nil),          // 8: hanse.log.v1.UserSeq
 	(*Typing)(nil),           // 9: hanse.log.v1.Typing
 	(*Presence)(nil),         // 10: hanse.log.v1.Presence
-	(*AuthInvalidation)(nil), // 11: hanse.log.v1.AuthInvalidation
-	(*Redacted)(nil),         // 12: hanse.log.v1.Redacted
+	(*DevicePresence)(nil),   // 11: hanse.log.v1.DevicePresence
+	(*AuthInvalidation)(nil), // 12: hanse.log.v1.AuthInvalidation
+	(*Redacted)(nil),         // 13: hanse.log.v1.Redacted
 }
 var file_log_v1_log_proto_depIdxs = []int32{
-	1, // 0: hanse.log.v1.Batch.entries:type_name -> hanse.log.v1.Entry
-	2, // 1: hanse.log.v1.Entry.event:type_name -> hanse.log.v1.Event
-	5, // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
-	6, // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
-	3, // 4: hanse.log.v1.Entry.filled:type_name -> hanse.log.v1.Filled
-	4, // 5: hanse.log.v1.Event.moved:type_name -> hanse.log.v1.MovedMember
-	4, // 6: hanse.log.v1.Filled.moved:type_name -> hanse.log.v1.MovedMember
-	8, // 7: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1,  // 0: hanse.log.v1.Batch.entries:type_name -> hanse.log.v1.Entry
+	2,  // 1: hanse.log.v1.Entry.event:type_name -> hanse.log.v1.Event
+	5,  // 2: hanse.log.v1.Entry.receipt:type_name -> hanse.log.v1.Receipt
+	6,  // 3: hanse.log.v1.Entry.device_change:type_name -> hanse.log.v1.DeviceChange
+	3,  // 4: hanse.log.v1.Entry.filled:type_name -> hanse.log.v1.Filled
+	4,  // 5: hanse.log.v1.Event.moved:type_name -> hanse.log.v1.MovedMember
+	4,  // 6: hanse.log.v1.Filled.moved:type_name -> hanse.log.v1.MovedMember
+	8,  // 7: hanse.log.v1.UserChanges.users:type_name -> hanse.log.v1.UserSeq
+	11, // 8: hanse.log.v1.Presence.devices:type_name -> hanse.log.v1.DevicePresence
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_log_v1_log_proto_init() }
@@ -1374,7 +1494,7 @@ func file_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_v1_log_proto_rawDesc), len(file_log_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
