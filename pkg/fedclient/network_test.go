@@ -169,7 +169,7 @@ func (n *network) serve(addr string, handler http.HandlerFunc, certNames ...stri
 func (n *network) client(wellKnownPort string, change ...func(*Config)) *Client {
 	cfg := Config{
 		Guard:   &netguard.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}},
-		RootCAs: n.roots, DialTimeout: 3 * time.Second, Resolver: n.resolver(),
+		RootCAs: n.roots, DialTimeout: 30 * time.Second, Resolver: n.resolver(),
 	}
 	if port, err := strconv.ParseUint(wellKnownPort, 10, 16); err == nil {
 		cfg.WellKnownPort = uint16(port)

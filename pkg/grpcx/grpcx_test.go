@@ -166,7 +166,7 @@ func TestStopWithSilentConnection(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	s.Stop(ctx)
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("stop took %s", d)
 	}
 	if err := <-served; err != nil {
@@ -178,7 +178,7 @@ func TestDown(t *testing.T) {
 	s, _ := start(t, Config{Listen: "127.0.0.1:0"})
 	c := NewConns(Config{}, nil)
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	down := make(chan error, 1)
 	go func() { down <- c.Down(ctx, s.Addr()) }()

@@ -96,7 +96,7 @@ func TestRunningWorkersTakeKeysUp(t *testing.T) {
 	}
 	worker, operator := open(), open()
 	worker.every = 5 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Run(ctx) }()

@@ -367,6 +367,7 @@ func TestTooFarBehind(t *testing.T) {
 	}
 	newest := busy.send("newest")
 	quiet := calm.sendN(3)
+	w.hasRead(k, busy, calm)
 	a.up()
 	w.heard(a)
 	a.gets(append(newest, quiet...)...)

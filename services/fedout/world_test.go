@@ -517,6 +517,21 @@ func (w *world) waitFor(what string, cond func() bool) {
 	await.True(w.t, patient, what, cond)
 }
 
+// hasRead waits until a worker has read the logs of rooms to their ends.
+func (w *world) hasRead(k *worker, rooms ...*room) {
+	w.t.Helper()
+	for _, r := range rooms {
+		var head int64
+		if err := w.shards.For(r.part).QueryRow(w.t.Context(), `SELECT head FROM partition WHERE part = $1`, int32(r.part)).Scan(&head); err != nil {
+			w.t.Fatal(err)
+		}
+		w.waitFor("the log of "+r.id+" is not read", func() bool {
+			at, ok := k.sender.reader.Position(r.part)
+			return ok && at >= head
+		})
+	}
+}
+
 // heard says that fedin got something from the server.
 func (w *world) heard(r *remote) {
 	w.t.Helper()

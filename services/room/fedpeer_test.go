@@ -545,7 +545,7 @@ func carry(from, to *cluster, origin id.Server, roomID string, after int64) int6
 // whole waits until a room's members are known.
 func (c *cluster) whole(roomID string) *roomdb.Room {
 	c.tb.Helper()
-	return c.wholeWithin(roomID, 30*time.Second)
+	return c.wholeWithin(roomID, 2*time.Minute)
 }
 
 func (c *cluster) wholeWithin(roomID string, d time.Duration) *roomdb.Room {

@@ -33,7 +33,7 @@ func newClient(t *testing.T, s *mxtest.Server, retry mxclient.Retry) *mxclient.C
 var loadOnce = sync.OnceValues(func() (*specapi.Spec, error) { return specapi.Load("") })
 
 func ctx(t *testing.T) context.Context {
-	c, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	c, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return c
 }
