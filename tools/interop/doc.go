@@ -8,7 +8,8 @@
 // the same state and verdicts; what may differ is in docs/state.md, "Beside Synapse". Verdicts are read from the databases
 // (verdicts_test.go); a fork that fails shows its whole graph with them.
 //
-//   - INTEROP_SPLITS=all: each scenario in all its room versions, made on either server, not in one.
+//   - INTEROP_SPLITS=all: each scenario in all its room versions, made on either server, not in one; a part of names instead of
+//     all: those of these names.
 //   - INTEROP_SEEDS=n: so many random rooms; INTEROP_SEED=s: the first of them.
 //
 // The algorithm alone is held against Synapse's code in resolution_test.go, without servers in between: INTEROP_ROOMS=n is how

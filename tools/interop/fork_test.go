@@ -22,6 +22,8 @@ type fork struct {
 	errs []error
 	// gaps: a server is out of the room for a while, and gets what was said meanwhile when somebody reads it.
 	gaps bool
+	// creators: the guest is a creator, too (room version 12).
+	creators bool
 	// parted: a server is not in the room any more.
 	parted bool
 	// old are the events of the room's making. Sending a state again that is so already gives the event that made it so.
@@ -148,8 +150,13 @@ func (f *fork) open(ctx context.Context) error {
 	if f.version != "12" {
 		users[f.boss.id] = 100
 	}
+	var content map[string]any
+	if f.creators {
+		delete(users, f.guest.id)
+		content = map[string]any{"additional_creators": []string{f.guest.id}}
+	}
 	var err error
-	f.room, err = f.boss.CreateRoom(ctx, mxclient.NewRoom{RoomVersion: f.version, Preset: "public_chat", Name: f.name,
+	f.room, err = f.boss.CreateRoom(ctx, mxclient.NewRoom{RoomVersion: f.version, Preset: "public_chat", Name: f.name, CreationContent: content,
 		PowerLevels: map[string]any{"users": users, "events": map[string]any{"m.room.power_levels": 50}}})
 	if err != nil {
 		return fmt.Errorf("create: %w", err)

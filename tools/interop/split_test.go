@@ -72,6 +72,9 @@ func (f *fork) settle(ctx context.Context) error {
 			}
 		}
 		if err = within(15*time.Second, func() error { return f.heard(ctx, said) }); err != nil {
+			if _, _, out := f.witnesses(ctx); errors.Is(out, errParted) {
+				return out
+			}
 			continue
 		}
 		if err = within(2*time.Second, func() error { return f.agree(ctx) }); err == nil {

@@ -6,25 +6,31 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
 // Room versions, "State resolution"; server-server API, "Soft failure". Each scenario runs in one of its versions, made on one
-// of the servers; with INTEROP_SPLITS=all in all of them, made on either.
+// of the servers; with INTEROP_SPLITS=all in all of them, made on either, and with a part of names those of these names.
 func TestSplits(t *testing.T) {
+	all, chosen := slices.Concat(scenarios, moreScenarios), os.Getenv("INTEROP_SPLITS")
 	h, s := sides()
 	casts := []cast{newCast(t, h, s), newCast(t, s, h)}
 	var forks []*fork
 	of := make(map[*fork]*scenario)
 	add := func(sc *scenario, version string, c cast) {
-		f := &fork{name: fmt.Sprintf("%s, version %s, made on %s", sc.name, version, c.boss.server.name), version: version, cast: c, gaps: sc.gaps}
+		f := &fork{name: fmt.Sprintf("%s, version %s, made on %s", sc.name, version, c.boss.server.name), version: version, cast: c, gaps: sc.gaps,
+			creators: sc.creators}
 		forks = append(forks, f)
 		of[f] = sc
 	}
-	for i := range scenarios {
-		sc := &scenarios[i]
-		if os.Getenv("INTEROP_SPLITS") != "all" {
+	for i := range all {
+		sc := &all[i]
+		if chosen == "" {
 			add(sc, sc.oneVersion(i), casts[i/2%2])
+			continue
+		}
+		if chosen != "all" && !strings.Contains(sc.name, chosen) {
 			continue
 		}
 		for _, version := range sc.in() {
