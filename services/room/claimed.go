@@ -86,12 +86,8 @@ func (in *intake) stateBefore(ctx context.Context, at id.Event) (fetchedState, e
 	if err := in.fetch(); err != nil {
 		return fetchedState{}, err
 	}
-	select { // such an answer may take hundreds of megabytes
-	case in.s.large <- struct{}{}:
-		defer func() { <-in.s.large }()
-	case <-ctx.Done():
-		return fetchedState{}, ctx.Err()
-	}
+	ctx, leave := in.s.withSlot(ctx)
+	defer leave()
 	ids, err := in.s.fetchStateIDs(ctx, in.home, in.origin, in.roomID, at)
 	if err != nil {
 		return fetchedState{}, err

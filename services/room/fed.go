@@ -63,7 +63,8 @@ type request struct {
 	max          int64
 }
 
-// ask makes a request and decodes a successful answer into out, unless that is nil.
+// ask makes a request and decodes a successful answer into out, unless that is nil. One that may become large needs a context
+// with a slot.
 func (s *Service) ask(ctx context.Context, q request, out any) error {
 	if s.fedout == nil {
 		return errors.New("there is no way to other servers")
@@ -93,8 +94,9 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
 	status, answer := 0, []byte(nil)
+	in := &streamed{stream: stream, stop: cancel, patience: firstIn}
 	for {
-		m, err := stream.Recv()
+		m, err := in.recv()
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -102,10 +104,15 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 			return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 		}
 		if m.Status != 0 {
-			status = int(m.Status)
+			status, in.patience = int(m.Status), progressIn
 		}
 		if answer = append(answer, m.Chunk...); int64(len(answer)) > q.max {
 			return fmt.Errorf("ask %s: the answer is larger than %d bytes", q.dest, q.max)
+		}
+		if sl := slotOf(ctx); sl != nil && len(answer) > freeAnswer {
+			if err := sl.take(ctx); err != nil {
+				return fmt.Errorf("ask %s: %w", q.dest, err)
+			}
 		}
 	}
 	if status < 200 || status > 299 {

@@ -229,6 +229,8 @@ func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server
 	if err != nil {
 		return nil, err
 	}
+	ctx, leave := s.withSlot(ctx)
+	defer leave()
 	var answer joinAnswer
 	err = s.ask(ctx, request{origin: in.sender.Server(), dest: server, method: http.MethodPut, timeout: longTimeout, max: largeAnswer,
 		uri: fedPath("v2", "send_join", string(roomID), string(pdu.ID)) + "?omit_members=true", body: pdu.JSON}, &answer)

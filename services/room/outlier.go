@@ -26,6 +26,8 @@ func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Ev
 	if err := in.fetch(); err != nil {
 		return err
 	}
+	ctx, leave := in.s.withSlot(ctx)
+	defer leave()
 	raw, err := in.s.fetchAuth(ctx, in.home, in.origin, in.roomID, pdu.ID)
 	if err == nil && len(raw) > maxChain {
 		return fmt.Errorf("%s: an auth chain of %d events", in.origin, len(raw))

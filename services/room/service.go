@@ -87,7 +87,7 @@ type Service struct {
 	graphs       *cache.Cache[*room, *growing] // of rooms with forks
 	brief        resolve.Budget                // of resolutions for which a room may stay locked
 	shared       *shared
-	large        chan struct{}                // slots of states that are got from other servers
+	large        chan struct{}                // slots of large answers of other servers
 	clock        atomic.Int64                 // ticks with each use of a room
 	repeats      *lru.Cache[string, struct{}] // users who repeated requests that were forgotten here
 	joins        singleflight.Group           // joins through other servers that are under way
@@ -111,9 +111,6 @@ type faults struct {
 	// fill runs before each step of fetching the members of a room that was joined without them.
 	fill func(step string)
 }
-
-// largeAnswers bounds the states that are got from other servers at once: each may take hundreds of megabytes.
-const largeAnswers = 4
 
 // repeatUsers bounds how many users who repeat old requests are remembered.
 const repeatUsers = 10000
