@@ -28,8 +28,9 @@ type place struct {
 	// history is set for events older than what we have: they get a place before the timeline, and do not change what
 	// the room is now.
 	history bool
-	// known is set if an event that we hold names this one: it is no new end of the room then.
-	known bool
+	// lacked is set if an event that we hold names this one; known if one does that was not refused: it is no new end of the
+	// room then.
+	lacked, known bool
 }
 
 // errNoState says that the state before an event cannot be known.
@@ -58,7 +59,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	for _, m := range at.missing {
 		w.c.lacks = append(w.c.lacks, lack{m, e.nid})
 	}
-	if at.known {
+	if at.lacked {
 		w.c.found = append(w.c.found, e.pdu.ID)
 	}
 	if !at.history && w.touched(e.pdu) {

@@ -399,3 +399,54 @@ func TestQueuedEventsAreKept(t *testing.T) {
 		}
 	}
 }
+
+// An event that only a refused one names is an end of the room when it comes (as in Synapse): otherwise a user who is about to
+// be banned could keep the ban out of the current state, by naming it first.
+func TestNamedByRefused(t *testing.T) {
+	for _, version := range []string{"2", "11", "12"} {
+		h := newHostile(t, version)
+		c := newFedCluster(t, h.n, three, 1)
+		ok := must[*roomv1.SendResponse](t)
+		const cara = "@cara:three.test"
+		ok(c.join(h.room, cara, string(one)))
+		levels := `{"users":{"@anna:one.test":100,"@cara:three.test":100}}`
+		if version == "12" {
+			levels = `{"users":{"@cara:three.test":100}}`
+		}
+		ok(h.a.setState(h.room, anna, "m.room.power_levels", "", levels))
+		carry(h.a, c, one, h.room, 0)
+		ok(c.setState(h.room, cara, typeMember, bert, `{"membership":"ban"}`))
+		ban, st := c.last(h.room).PDU, h.a.state(h.room)
+		h.n.lie(map[string]func([]string, url.Values) any{
+			"get_missing_events": lists(map[string][]id.Event{"events": {}}),
+			"state_ids":          lists(map[string][]id.Event{"pdu_ids": slices.Collect(maps.Values(st)), "auth_chain_ids": {}}),
+			"event":              pdus("pdus", ban),
+		})
+		refused := h.b.forgeAfter(st, event.Draft{Type: "m.room.message", Sender: bert, Content: []byte(`{"body":"too late"}`)}, ban)
+		if r := h.a.receive(h.room, two, refused.JSON)[0]; r.Error == "" {
+			t.Fatal("somebody who is banned was heard")
+		}
+		h.n.lie(nil)
+		h.a.take(h.room, three, ban)
+		if got := h.a.state(h.room)["m.room.member|"+bert]; got != ban.ID {
+			t.Fatalf("version %s: %s stands where the ban should", version, got)
+		}
+		h.a.checkResolved(h.room)
+		// It is not asked for any more.
+		err := h.a.call(context.Background(), h.room, func(ctx context.Context, r roomv1.RoomClient) error {
+			resp, err := r.Backfill(ctx, &roomv1.BackfillRequest{RoomId: h.room, Limit: 10})
+			if err == nil && !resp.Complete {
+				t.Errorf("version %s: history is not complete", version)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ok(h.a.say(h.room, anna, "goes on"))
+		if ends := len(h.a.room(h.room).Extremities); ends != 1 {
+			t.Errorf("version %s: %d ends", version, ends)
+		}
+		h.a.auditSplit(t, h.room)
+	}
+}

@@ -179,9 +179,12 @@ ORDER BY l.pos LIMIT $3`
 SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM unnest($3::text[]) AS w (same)
 JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND room_nid = $2 AND cause >= w.same COLLATE "C" ORDER BY cause LIMIT 1) e ON cause = w.same COLLATE "C"`
 
-	// sqlAwaited says of events whether they are among those that others name and we lack, and which redactions wait for them.
+	// sqlAwaited says of events whether they are among those that others name and we lack, whether one of these was neither
+	// rejected nor soft-failed (flags 2 and 4), and which redactions wait for them.
 	sqlAwaited = `
 SELECT e.id, EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id),
+	EXISTS (SELECT 1 FROM missing_prev m JOIN event c ON c.part = m.part AND c.event_nid = m.child
+		WHERE m.part = $1 AND m.room_nid = $2 AND m.event_id = e.id AND c.flags & 6 = 0),
 	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = e.id ORDER BY redaction LIMIT 1000)
 FROM unnest($3::text[]) AS e(id)`
 

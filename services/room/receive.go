@@ -455,9 +455,10 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 		}
 		at.also = append(at.also, stand)
 	}
-	if at.known, err = w.awaited(ctx, e); err != nil {
+	if err := w.awaited(ctx, e); err != nil {
 		return nil, err
 	}
+	at.lacked, at.known = w.awaits[pdu.ID].lacked, w.awaits[pdu.ID].named
 	if err := w.attach(ctx, e, at, relay); err != nil {
 		w.undo(e)
 		return nil, err
@@ -465,9 +466,9 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	return e, nil
 }
 
-// awaited finds out whether an event of ours names this one, and whether a redaction of it came before it.
-func (w *writer) awaited(ctx context.Context, e *newEvent) (known bool, err error) {
-	known, redactions := w.awaits[e.pdu.ID].named, w.awaits[e.pdu.ID].redactions
+// awaited finds out whether a redaction of an event came before it.
+func (w *writer) awaited(ctx context.Context, e *newEvent) error {
+	redactions := w.awaits[e.pdu.ID].redactions
 	for _, a := range w.c.awaited {
 		if a.target == e.pdu.ID {
 			redactions = append(redactions, a.by)
@@ -475,18 +476,18 @@ func (w *writer) awaited(ctx context.Context, e *newEvent) (known bool, err erro
 	}
 	by, err := w.s.events(ctx, w.r.p, redactions)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, by := range by {
 		powerful, err := w.mayRedact(ctx, by.Sender)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if by.Flags == 0 && redacts(by.PDU, e.pdu, powerful) {
 			e.redactedBy = by.NID
 		}
 	}
-	return known, nil
+	return nil
 }
 
 // homeServer is one of our names that has a member in the room: requests of the room are made in its name.

@@ -117,7 +117,8 @@ func (w *writer) enough(n int, began time.Time) bool {
 
 // awaits is what waits for an event.
 type awaits struct {
-	named      bool // an event of ours names it
+	lacked     bool // an event that we have names it
+	named      bool // one that was not refused does
 	redactions []int64
 }
 
@@ -159,7 +160,7 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 	}
 	var eventID id.Event
 	var a awaits
-	_, err = pgx.ForEachRow(rows, []any{&eventID, &a.named, &a.redactions}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&eventID, &a.lacked, &a.named, &a.redactions}, func() error {
 		w.awaits[eventID], a = a, awaits{}
 		return nil
 	})
