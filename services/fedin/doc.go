@@ -14,6 +14,9 @@
 // server are taken one after the other; a PDU or EDU that is not what it should be costs an error entry, a broken part
 // of our own the whole transaction, which the sender then repeats.
 //
+// Presence counts if the server shares a room with us. What comes a moment before a room that one of ours joins is held,
+// bounded, until the room is there (presence.go).
+//
 // # What strangers cost
 //
 // A request is looked at in the order of what that costs: header, names, body, key. A key that could not be had is not

@@ -16,7 +16,8 @@
 // it stands, so that one that catches up and falls behind again between two flushes leaves no row (behind.go).
 //
 // EDUs that must arrive (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them.
-// Typing and presence come over the bus, go to destinations that keep up, and may be lost.
+// Typing and presence come over the bus, go to destinations that keep up, and may be lost. Presence of those who meet in a
+// room is read from Redis when one of them joins (greet.go).
 //
 // # Invariants
 //

@@ -225,16 +225,24 @@ func restricted(s *scene) {
 	})
 }
 
-// presence: both see each other's.
+// presence (client-server API, "Presence"; server-server API, "Presence"): who meets hears that the other is online,
+// though nothing changes. Then each sees what the other comes to be: a device is what its last PUT or the set_presence of
+// a poll behind it says, and no poll takes back the status. A poll that was under way at the PUT may show in between.
 func presence(s *scene) {
 	s.mixed(mixtures[1:3], func(s *scene, first, second people.Kind) {
 		alice, bob, _ := s.pair(first, second)
 		for _, pair := range [][2]*people.Person{{alice, bob}, {bob, alice}} {
-			status := s.name("busy")
-			s.do(pair[0], "presence", people.Args{"name": "unavailable", "status": status}, nil)
-			s.until(pair[1], "presence", func(n *people.Note) bool {
-				return n.Type == "m.presence" && n.Sender == pair[0].UserID && n.Get("presence") == "unavailable" && n.Get("status_msg") == status
-			})
+			sees := func(mark int, state, status string) {
+				s.after(pair[1], mark, "presence "+state, func(n *people.Note) bool {
+					return n.Type == "m.presence" && n.Sender == pair[0].UserID && n.Get("presence") == state && (status == "" || n.Get("status_msg") == status)
+				})
+			}
+			sees(0, "online", "")
+			for _, state := range []string{"unavailable", "online"} {
+				status, mark := s.name("busy"), pair[1].Mark()
+				s.do(pair[0], "presence", people.Args{"name": state, "status": status}, nil)
+				sees(mark, state, status)
+			}
 		}
 	})
 }
