@@ -157,9 +157,9 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 // storeHistory gives the events places before all that we have, in one change.
 func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
 	var c *change
-	var placed []*newEvent
+	accepted := 0
 	err := in.s.draft(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
-		placed, err = in.placeHistory(ctx, w, pdus, states)
+		accepted, err = in.placeHistory(ctx, w, pdus, states)
 		if len(w.c.events) > 0 {
 			c = w.c
 		}
@@ -168,14 +168,15 @@ func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states ma
 	if err == nil && c != nil {
 		err = c.wait(ctx)
 	}
-	return len(placed), err
+	return accepted, err
 }
 
-// placeHistory drafts history. What cannot be judged is left out.
-func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU, states map[id.Event]fetchedState) (placed []*newEvent, err error) {
+// placeHistory drafts history, and returns how many events of it are accepted. What cannot be judged is left out.
+func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU, states map[id.Event]fetchedState) (accepted int, err error) {
 	if err := w.lookUp(ctx, pdus...); err != nil {
-		return nil, err
+		return 0, err
 	}
+	var placed []*newEvent
 	for _, p := range pdus {
 		var at []fetchedState
 		if st, ok := states[p.ID]; ok {
@@ -184,19 +185,27 @@ func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU
 		e, err := w.receive(ctx, p, at, true, false)
 		var needs *largeFork
 		if errors.As(err, &needs) {
-			return nil, err
+			return 0, err
 		}
 		if err != nil {
 			in.s.log.Debug("event of history", "event", p.ID, "err", err)
 			continue
 		}
-		if e != nil && e.flags == 0 {
-			placed = append(placed, e)
+		if e == nil || e.flags != 0 {
+			continue
+		}
+		if accepted++; e.withheld {
+			continue
+		}
+		placed = append(placed, e)
+		for _, by := range w.release(e) { // there is no better place for them
+			by.history = true
+			placed = append(placed, by)
 		}
 	}
 	for i, e := range placed { // the oldest comes first
 		e.ord = w.h.firstOrd - int64(len(placed)-i)
 	}
 	w.h.firstOrd -= int64(len(placed))
-	return placed, nil
+	return accepted, nil
 }

@@ -118,7 +118,11 @@ type newEvent struct {
 	refusal error
 	// history marks an event from before what we had; its ord is given out when the draft is complete.
 	history bool
-	why     cause
+	// withheld marks a redaction that clients do not see, as its target is not here: it has no place. releases are the
+	// redactions that waited for this event.
+	withheld bool
+	releases []*newEvent
+	why      cause
 	// stored is the event as readers see it once it is written.
 	stored *roomdb.Event
 	// mentions are local users; "" stands for the room.

@@ -75,6 +75,8 @@ type cluster struct {
 	mu      sync.Mutex
 	workers []*worker
 	next    int
+	// minDepths are those that it was asked for missing events with.
+	minDepths []int64
 	// read is a connection of the test's own.
 	read *roomdb.DB
 	db   *pg.Shards

@@ -448,5 +448,7 @@ func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (sta
 func (w *writer) place(ctx context.Context, e *newEvent) error {
 	e.history = true
 	w.add(e)
-	return w.applyRedaction(ctx, e, false)
+	shown, err := w.applyRedaction(ctx, e, false)
+	e.withheld = !shown
+	return err
 }

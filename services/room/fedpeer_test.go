@@ -388,11 +388,15 @@ func (c *cluster) serveGraph(ctx context.Context, endpoint string, args []string
 			Earliest []string `json:"earliest_events"`
 			Latest   []string `json:"latest_events"`
 			Limit    int      `json:"limit"`
+			MinDepth int64    `json:"min_depth"`
 		}
 		if err := json.Unmarshal(in.Body, &body); err != nil {
 			return nil, err
 		}
 		events, err := c.ancestors(get, body.Latest, body.Earliest, body.Limit, false)
+		c.mu.Lock()
+		c.minDepths = append(c.minDepths, body.MinDepth)
+		c.mu.Unlock()
 		return map[string]any{"events": raws(events)}, err
 	case "backfill":
 		limit, _ := strconv.Atoi(q.Get("limit"))

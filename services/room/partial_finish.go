@@ -76,7 +76,8 @@ func (d *redo) deliverLate(ctx context.Context, e *newEvent) error {
 	w := d.w
 	e.place = true
 	w.c.events = append(w.c.events, e)
-	if err := w.applyRedaction(ctx, e, false); err != nil {
+	shown, err := w.applyRedaction(ctx, e, false)
+	if e.withheld = !shown; err != nil || e.withheld {
 		return err
 	}
 	en, err := w.logEntry(ctx, e, w.h.sid, nil, false)

@@ -161,6 +161,7 @@ func (b *bridges) fill(ctx context.Context, g *gap) ([]id.Event, error) {
 		known.have = append(known.have, t.pdu.ID)
 	}
 	r.unlock()
+	known.since = b.f.join.Depth
 	if err := b.in.fillGap(ctx, g.event.PDU, known); err != nil {
 		return nil, err
 	}

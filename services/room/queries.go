@@ -3,6 +3,9 @@ package room
 // The statements of an append, in the order in which they are sent. They travel in one batch under one Sync, which
 // PostgreSQL runs as one transaction; those that have nothing to do are left out, so their number is fixed, whatever
 // the number of events. Arrays of arrays do not survive unnest: the inner ones travel as text.
+// sqlSince finds the oldest event that was no history when it came.
+const sqlSince = `SELECT depth FROM event WHERE part = $1 AND room_nid = $2 AND ord > 0 ORDER BY ord LIMIT 1`
+
 const (
 	// sqlFence is fence, lock and position in one (law 3). It aborts the transaction with SQLSTATE HF001 unless every
 	// partition of the batch is held at the expected epoch and stands at the expected head.

@@ -15,6 +15,7 @@ import (
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	"hanse/pkg/pg"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -222,6 +223,8 @@ type gaps struct {
 	have  []id.Event // prev events that we have, and ends of the room: what is before them is not asked for
 	// partial says that members are missing from the room's state: the state before an event is not asked for then.
 	partial bool
+	// since is the depth at which we have come into the room: what is less deep is history, and no news.
+	since int64
 }
 
 // take takes one event in, and before it what it needs.
@@ -238,7 +241,7 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 			return verdict{}, err
 		}
 	}
-	if len(g.prev) > 0 && !in.shallow {
+	if len(g.prev) > 0 && !in.shallow && pdu.Depth > g.since {
 		if err := in.fillGap(ctx, pdu, g); err != nil {
 			return verdict{}, err
 		}
@@ -293,13 +296,34 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 		for _, t := range r.head.tips[:min(len(r.head.tips), maxPrev)] {
 			g.have = append(g.have, t.pdu.ID)
 		}
+		if g.since, err = r.since(ctx); err != nil {
+			return gaps{}, err
+		}
 	}
 	return g, nil
 }
 
-// fillGap asks the origin for the events before this one, and takes them in, oldest first.
+// since returns the depth of the event with which the room begins for us, fetched history apart: our first join, or its
+// creation; of a room whose members are being fetched the join that they were omitted from.
+func (r *room) since(ctx context.Context) (depth int64, err error) {
+	if r.partial != nil {
+		join, err := r.s.event(ctx, r.p, r.partial.joinNID)
+		if err != nil {
+			return 0, err
+		}
+		return join.Depth, nil
+	}
+	err = r.s.shards.For(r.p.part).QueryRow(ctx, sqlSince, int32(r.p.part), r.nid).Scan(&depth)
+	if err != nil && !pg.IsNoRows(err) {
+		return 0, fmt.Errorf("read room %s: %w", r.id, err)
+	}
+	return depth, nil
+}
+
+// fillGap asks the origin for the events before this one, and takes them in, oldest first. What is less deep than the event
+// with which the room begins for us is left for history, as Synapse does: it would look new in a timeline.
 func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
-	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.have, []id.Event{pdu.ID}, 0)
+	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.have, []id.Event{pdu.ID}, g.since)
 	if err != nil {
 		in.s.log.Debug("get_missing_events", "room", in.roomID, "server", in.origin, "err", err)
 		return nil // the state at the gap may still be had
@@ -315,7 +339,7 @@ func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
 	pdus = ordered(reachable(pdus, pdu.PrevEvents, missingLimit), func(p *event.PDU) []id.Event { return p.PrevEvents })
 	before := *in
 	before.shallow = true
-	pdus = slices.DeleteFunc(pdus, func(p *event.PDU) bool { return p.ID == pdu.ID })
+	pdus = slices.DeleteFunc(pdus, func(p *event.PDU) bool { return p.ID == pdu.ID || p.Depth < g.since })
 	return before.takeAll(ctx, pdus, func(i int, _ verdict, err error) {
 		if err != nil {
 			in.s.log.Debug("missing event", "event", pdus[i].ID, "err", err)
@@ -478,6 +502,7 @@ func (w *writer) awaited(ctx context.Context, e *newEvent) error {
 	if err != nil {
 		return err
 	}
+	var valid []*roomdb.Event
 	for _, by := range by {
 		powerful, err := w.mayRedact(ctx, by.Sender)
 		if err != nil {
@@ -485,9 +510,11 @@ func (w *writer) awaited(ctx context.Context, e *newEvent) error {
 		}
 		if by.Flags == 0 && redacts(by.PDU, e.pdu, powerful) {
 			e.redactedBy = by.NID
+			valid = append(valid, by)
 		}
 	}
-	return nil
+	e.releases, err = w.withheld(ctx, valid)
+	return err
 }
 
 // homeServer is one of our names that has a member in the room: requests of the room are made in its name.

@@ -2,6 +2,11 @@ package room
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
@@ -10,43 +15,105 @@ import (
 	"hanse/pkg/roomdb"
 )
 
-// applyRedaction redacts the event that a delivered redaction names, if the sender may (room version 3, "Handling
+// applyRedaction redacts the event that an accepted redaction names, if the sender may (room version 3, "Handling
 // redactions"): with the power to redact, or if the target was sent from the same server. For our own users the same
-// sender is asked for (as Synapse does).
-func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) error {
-	if e.pdu.Type != typeRedaction || e.pdu.StateKey != nil || e.pdu.Redacts == "" {
-		return nil
+// sender is asked for (as Synapse does). shown says whether clients are to see the redaction: not until the target is here and
+// accepted, and never one that has no right to it. Other servers get it all the same.
+func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (shown bool, err error) {
+	if e.pdu.Type != typeRedaction || e.pdu.StateKey != nil {
+		return true, nil
+	}
+	// In versions 1 and 2 the auth rules have decided; what our users send waits for nothing.
+	decided := local || e.pdu.Rules.RedactionAuthRule
+	if e.pdu.Redacts == "" {
+		return decided, nil
 	}
 	powerful, err := w.mayRedact(ctx, e.pdu.Sender)
 	if err != nil {
-		return err
+		return false, err
 	}
 	target, err := w.find(ctx, e.pdu.Redacts)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if target == nil {
 		if local && !powerful {
-			return merr.NotFound("Could not find event " + string(e.pdu.Redacts))
+			return false, merr.NotFound("Could not find event " + string(e.pdu.Redacts))
 		}
 		w.c.awaited = append(w.c.awaited, awaited{target: e.pdu.Redacts, by: e.nid})
-		return nil
+		return decided, nil
 	}
 	if local {
 		if target.Type == typeCreate {
-			return merr.Forbidden("Redacting create events is not permitted")
+			return false, merr.Forbidden("Redacting create events is not permitted")
 		}
 		if target.Type == typeServerACL {
-			return merr.Forbidden("Redacting server ACL events is not permitted")
+			return false, merr.Forbidden("Redacting server ACL events is not permitted")
 		}
 		if !powerful && target.Sender != e.pdu.Sender {
-			return merr.Forbidden("You don't have permission to redact events")
+			return false, merr.Forbidden("You don't have permission to redact events")
 		}
 	}
-	if redacts(e.pdu, target.PDU, powerful) && target.RedactedBy == 0 {
+	applies := redacts(e.pdu, target.PDU, powerful)
+	if applies && target.RedactedBy == 0 {
 		w.c.redactions = append(w.c.redactions, redaction{target: target.NID, by: e.nid})
 	}
-	return nil
+	shown = decided || applies && w.present(target).Flags == 0
+	if applies && !shown { // an outlier may get its place
+		w.c.awaited = append(w.c.awaited, awaited{target: e.pdu.Redacts, by: e.nid})
+	}
+	return shown, nil
+}
+
+// sqlUnplaced finds which of some events have no place in the timeline.
+const sqlUnplaced = `
+SELECT e.event_nid FROM unnest($2::bigint[]) AS w (nid)
+JOIN LATERAL (SELECT event_nid, ord FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid
+WHERE e.ord IS NULL`
+
+// withheld finds which redactions of an event that has come now were withheld from clients: of earlier changes, all of which
+// are written, or of the draft.
+func (w *writer) withheld(ctx context.Context, by []*roomdb.Event) ([]*newEvent, error) {
+	if len(by) == 0 {
+		return nil, nil
+	}
+	var out []*newEvent
+	stored := make(map[int64]*roomdb.Event, len(by))
+	for _, ev := range by {
+		stored[ev.NID] = ev
+	}
+	for _, e := range w.c.events {
+		if stored[e.nid] != nil {
+			delete(stored, e.nid)
+			if e.withheld {
+				out = append(out, e)
+			}
+		}
+	}
+	rows, err := w.s.shards.For(w.r.p.part).Query(ctx, sqlUnplaced, int32(w.r.p.part), slices.Collect(maps.Keys(stored)))
+	if err != nil {
+		return nil, fmt.Errorf("read redactions: %w", err)
+	}
+	nids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("read redactions: %w", err)
+	}
+	for _, nid := range nids {
+		if ev := stored[nid]; ev.RedactedBy == 0 { // one that was redacted itself says nothing any more
+			out = append(out, &newEvent{pdu: ev.PDU, nid: nid, sid: ev.SID, auth: ev.Auth, prev: ev.Prev, place: true, withheld: true})
+		}
+	}
+	return out, nil
+}
+
+// release makes the redactions that an event was awaited by visible with it, and returns them: they are to get places.
+func (w *writer) release(e *newEvent) []*newEvent {
+	for _, by := range e.releases {
+		if by.withheld = false; !slices.Contains(w.c.events, by) {
+			w.add(by)
+		}
+	}
+	return e.releases
 }
 
 // redacts applies the rule to a redaction and its target. In versions 1 and 2 the auth rules have decided already.

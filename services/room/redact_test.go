@@ -2,9 +2,11 @@ package room
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	roomv1 "hanse/proto/room/v1"
@@ -132,5 +134,134 @@ func TestRepeats(t *testing.T) {
 	}
 	if got := counter(w.metrics.refused) - before; got > 0 {
 		t.Fatalf("%v appends were refused for nothing", got)
+	}
+}
+
+// shown are the ids of a room's timeline, in order.
+func (c *cluster) shown(roomID string) []id.Event {
+	c.tb.Helper()
+	var ids []id.Event
+	for _, e := range c.timeline(roomID) {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+// Room version 3, "Handling redactions": a redaction is not sent to clients until its target is here and both are valid; then it
+// is. In versions 1 and 2 the auth rules decide, and it is sent at once. Other servers get it all the same.
+func TestWithheldRedaction(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	for _, version := range []string{"2", "3", "11", "12"} {
+		for _, together := range []bool{false, true} {
+			t.Run(fmt.Sprintf("v%s,together=%t", version, together), func(t *testing.T) {
+				roomID := a.create(version, anna, "public")
+				ok(b.join(roomID, bert, string(one)))
+				tips := b.timeline(roomID)
+				on := tips[len(tips)-1]
+				target := forge(t, b, roomID, on, 1)[0]
+				redaction := forgeRedaction(t, b, roomID, on, target.ID)
+				receive := func(pdus ...[]byte) {
+					t.Helper()
+					for _, r := range a.receive(roomID, two, pdus...) {
+						if r.Error != "" {
+							t.Fatal(r.Error)
+						}
+					}
+				}
+				early := version == "2"
+				if together {
+					receive(redaction.JSON, target.JSON)
+				} else {
+					receive(redaction.JSON)
+					if slices.Contains(a.shown(roomID), redaction.ID) != early {
+						t.Fatal("the redaction came before its target")
+					}
+					if e := a.event(roomID, redaction.ID); e.Flags != 0 || e.Visible() != early {
+						t.Fatalf("the redaction has flags %d and place %d", e.Flags, e.Ord)
+					}
+					ok(a.say(roomID, anna, "upon it"))
+					receive(target.JSON)
+				}
+				shown := a.shown(roomID)
+				at, by := slices.Index(shown, target.ID), slices.Index(shown, redaction.ID)
+				if at < 0 || by < 0 || !early && by != at+1 {
+					t.Fatalf("the target is at %d, the redaction at %d", at, by)
+				}
+				if !a.isRedacted(roomID, string(target.ID)) {
+					t.Fatal("not redacted")
+				}
+				r := a.room(roomID)
+				entries, err := a.read.ReadLog(t.Context(), r.Part, 0, 1000)
+				if err != nil {
+					t.Fatal(err)
+				}
+				told := 0
+				for _, e := range entries {
+					if e.GetEvent().GetEventId() == string(redaction.ID) {
+						told++
+					}
+				}
+				if told != 1 {
+					t.Fatalf("the log tells of the redaction %d times", told)
+				}
+			})
+		}
+	}
+}
+
+// A redaction without a right to it is never shown, and redacts nothing (room version 3, "Handling redactions").
+func TestWrongRedactionIsWithheld(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	ok(b.join(roomID, bert, string(one)))
+	hers := ok(a.say(roomID, anna, "hers")).EventIds[0]
+	tl := b.timeline(roomID)
+	on := tl[len(tl)-1]
+	redaction := forgeRedaction(t, b, roomID, on, id.Event(hers))
+	none := forgeRedaction(t, b, roomID, on, "")
+	for _, pdu := range [][]byte{redaction.JSON, none.JSON} {
+		if r := a.receive(roomID, two, pdu)[0]; r.Error != "" {
+			t.Fatal(r.Error)
+		}
+	}
+	if shown := a.shown(roomID); slices.Contains(shown, redaction.ID) || slices.Contains(shown, none.ID) || a.isRedacted(roomID, hers) {
+		t.Fatal("a redaction without a right is shown, or applied")
+	}
+}
+
+// History comes from the newest event on, and with it redactions before their targets: they are shown once these are
+// here.
+func TestWithheldRedactionOfHistory(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("11", anna, "public")
+	target := id.Event(ok(a.say(roomID, anna, "to be redacted")).EventIds[0])
+	for i := range 5 {
+		ok(a.say(roomID, anna, fmt.Sprint("text ", i)))
+	}
+	redaction := id.Event(ok(a.redact(roomID, anna, string(target))).EventIds[0])
+	ok(a.say(roomID, anna, "the last"))
+	ok(b.join(roomID, bert, string(one)))
+	for range 100 {
+		resp, err := b.any().Backfill(t.Context(), &roomv1.BackfillRequest{RoomId: roomID, Limit: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := b.shown(roomID)
+		at, by := slices.Index(shown, target), slices.Index(shown, redaction)
+		if at < 0 && by >= 0 || at >= 0 && by != at+1 {
+			t.Fatalf("the target is at %d, the redaction at %d", at, by)
+		}
+		if resp.Complete {
+			break
+		}
+	}
+	if shown := b.shown(roomID); !slices.Contains(shown, redaction) || !b.isRedacted(roomID, string(target)) {
+		t.Fatalf("the redaction of history is at %d of %d", slices.Index(shown, redaction), len(shown))
 	}
 }

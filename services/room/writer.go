@@ -87,7 +87,7 @@ func (w *writer) put() error {
 	}
 	w.r.noteQueued(w.c, events)
 	for _, e := range events {
-		if e.flags == 0 && !e.history {
+		if e.flags == 0 && !e.history && !e.withheld {
 			w.r.recent.add(e, w.c)
 		}
 	}
@@ -355,8 +355,13 @@ func (w *writer) deliver(ctx context.Context, events []*newEvent, next state.Map
 
 // tell puts an event into the log.
 func (w *writer) tell(ctx context.Context, e *newEvent, before int64, moved []movedMember, local bool) error {
-	if err := w.applyRedaction(ctx, e, local); err != nil {
+	shown, err := w.applyRedaction(ctx, e, local)
+	if err != nil {
 		return err
+	}
+	// One that changes what the room is, as it brings two ends together, cannot be kept back: nobody else would tell of that.
+	if e.withheld = !shown && before == w.h.sid && len(moved) == 0; e.withheld {
+		return nil
 	}
 	en, err := w.logEntry(ctx, e, before, moved, local)
 	if err != nil {
@@ -370,6 +375,12 @@ func (w *writer) tell(ctx context.Context, e *newEvent, before int64, moved []mo
 				fresh: m.before != "join",
 			})
 		}
+	}
+	for _, by := range w.release(e) {
+		if en, err = w.logEntry(ctx, by, w.h.sid, nil, false); err != nil {
+			return err
+		}
+		w.c.entries = append(w.c.entries, en)
 	}
 	return nil
 }
