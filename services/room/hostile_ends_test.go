@@ -51,7 +51,7 @@ func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	ok := must[*roomv1.SendResponse](t)
 	ok(h.a.setState(h.room, anna, "m.room.power_levels", "",
 		`{"users":{"@anna:one.test":50,"@bert:two.test":100},"events":{"org.matrix.dummy_event":100}}`))
-	carry(h.a, h.b, one, h.room, h.on.Ord)
+	h.hear()
 	h.on = h.b.last(h.room)
 	before := h.a.state(h.room)
 	refused := 0
@@ -118,7 +118,7 @@ func TestDeepFork(t *testing.T) {
 		h := newHostile(t, version)
 		ok := must[*roomv1.SendResponse](t)
 		ok(h.a.setState(h.room, anna, "m.room.history_visibility", "", `{"history_visibility":"joined"}`))
-		carry(h.a, h.b, one, h.room, h.on.Ord)
+		h.hear()
 		h.on = h.b.last(h.room)
 		rules := h.b.state(h.room)["m.room.join_rules|"]
 		depth := 300

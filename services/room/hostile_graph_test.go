@@ -49,6 +49,12 @@ func (h *hostile) enter(room string) {
 	h.on = h.b.last(h.room)
 }
 
+// hear hands what happened since h.on to the other server.
+func (h *hostile) hear() {
+	h.t.Helper()
+	carry(h.a, h.b, one, h.room, h.a.event(h.room, h.on.ID).Ord)
+}
+
 // goesOn demands that nothing has happened to the room but what is named, and that both rooms can be written to.
 func (h *hostile) goesOn(before map[string]id.Event) {
 	h.t.Helper()
@@ -239,7 +245,7 @@ func TestLongAuthChains(t *testing.T) {
 	h := newHostile(t, "11")
 	ok := must[*roomv1.SendResponse](t)
 	ok(h.a.setState(h.room, anna, "m.room.power_levels", "", `{"users":{"@anna:one.test":100,"@bert:two.test":100}}`))
-	carry(h.a, h.b, one, h.room, h.on.Ord)
+	h.hear()
 	h.on = h.b.last(h.room)
 	st := h.b.state(h.room)
 	create, own := st["m.room.create|"], st["m.room.member|"+bert]

@@ -241,7 +241,7 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 			return verdict{}, err
 		}
 	}
-	if len(g.prev) > 0 && !in.shallow && pdu.Depth > g.since {
+	if len(g.prev) > 0 && !in.shallow && pdu.Depth >= g.since {
 		if err := in.fillGap(ctx, pdu, g); err != nil {
 			return verdict{}, err
 		}

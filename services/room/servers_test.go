@@ -126,7 +126,15 @@ func TestJoinNotesServersAgain(t *testing.T) {
 				if counts := b.counts(roomID); r.JoinedLocal == 0 || r.Joined != 6+r.JoinedLocal || !maps.Equal(counts, want) {
 					t.Errorf("counts %v, not %v", counts, want)
 				}
-				b.auditSplit(t, roomID)
+				waitFor(t, func() bool {
+					indexed := 0
+					for _, user := range []string{bert, birgt} {
+						if b.membership(roomID, user) == "join" {
+							indexed++
+						}
+					}
+					return indexed == r.JoinedLocal
+				})
 			})
 		}
 	}
