@@ -12,6 +12,9 @@
 // What it does not do. A signed value can be deleted, and put back until it ends: what must happen once only is not left to
 // Redis. Nothing is hidden: who can read Redis can read the values.
 //
+// Numbers that a restore of PostgreSQL to an earlier moment gives out again are other things by then: Renew, which belongs to a
+// restore, makes the secret another one, and with it what was signed before worthless. The secret is the generation.
+//
 // Failures. Without PostgreSQL a worker that starts has no secret and does not start. A worker keeps the secret that it has read:
 // when the row is deleted, those that start later have another one, and do not believe the others until these start again.
 package mac

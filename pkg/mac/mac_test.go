@@ -119,7 +119,7 @@ func TestLoad(t *testing.T) {
 			t.Errorf("shard %d: %d rows, %v", i, rows, err)
 		}
 	}
-	if _, err := shards.All()[0].Exec(t.Context(), `DELETE FROM cluster_secret`); err != nil {
+	if err := Renew(t.Context(), shards); err != nil {
 		t.Fatal(err)
 	}
 	rotated, err := Load(t.Context(), shards, nil)

@@ -46,6 +46,15 @@ func Load(ctx context.Context, shards *pg.Shards, reg prometheus.Registerer) (*S
 		[]string{"purpose"}))}, nil
 }
 
+// Renew makes workers that start from now on have another secret: they believe nothing that was signed before, nor what
+// those sign that run. After a restore to an earlier moment that ends what was signed about numbers that are given out again.
+func Renew(ctx context.Context, shards *pg.Shards) error {
+	if _, err := shards.All()[0].Exec(ctx, `DELETE FROM cluster_secret`); err != nil {
+		return fmt.Errorf("secret of the cluster: %w", err)
+	}
+	return nil
+}
+
 func read(ctx context.Context, pool *pgxpool.Pool) (secret []byte, err error) {
 	err = pool.QueryRow(ctx, `SELECT secret FROM cluster_secret`).Scan(&secret)
 	return secret, err

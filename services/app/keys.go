@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/servers"
@@ -77,6 +78,9 @@ func (a *Admin) ImportKeys(ctx context.Context, server, file string) (id.Server,
 	}
 	return name, ids, nil
 }
+
+// RenewSecret replaces the secret of the cluster; see mac.Renew.
+func (a *Admin) RenewSecret(ctx context.Context) error { return mac.Renew(ctx, a.shards) }
 
 func nameOr(server string, r *servers.Registry) id.Server {
 	if server == "" {

@@ -4,12 +4,52 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
+	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/servers"
 )
+
+// After a restore what was signed before counts no more, and what is signed from then on does.
+func TestRenewSecret(t *testing.T) {
+	cfg := Defaults()
+	cfg.ServerNames = []string{"one.example"}
+	cfg.PostgreSQL = pgtest.Config(t, 2)
+	a, err := OpenAdmin(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	key := func() *mac.Key {
+		t.Helper()
+		s, err := mac.Load(t.Context(), a.shards, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Key("resolution")
+	}
+	now := time.Now()
+	signed := key().Sign("name", []byte("1 follows 2"), now.Add(time.Hour))
+	if _, err := key().Open("name", signed, now); err != nil {
+		t.Fatalf("before: %v", err)
+	}
+	if err := a.RenewSecret(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := key().Open("name", signed, now); !errors.Is(err, mac.ErrForged) {
+		t.Fatalf("after: %v", err)
+	}
+	if _, err := key().Open("name", key().Sign("name", nil, now.Add(time.Hour)), now); err != nil {
+		t.Fatalf("the new secret: %v", err)
+	}
+}
 
 // Server-server API, "Publishing Keys": a key that was replaced is known for what it has signed, and ends.
 func TestRotateKey(t *testing.T) {

@@ -38,6 +38,7 @@ var cli struct {
 	User      userCmd       `cmd:"" help:"Make and change accounts."`
 	Partition partitionCmd  `cmd:"" help:"Look at the partitions and move them between workers."`
 	Keys      keysCmd       `cmd:"" help:"Look at the servers' signing keys and replace them."`
+	Secret    secretCmd     `cmd:"" help:"Replace the secret that workers sign with what they leave in Redis."`
 	Dead      deadLetterCmd `cmd:"" name:"deadletter" help:"Look at entries of the log that could not be processed, and have them processed."`
 	Version   versionCmd    `cmd:"" help:"Print the version."`
 }
