@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http/httptest"
 	"reflect"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/session"
@@ -97,6 +99,60 @@ func TestLargeState(t *testing.T) {
 			if !reflect.DeepEqual(a, b) {
 				t.Fatalf("%s: %d events, not these %d", filter, len(a), len(b))
 			}
+		}
+	}
+}
+
+// The rest of each large state is sent in its place in the answer, between whatever other rooms there are (client-server API,
+// GET /sync, rooms.join).
+func TestLargeAnswer(t *testing.T) {
+	s, large := inLargeRoom(t, 2500)
+	p := &poll{who: &session.Identity{User: "@a:x"}, filter: noFilter}
+	first, err := s.rooms.InOrder(t.Context(), large.r.RoomPart, large.later[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &answer{user: "@a:x"}
+	want := map[string]int{"!a:x": 0, "!b:x": 2500, "!c:x": 1, "!d:x": 2501, "!e:x": 0}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		v := &roomView{r: &userdb.Membership{RoomPart: large.r.RoomPart, RoomNID: 1, Membership: "join"}}
+		if want[name] > 1 {
+			v.later = slices.Clone(large.later)
+		}
+		if want[name]%2 == 1 {
+			v.state = first
+		}
+		room := roomAnswer{id: id.Room(name)}
+		if room.json, err = s.write(t.Context(), p, v); err != nil {
+			t.Fatal(err)
+		}
+		if len(v.later) > 0 {
+			room.rest = &v.rest
+		}
+		a.join = append(a.join, room)
+	}
+	w := httptest.NewRecorder()
+	if err := s.send(t.Context(), w, p, a.encode()); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		NextBatch string `json:"next_batch"`
+		Rooms     struct {
+			Join map[string]struct {
+				State struct {
+					Events []struct {
+						Sender string `json:"sender"`
+					} `json:"events"`
+				} `json:"state"`
+			} `json:"join"`
+		} `json:"rooms"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.NextBatch == "" || len(got.Rooms.Join) != len(want) {
+		t.Fatalf("%d rooms, %v", len(got.Rooms.Join), err)
+	}
+	for name, n := range want {
+		if events := got.Rooms.Join[name].State.Events; len(events) != n {
+			t.Errorf("%s has %d events, not %d", name, len(events), n)
 		}
 	}
 }
