@@ -70,7 +70,7 @@ type cluster struct {
 	names   names
 	fedout  federationv1.FedOutClient
 	faults  faults
-	brief   resolve.Budget // 0: that of a service
+	brief   resolve.Budget    // 0: that of a service
 	router  *partition.Router // of a caller that is no room worker
 	mu      sync.Mutex
 	workers []*worker
