@@ -184,8 +184,11 @@ func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU
 		}
 		e, err := w.receive(ctx, p, at, true, false)
 		var needs *largeFork
-		if errors.As(err, &needs) {
+		if errors.As(err, &needs) || retry(err) {
 			return 0, err
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
 		}
 		if err != nil {
 			in.s.log.Debug("event of history", "event", p.ID, "err", err)

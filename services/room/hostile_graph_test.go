@@ -456,3 +456,33 @@ func TestNamedByRefused(t *testing.T) {
 		h.a.auditSplit(t, h.room)
 	}
 }
+
+// An event that cannot be judged leaves nothing in a draft that may go on without it, as one of history does: neither what it
+// lacks, nor that it is to be judged again, which would never come to an end.
+func TestNothingOfAnEventThatIsNotJudged(t *testing.T) {
+	p := newPartialJoin(t, "11", 1, "ids")
+	p.enter()
+	st, on := p.a.state(p.room), p.b.last(p.room).PDU
+	d := follow(event.Draft{Type: "m.room.message", Sender: anna, Content: []byte(`{"body":"x"}`)}, st, on)
+	d.PrevEvents = append(d.PrevEvents, unknownEvent(1))
+	pdu := p.a.build(d, on)
+	w := p.b.workers[0]
+	r, err := w.lockRoom(context.Background(), id.Room(p.room))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	draft := w.newWriter(ctx, r)
+	if err := draft.lookUp(ctx, pdu); err != nil {
+		t.Fatal(err)
+	}
+	cancel() // what it reads from here on is read in vain
+	w.Service.cache.Purge()
+	if _, err := draft.receive(ctx, pdu, nil, false, false); err == nil || !strings.Contains(err.Error(), "read events") {
+		t.Fatalf("it was judged, or not as far as this: %v", err)
+	}
+	if c := draft.c; len(c.lacks)+len(c.found)+len(c.partial.unsure)+len(c.events) != 0 {
+		t.Errorf("%d lacks, %d found, %d to be judged again, %d events", len(c.lacks), len(c.found), len(c.partial.unsure), len(c.events))
+	}
+}

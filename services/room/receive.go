@@ -483,7 +483,10 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 		return nil, err
 	}
 	at.lacked, at.known = w.awaits[pdu.ID].lacked, w.awaits[pdu.ID].named
+	lacks, got, unsure := len(w.c.lacks), len(w.c.found), len(w.c.partial.unsure)
 	if err := w.attach(ctx, e, at, relay); err != nil {
+		// The draft may go on without it.
+		w.c.lacks, w.c.found, w.c.partial.unsure = w.c.lacks[:lacks], w.c.found[:got], w.c.partial.unsure[:unsure]
 		w.undo(e)
 		return nil, err
 	}
