@@ -22,7 +22,7 @@ type answer struct {
 	accountData                [][]byte
 	toDevice                   [][]byte
 	changed, left              map[id.User]struct{}
-	met                        []id.User // who came into sight, whose presence is told
+	met                        map[id.User]struct{} // who came into sight, whose presence is told
 	keys                       *deviceKeys
 	news                       bool // rooms or presence are worth an answer before its time
 }

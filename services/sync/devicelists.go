@@ -46,8 +46,11 @@ func (a *answer) deviceChanged(u id.User) {
 // meet notes somebody whom the user may see for the first time.
 func (a *answer) meet(u id.User) {
 	a.deviceChanged(u)
+	if a.met == nil {
+		a.met = make(map[id.User]struct{})
+	}
 	if len(a.met) < maxPresence {
-		a.met = append(a.met, u)
+		a.met[u] = struct{}{}
 	}
 }
 

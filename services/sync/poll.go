@@ -62,6 +62,7 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 	if err := s.acknowledge(ctx, p); err != nil {
 		return err
 	}
+	s.presence.ready(ctx)
 	defer s.presence.begin(ctx, p.who.User, p.device, p.presence)()
 	body, err := s.wait(ctx, p)
 	if err != nil {

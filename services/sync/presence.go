@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -26,6 +27,8 @@ type presence struct {
 	store *presencestore.Store
 	wake  func(id.User)
 	log   *slog.Logger
+
+	loaded chan struct{} // closed when it is known who is there
 
 	mu    sync.Mutex
 	users map[id.User]*presenceOf
@@ -102,26 +105,47 @@ func (ps *presence) current(c presenceChange) bool {
 	return p != nil && p.changed == c.at
 }
 
+// loadTime bounds how long a worker that starts reads who is there, and how long its first polls wait for that.
+const loadTime = 5 * time.Second
+
 // load learns from Redis who is there, when the worker starts. A change was when others were told of it.
 func (ps *presence) load(ctx context.Context) error {
-	if !ps.cfg.Presence {
-		return nil
-	}
-	err := ps.store.Each(ctx, maxKnown, func(m *logv1.Presence) {
-		ps.mu.Lock()
-		defer ps.mu.Unlock()
+	defer close(ps.loaded)
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	var all []*logv1.Presence
+	err := ps.store.Each(ctx, maxKnown, func(m *logv1.Presence) { all = append(all, m) })
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, m := range all {
 		user := id.User(m.UserId)
-		if ps.users[user] != nil && ps.users[user].state != nil || len(ps.users) >= maxKnown {
-			return // heard meanwhile
+		if p := ps.users[user]; p != nil && p.state != nil || len(ps.users) >= maxKnown {
+			continue // heard meanwhile
 		}
 		p := ps.of(user)
 		p.state, p.look, p.changed = m, presencestore.Due(m), uint64(max(1, m.ToldMs))
 		ps.order = append(ps.order, presenceChange{p.changed, user})
-	})
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
+	}
 	slices.SortStableFunc(ps.order, func(a, b presenceChange) int { return cmp.Compare(a.at, b.at) })
 	return err
+}
+
+// ready waits until it is known who is there: what a token has passed is not told any more.
+func (ps *presence) ready(ctx context.Context) {
+	if !ps.cfg.Presence {
+		return
+	}
+	select {
+	case <-ps.loaded:
+		return
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	select {
+	case <-ps.loaded:
+	case <-ctx.Done():
+	}
 }
 
 // known is the number of users of whom something is known.
@@ -163,9 +187,11 @@ func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment
 		if err != nil {
 			return err
 		}
-		changed = s.presence.add(changed, mates, from, m.eph.Counter)
+		changed = s.presence.add(changed, slices.Values(mates), from, m.eph.Counter)
 	}
-	changed = s.presence.add(changed, a.met, 0, m.eph.Counter)
+	if len(a.met) > 0 {
+		changed = s.presence.add(changed, maps.Keys(a.met), 0, m.eph.Counter)
+	}
 	changed = slices.DeleteFunc(changed, func(c presenceNow) bool {
 		return c.state.Presence == presencestore.Offline && (p.since == nil || c.at <= from) ||
 			!listed(p.filter.Presence.Senders, p.filter.Presence.NotSenders, id.User(c.state.UserId))
@@ -179,8 +205,8 @@ func (s *Service) addPresence(ctx context.Context, a *answer, p *poll, m *moment
 	}
 	now := time.Now()
 	for i, c := range changed {
-		if !visible[i] {
-			continue
+		if _, met := a.met[id.User(c.state.UserId)]; !met && !visible[i] {
+			continue // who has come just now may not be known to share a room yet
 		}
 		event, err := presenceEvent(c.state, now)
 		if err != nil {
@@ -259,17 +285,14 @@ func (ps *presence) since(after, upTo uint64) (changed []presenceNow, more bool)
 }
 
 // add adds those of some users who changed behind a stamp and up to another and are not there yet.
-func (ps *presence) add(changed []presenceNow, users []id.User, after, upTo uint64) []presenceNow {
-	if len(users) == 0 {
-		return changed
-	}
+func (ps *presence) add(changed []presenceNow, users iter.Seq[id.User], after, upTo uint64) []presenceNow {
 	have := make(map[id.User]struct{}, len(changed))
 	for _, c := range changed {
 		have[id.User(c.state.UserId)] = struct{}{}
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	for _, u := range users {
+	for u := range users {
 		p := ps.users[u]
 		if _, ok := have[u]; ok || p == nil || p.state == nil || p.changed <= after || p.changed > upTo {
 			continue

@@ -53,7 +53,7 @@ func (w *presenceWorld) store() *presencestore.Store {
 
 func (w *presenceWorld) worker() *presence {
 	ps := &presence{cfg: Defaults(), eph: newEphemeral(fmt.Sprint(len(w.workers))), store: w.store(), log: slog.New(slog.DiscardHandler),
-		users: make(map[id.User]*presenceOf), wake: func(id.User) {
+		users: make(map[id.User]*presenceOf), loaded: make(chan struct{}), wake: func(id.User) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.wakes++
@@ -205,6 +205,7 @@ func TestPresenceAtStart(t *testing.T) {
 	if err := three.load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	three.ready(t.Context())
 	now := three.eph.now()
 	got, _ := three.since(0, now.Counter)
 	if len(got) != 1 || got[0].state.Presence != "online" || got[0].at > theirs.Counter {

@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.typing = newTyping(s.eph, s.wakeRoom)
 	s.presence = &presence{
 		cfg: cfg, eph: s.eph, store: presencestore.New(d.Redis, d.Bus), wake: s.wakeRoomsOf, log: d.Log,
-		users: make(map[id.User]*presenceOf),
+		users: make(map[id.User]*presenceOf), loaded: make(chan struct{}),
 	}
 	s.shared = newShared(s)
 	s.filters = newFilters(d.Users, d.Registerer)
