@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hanse/pkg/authgraph"
@@ -17,8 +18,8 @@ import (
 // servers resolves under the lock only what takes a moment. If it needs more it is given up, and the lock with it; what it
 // needed is resolved aside, while the room goes on; and then it is made again. As results are known by the identities of
 // the states, the draft finds the result whatever was said in the room meanwhile, unless that has changed a state which is
-// resolved: then it is given up once more. From the third time on changes of the room's state by users of ours wait for it,
-// but what they say does not, so that it comes to an end.
+// resolved, or was the first to stand upon all ends of the room: then it is given up once more, at once. From the third time on
+// changes of the room's state by users of ours wait for it, but what they say does not, so that it comes to an end.
 //
 // Identities are made of numbers, so a state event must have the same number in each draft: before anything is resolved
 // those of the draft are stored without a place.
@@ -36,6 +37,8 @@ const (
 // largeFork is what a draft fails with that needs a resolution which is not for a locked room.
 type largeFork struct {
 	maps []state.Map
+	// current says that it is about the current state.
+	current bool
 	// redone are stored events of which the draft has other verdicts.
 	redone map[int64]*roomdb.Event
 }
@@ -58,6 +61,8 @@ type aside struct {
 	// reach is how many events the draft is about, as it was given up in them before; 0 if that is open.
 	reach int
 	still *chan struct{}
+	// void is closed when what is resolved will be of no use.
+	void chan struct{}
 }
 
 // madeAside is a resolution, and how often a verdict had changed before it.
@@ -106,6 +111,7 @@ func (a *aside) try(ctx context.Context, r *room, do func(*writer) error) (needs
 			a.still = &still
 		}
 	}
+	a.void, r.void = nil, nil
 	w := a.s.newWriter(ctx, r)
 	w.aside = a
 	if err = do(w); err == nil && len(w.c.events) > 0 {
@@ -127,8 +133,23 @@ func (a *aside) try(ctx context.Context, r *room, do func(*writer) error) (needs
 			needs.redone[e.nid] = e.stored
 		}
 	}
-	stored, err = w.number(ctx)
+	if stored, err = w.number(ctx); stored == nil && needs.current {
+		a.void = make(chan struct{})
+		r.void = a.void
+	}
 	return needs, stored, err
+}
+
+// moves is called before the locked room's head becomes another: what is resolved of its current state may be void.
+func (r *room) moves(h *head) {
+	if r.void == nil {
+		return
+	}
+	same := slices.EqualFunc(h.tips, r.head.tips, func(a, b tip) bool { return a.nid == b.nid })
+	if !h.state.Equal(r.head.state) || len(r.head.tips) > 1 && !same {
+		close(r.void)
+		r.void = nil
+	}
 }
 
 // number stores the state events of a draft that is given up, without a place, unless they are stored: so they have the
@@ -164,8 +185,20 @@ func (a *aside) resolve(ctx context.Context, needs *largeFork) error {
 	case <-ctx.Done():
 		return a.ended(ctx.Err())
 	}
+	inTime, cancelInTime := context.WithCancel(ctx)
+	defer cancelInTime()
+	void := a.void
+	go func() {
+		select {
+		case <-void: // nil if it is never void
+			cancelInTime()
+		case <-inTime.Done():
+		}
+	}()
 	w := &writer{s: a.s, r: r, redone: needs.redone}
-	made, err := w.resolveAtLength(ctx, needs.maps, r.readGraphAside)
+	made, err := w.resolveAtLength(inTime, needs.maps, func(context.Context) (*growing, error) {
+		return r.readGraphAside(ctx) // which is of use in any case
+	})
 	if err != nil {
 		return a.ended(err)
 	}
@@ -178,8 +211,13 @@ func (a *aside) resolve(ctx context.Context, needs *largeFork) error {
 	return nil
 }
 
-// ended is the error of a resolution aside.
+// ended is the error of a resolution aside; nil if it is to be another one.
 func (a *aside) ended(err error) error {
+	select {
+	case <-a.void:
+		return nil
+	default:
+	}
 	if p := a.room.p; p.ctx.Err() != nil {
 		return p.lostError()
 	}

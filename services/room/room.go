@@ -60,6 +60,7 @@ type room struct {
 	merger    id.User            // who sent the last event that merged ends
 	mute      *state.Map         // a current state in which nobody of ours may do that
 	partial   *partialRoom       // set while the state lacks members
+	void      chan struct{}      // closed when what is resolved aside will be of no use
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
@@ -304,6 +305,7 @@ func (r *room) put(c *change, h head) error {
 	if h.joinedLocal != r.head.joinedLocal {
 		r.home = "" // who was it may have left
 	}
+	r.moves(&h)
 	r.head = h
 	r.last.Store(c)
 	return nil

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -209,6 +210,10 @@ func (w *writer) settle(ctx context.Context, local bool) error {
 	}
 	next, err := w.resolveSnaps(ctx, w.ready)
 	if err != nil {
+		var needs *largeFork
+		if errors.As(err, &needs) {
+			needs.current = true
+		}
 		return err
 	}
 	w.held = nil
