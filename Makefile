@@ -5,7 +5,7 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 MODULES     := proto pkg services tools
 FUZZTIME    ?= 3s
-TESTFLAGS   ?= -race -timeout 20m
+TESTFLAGS   ?= -race -timeout 40m
 
 # What 'make run' passes on: SERVER_NAME, DATA, CLIENT_PORT, CA. See deploy/dev/run.sh.
 export SERVER_NAME DATA CLIENT_PORT CA
@@ -67,7 +67,7 @@ chart: ## render the Helm chart, and hold alerts, dashboards, compose file and d
 
 interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
 	@deploy/dev/install.sh interop
-	@cd tools && $(GO) test -timeout 20m -count=1 -tags interop -v ./interop/...
+	@cd tools && $(GO) test -timeout 40m -count=1 -tags interop -v ./interop/...
 
 # Tools of other modules, built once for each version.
 bin/golangci-lint: tools/lint/go.mod
