@@ -48,7 +48,7 @@ func TestPresenceBeforeRoom(t *testing.T) {
 	w.room("!a:one.example", "11")
 	s.joined("!a:one.example")
 	s.tells("2", "@carl:one.example", "online", "late")
-	deadline := time.After(20 * time.Second) // less than the minute for which an answer would be remembered
+	deadline := time.After(50 * time.Second) // less than the minute for which an answer would be remembered
 	for seen := map[string]string{}; seen["@adam:one.example"] != "early" || seen["@carl:one.example"] != "late"; {
 		select {
 		case p := <-heard:

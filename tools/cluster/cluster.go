@@ -82,8 +82,13 @@ type worker struct {
 	monitoring string
 }
 
-// startPatience bounds the start of a process; a busy machine is slow.
-const startPatience = 90 * time.Second
+// startPatience bounds the start of a process, stopPatience the end of one that has nothing to hand over; a busy machine is
+// slow.
+const (
+	startPatience = 3 * time.Minute
+	stopPatience  = time.Minute
+	drainPatience = 2 * time.Minute // of one that has
+)
 
 // Start starts a cluster and returns when every replica is ready. The context bounds the start, not the cluster.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
@@ -285,7 +290,7 @@ func (c *Cluster) Close() error {
 				if w.running() {
 					_ = w.signal(syscall.SIGCONT) // a stopped one must hear the next signal
 				}
-				return w.stop(syscall.SIGTERM, 40*time.Second)
+				return w.stop(syscall.SIGTERM, drainPatience)
 			})
 		}
 	}
@@ -296,7 +301,7 @@ func (c *Cluster) Close() error {
 	}
 	for _, p := range []*process{c.nats, c.redis} {
 		if p != nil {
-			errs = append(errs, p.stop(syscall.SIGTERM, 10*time.Second))
+			errs = append(errs, p.stop(syscall.SIGTERM, stopPatience))
 		}
 	}
 	for _, p := range c.pgs {

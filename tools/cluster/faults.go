@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"hanse/tools/edge"
 )
@@ -97,7 +96,7 @@ func (c *Cluster) Kill(role string, i int) error {
 	if err != nil {
 		return err
 	}
-	return w.stop(syscall.SIGKILL, 10*time.Second)
+	return w.stop(syscall.SIGKILL, stopPatience)
 }
 
 // Terminate ends a worker with SIGTERM and waits until it has handed over and is gone.
@@ -106,7 +105,7 @@ func (c *Cluster) Terminate(role string, i int) error {
 	if err != nil {
 		return err
 	}
-	return w.stop(syscall.SIGTERM, 60*time.Second)
+	return w.stop(syscall.SIGTERM, drainPatience)
 }
 
 // Pause stops a worker with SIGSTOP: it stands still and notices nothing until Resume.
@@ -175,7 +174,7 @@ func (c *Cluster) RestartPostgres(ctx context.Context, shard int, crash bool) er
 }
 
 // StopNATS ends the bus.
-func (c *Cluster) StopNATS() error { return c.nats.stop(syscall.SIGKILL, 10*time.Second) }
+func (c *Cluster) StopNATS() error { return c.nats.stop(syscall.SIGKILL, stopPatience) }
 
 // StartNATS starts the bus again, with the data that it left.
 func (c *Cluster) StartNATS(ctx context.Context) error {

@@ -15,7 +15,7 @@ import (
 )
 
 // startPatience bounds the time before the tests: a busy machine is slow.
-const startPatience = 3 * time.Minute
+const startPatience = 6 * time.Minute
 
 // Yard is where a test program has its clusters. It is not safe for concurrent use.
 type Yard struct {
