@@ -105,9 +105,15 @@ func (d *DB) queryEvents(ctx context.Context, part uint32, sql string, args ...a
 
 // queryEventsAt is queryEvents on a shard, for events of any of its partitions.
 func (d *DB) queryEventsAt(ctx context.Context, q querier, sql string, args ...any) ([]*Event, error) {
+	forgotten := d.forgotten.Load()
 	events, err := d.readEventsAt(ctx, q, sql, args...)
 	for _, e := range events {
 		d.events.Add(eventKey{e.Part, e.NID}, e)
+	}
+	if d.forgotten.Load() != forgotten { // any of them may be redacted by now
+		for _, e := range events {
+			d.events.Remove(eventKey{e.Part, e.NID})
+		}
 	}
 	return events, err
 }

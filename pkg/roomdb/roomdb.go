@@ -1,17 +1,22 @@
 package roomdb
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hanse/pkg/authgraph"
+	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/pg"
 	"hanse/pkg/state"
+	logv1 "hanse/proto/log/v1"
 )
 
 // ErrNotFound is returned for a room or an event that is not stored.
@@ -38,6 +43,8 @@ type DB struct {
 	events *cache.Cache[eventKey, *Event]
 	metas  *cache.Cache[eventKey, *meta]
 	graphs *authgraph.Store
+	// forgotten counts what was forgotten: events that were read meanwhile may be what they were before.
+	forgotten atomic.Uint64
 }
 
 type eventKey struct {
@@ -69,9 +76,28 @@ func Open(shards *pg.Shards, states *state.Store, cfg Config, metrics prometheus
 	}
 }
 
-// Forget drops events from the cache, after a redaction.
+// Run hears of redacted events until the context ends.
+func (d *DB) Run(ctx context.Context, b *bus.Bus) error {
+	sub, err := b.SubscribeRedacted(func(m *logv1.Redacted) { d.Forget(m.Part, m.Nids...) })
+	if err != nil {
+		return fmt.Errorf("hear of redacted events: %w", err)
+	}
+	defer func() { _ = sub.Stop() }() // the connection may be gone already
+	defer b.OnReconnect(d.forgetAll)()
+	<-ctx.Done()
+	return nil
+}
+
+// Forget drops events from the cache, after a redaction that is committed. What is being read now is not kept either.
 func (d *DB) Forget(part uint32, nids ...int64) {
+	d.forgotten.Add(1)
 	for _, nid := range nids {
 		d.events.Remove(eventKey{part, nid})
 	}
+}
+
+// forgetAll is for when announcements may have been lost.
+func (d *DB) forgetAll() {
+	d.forgotten.Add(1)
+	d.events.Purge()
 }

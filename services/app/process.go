@@ -166,6 +166,7 @@ func (p *process) buildRoles(ctx context.Context) error {
 		return err
 	}
 	p.background(ctx, "sessions", b.sessions.Run)
+	p.background(ctx, "redacted events", func(ctx context.Context) error { return b.rooms.Run(ctx, p.node.Bus) })
 	for _, spec := range p.specs {
 		role, err := spec.build(ctx, b)
 		if err != nil {

@@ -134,7 +134,6 @@ func (s *Service) Run(ctx context.Context) error {
 		func() (*bus.Subscription, error) { return s.bus.SubscribeUsers(s.userChanges) },
 		func() (*bus.Subscription, error) { return s.bus.SubscribeTyping(s.typing.heard) },
 		func() (*bus.Subscription, error) { return s.bus.SubscribePresence(s.presence.heard) },
-		func() (*bus.Subscription, error) { return s.bus.SubscribeRedacted(s.redacted) },
 	} {
 		sub, err := subscribe()
 		if err != nil {
@@ -200,8 +199,6 @@ func (s *Service) userChanges(m *logv1.UserChanges) {
 		s.users.changed(id.User(u.UserId), u.Seq)
 	}
 }
-
-func (s *Service) redacted(m *logv1.Redacted) { s.rooms.Forget(m.Part, m.Nids...) }
 
 // changedRooms wakes who is concerned by new entries.
 func (s *Service) changedRooms(part uint32, rooms []int64) {

@@ -35,6 +35,7 @@ var scenarios = []struct {
 	{"bad input", badInput},
 	{"tour", tour},
 	{"replicas", replicas},
+	{"redacted everywhere", redactedEverywhere},
 	{"room versions", roomVersions},
 	{"access lists", accessLists},
 }

@@ -79,6 +79,29 @@ func replicas(s *scene) {
 	}
 }
 
+// redactedEverywhere: what was redacted is gone from all replicas, also from those that had read it before and have no part in the
+// redaction.
+func redactedEverywhere(s *scene) {
+	alice := s.guide(0)
+	room := try(alice.CreateRoom(s.ctx, mxclient.NewRoom{Preset: "public_chat"}))(s)
+	said := try(alice.SendText(s.ctx, room, "t", "a secret"))(s)
+	readers := s.direct(0, "client", alice.Session)
+	for _, c := range readers {
+		try(c.Event(s.ctx, room, said))(s)
+	}
+	try(alice.Redact(s.ctx, room, said, "r", ""))(s)
+	deadline := time.Now().Add(30 * time.Second) // a cache forgets what it has after a minute in any case
+	for i, c := range readers {
+		s.eventually(fmt.Sprintf("the redaction at replica %d", i), func() bool {
+			e := try(c.Event(s.ctx, room, said))(s)
+			if time.Now().After(deadline) {
+				s.Fatalf("replica %d still shows %s", i, e.Content)
+			}
+			return string(e.Content) == "{}"
+		})
+	}
+}
+
 // sendEverywhere sends the same transaction by all replicas at once and returns their event ids.
 func (s *scene) sendEverywhere(senders []*mxclient.Client, room, txn string) []string {
 	ids := make([]string, len(senders))
