@@ -84,16 +84,16 @@ func replicas(s *scene) {
 func redactedEverywhere(s *scene) {
 	alice := s.guide(0)
 	room := try(alice.CreateRoom(s.ctx, mxclient.NewRoom{Preset: "public_chat"}))(s)
-	said := try(alice.SendText(s.ctx, room, "t", "a secret"))(s)
+	topic := try(alice.SendState(s.ctx, room, "m.room.topic", "", map[string]string{"topic": "a secret"}))(s)
 	readers := s.direct(0, "client", alice.Session)
 	for _, c := range readers {
-		try(c.Event(s.ctx, room, said))(s)
+		try(c.StateEvent(s.ctx, room, "m.room.topic", ""))(s)
 	}
-	try(alice.Redact(s.ctx, room, said, "r", ""))(s)
+	try(alice.Redact(s.ctx, room, topic, "r", ""))(s)
 	deadline := time.Now().Add(30 * time.Second) // a cache forgets what it has after a minute in any case
 	for i, c := range readers {
 		s.eventually(fmt.Sprintf("the redaction at replica %d", i), func() bool {
-			e := try(c.Event(s.ctx, room, said))(s)
+			e := try(c.StateEvent(s.ctx, room, "m.room.topic", ""))(s)
 			if time.Now().After(deadline) {
 				s.Fatalf("replica %d still shows %s", i, e.Content)
 			}
