@@ -148,6 +148,12 @@ func (g *Graph) Key(i Index) state.Key { return g.keys[g.key[i]] }
 // KeyIndex returns the same as a number.
 func (g *Graph) KeyIndex(i Index) KeyIndex { return g.key[i] }
 
+// Keys returns the number of different types and state keys.
+func (g *Graph) Keys() int { return len(g.keys) }
+
+// KeyAt returns a type and state key by its number.
+func (g *Graph) KeyAt(k KeyIndex) state.Key { return g.keys[k] }
+
 // FindKey returns the number of a type and state key, if an event has them.
 func (g *Graph) FindKey(k state.Key) (KeyIndex, bool) {
 	slot, ok := g.find(k)

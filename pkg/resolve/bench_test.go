@@ -3,6 +3,7 @@ package resolve_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -140,5 +141,62 @@ func BenchmarkNextEvent(b *testing.B) {
 			b.ReportMetric(float64(r.now.Bytes()), "map-bytes")
 			b.ReportMetric(float64(r.g.Len()), "events")
 		})
+	}
+}
+
+// fromCreation are the states of a room while two branches grow from its creation, a state event at a time: what a server
+// resolves that gets these events, one after the other.
+func (r *large) fromCreation(depth int) [][]state.Map {
+	first := r.beginning()
+	maps := []state.Map{r.now, first, first}
+	out := make([][]state.Map, 0, depth)
+	for i := range depth {
+		b := 1 + i%2
+		switch i % 4 {
+		case 0, 1:
+			maps[b] = r.send(maps[b], owner, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i))
+		case 2:
+			maps[b] = r.profile(maps[b], owner)
+		case 3:
+			maps[b] = r.send(maps[b], owner, "m.room.power_levels", "", r.levels())
+		}
+		for _, m := range maps {
+			m.ID()
+		}
+		out = append(out, slices.Clone(maps))
+	}
+	return out
+}
+
+// BenchmarkFromCreation is one more event of branches from the creation, with which each key of the state is in conflict.
+func BenchmarkFromCreation(b *testing.B) {
+	for _, version := range []string{"11", "12"} {
+		for _, n := range []int{10_000, 100_000} {
+			r := newLarge(version, n, usualLevels)
+			steps := r.fromCreation(12)
+			for _, remember := range []bool{false, true} {
+				b.Run(fmt.Sprintf("v%s/N=%d/remember=%t", version, n, remember), func(b *testing.B) {
+					known, i := resolve.NewResolver(r.g), 0
+					var loaded, visited int
+					start := cpuTime(b)
+					for b.Loop() {
+						if !remember {
+							known = resolve.NewResolver(r.g)
+						}
+						m, stats, err := known.Resolve(context.Background(), r.rules, steps[i%len(steps)], r, resolve.Budget{}, 1<<30)
+						if err != nil {
+							b.Fatal(err)
+						}
+						m.ID()
+						i, loaded, visited = i+1, loaded+stats.Loaded, visited+stats.Visited
+					}
+					b.ReportAllocs()
+					b.ReportMetric((cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+					b.ReportMetric(float64(loaded)/float64(b.N), "loaded")
+					b.ReportMetric(float64(visited)/float64(b.N), "visits")
+					b.ReportMetric(float64(known.Bytes()-r.g.Bytes()), "memory-bytes")
+				})
+			}
+		}
 	}
 }

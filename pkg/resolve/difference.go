@@ -11,10 +11,8 @@ import (
 // difference, a search along those that cite it looks for a common event. docs/state.md has the proof.
 type difference struct {
 	*resolution
-	words int // of a mask: a bit for each state
-	slots map[authgraph.Index]int
-	masks []uint64
-	next  heap[authgraph.Index] // greatest first: an event comes after all that cite it
+	words int        // of a mask: a bit for each state
+	next  descending // an event comes after all that cite it
 
 	common indexSet
 	dead   indexSet // searched from without success: not common, and nor is a descendant
@@ -34,16 +32,14 @@ func (r *resolution) addDifference() error {
 	d := &difference{
 		resolution: r,
 		words:      (len(r.states) + 63) / 64,
-		slots:      make(map[authgraph.Index]int, 2*r.conflicted.n),
-		next:       heap[authgraph.Index]{before: func(x, y *authgraph.Index) bool { return *x > *y }},
+		next:       newDescending(r.g.Len()),
 		common:     newIndexSet(r.g.Len()),
 		dead:       newIndexSet(r.g.Len()),
 	}
 	if err := d.start(); err != nil {
 		return err
 	}
-	for len(d.next.items) > 0 {
-		i := d.next.pop()
+	for i, ok := d.next.pop(); ok; i, ok = d.next.pop() {
 		if err := d.visit(1); err != nil {
 			return err
 		}
@@ -61,7 +57,7 @@ func (r *resolution) addDifference() error {
 			d.full.add(i)
 		}
 		for _, a := range d.g.Auth(i) {
-			d.meet(a, d.mask(d.slots[i]))
+			d.meet(a, d.maskOf(i))
 		}
 	}
 	return nil
@@ -72,14 +68,15 @@ func (r *resolution) addDifference() error {
 func (d *difference) start() error {
 	bit := make([]uint64, d.words)
 	disputed := 0
-	for _, c := range d.conflicts {
-		if c.values[0] != 0 {
+	for n := range d.conflicts {
+		values := d.valuesOf(n)
+		if values[0] != authgraph.None {
 			disputed++
 		}
-		for s, nid := range c.values {
-			if nid != 0 {
+		for s, i := range values {
+			if i != authgraph.None {
 				bit[s/64] = 1 << (s % 64)
-				d.meet(d.g.Find(nid), bit)
+				d.meet(i, bit)
 				bit[s/64] = 0
 			}
 		}
@@ -105,23 +102,26 @@ func (d *difference) raise(i authgraph.Index) {
 	}
 }
 
-func (d *difference) mask(slot int) []uint64 { return d.masks[slot*d.words : (slot+1)*d.words] }
+// maskOf returns the mask of an event of the walk.
+func (d *difference) maskOf(i authgraph.Index) []uint64 {
+	slot := int(d.m.slot.get(uint32(i))) - 1
+	return d.m.masks[slot*d.words : (slot+1)*d.words]
+}
 
 // meet adds to the mask of an event, which joins the walk if it is new.
 func (d *difference) meet(i authgraph.Index, mask []uint64) {
 	if d.common.has(i) {
 		return
 	}
-	slot, ok := d.slots[i]
-	if !ok {
-		slot = len(d.slots)
-		d.slots[i] = slot
+	slot := d.m.slot.at(uint32(i))
+	if *slot == 0 {
+		*slot = uint32(len(d.m.masks)/d.words) + 1
 		for range d.words {
-			d.masks = append(d.masks, 0)
+			d.m.masks = append(d.m.masks, 0)
 		}
 		d.next.push(i)
 	}
-	own := d.mask(slot)
+	own := d.maskOf(i)
 	left := len(d.states)
 	all := true
 	for w := range own {

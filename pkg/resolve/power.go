@@ -30,7 +30,7 @@ func (r *resolution) powerSet() (indexSet, error) {
 	x := newIndexSet(r.g.Len())
 	var work []authgraph.Index
 	for i := range r.full.all() {
-		if IsPower(r.events[r.g.NID(i)].PDU) {
+		if r.m.fact(i).power {
 			x.add(i)
 			work = append(work, i)
 		}
@@ -50,29 +50,20 @@ func (r *resolution) powerSet() (indexSet, error) {
 	return x, nil
 }
 
-// ranked is an event with what the power ordering compares.
-type ranked struct {
-	at    int // in the list of the events that are ordered
-	power int64
-	ev    *event.PDU
-}
-
-func (x *ranked) before(y *ranked) bool {
-	switch {
-	case x.power != y.power:
-		return x.power > y.power
-	case x.ev.OriginServerTS != y.ev.OriginServerTS:
-		return x.ev.OriginServerTS < y.ev.OriginServerTS
-	}
-	return x.ev.ID < y.ev.ID
-}
-
 // powerOrdering is the "reverse topological power ordering" by Kahn's algorithm.
 func (r *resolution) powerOrdering(set *indexSet) ([]authgraph.Index, error) {
 	events := set.list()
+	places, err := r.byPower(events)
+	if err != nil {
+		return nil, err
+	}
+	rank := make([]int32, len(events)) // the place of each, if it did not wait for others
+	for at, p := range places {
+		rank[p.n] = int32(at)
+	}
 	waits := make([]int32, len(events)) // for so many auth events of the set
 	citedBy := make([][]int32, len(events))
-	next := heap[ranked]{before: (*ranked).before}
+	next := heap[int32]{before: func(x, y *int32) bool { return *x < *y }}
 	for at, i := range events {
 		for _, a := range r.g.Auth(i) {
 			if set.has(a) {
@@ -81,44 +72,80 @@ func (r *resolution) powerOrdering(set *indexSet) ([]authgraph.Index, error) {
 				waits[at]++
 			}
 		}
-		if waits[at] > 0 {
-			continue
-		}
-		if err := r.rank(&next, at, i); err != nil {
-			return nil, err
+		if waits[at] == 0 {
+			next.push(rank[at])
 		}
 	}
 	ordered := make([]authgraph.Index, 0, len(events))
 	for len(next.items) > 0 {
-		first := next.pop().at
-		ordered = append(ordered, events[first])
-		if err := r.visit(1 + len(citedBy[first])); err != nil {
+		first := places[next.pop()]
+		ordered = append(ordered, first.at)
+		if err := r.visit(1 + len(citedBy[first.n])); err != nil {
 			return nil, err
 		}
-		for _, at := range citedBy[first] {
+		for _, at := range citedBy[first.n] {
 			if waits[at]--; waits[at] == 0 {
-				if err := r.rank(&next, int(at), events[at]); err != nil {
-					return nil, err
-				}
+				next.push(rank[at])
 			}
 		}
 	}
 	return ordered, nil
 }
 
-// rank makes an event one of those that may come next. Its sender's power is the one by its own auth events.
-func (r *resolution) rank(next *heap[ranked], at int, i authgraph.Index) error {
-	ev := r.events[r.g.NID(i)].PDU
-	_, levels, err := r.authEvent(i, ev, powerLevelsKey)
-	if err != nil {
-		return err
+// byPower orders events by the power of their senders, the greatest first, then by age.
+func (r *resolution) byPower(events []authgraph.Index) ([]place, error) {
+	if err := r.findPowers(events); err != nil {
+		return nil, err
 	}
-	create := Event{PDU: ev}
-	if ev.Type != createKey.Type {
-		if _, create, err = r.authEvent(i, ev, createKey); err != nil {
-			return err
+	list := make([]place, len(events))
+	for n, i := range events {
+		list[n] = r.placeOf(n, i, -r.m.powers[i])
+	}
+	return list, r.sort(list)
+}
+
+// findPowers finds the power of the senders of events, by the events' own auth events, where it is not known.
+func (r *resolution) findPowers(events []authgraph.Index) error {
+	var unknown, want []authgraph.Index
+	for _, i := range events {
+		if _, ok := r.m.powers[i]; ok {
+			continue
+		}
+		unknown = append(unknown, i)
+		for _, a := range []authgraph.Index{i, r.ownCreate(i), r.g.Levels(i)} {
+			if a != authgraph.None && r.events[a] == nil {
+				want = append(want, a)
+			}
 		}
 	}
-	next.push(ranked{at, auth.PowerOf(ev.Sender, auth.Events{create.PDU, levels.PDU}), ev})
+	if err := r.load(want); err != nil {
+		return err
+	}
+	for _, i := range unknown {
+		ev, cited := r.events[i], auth.Events{}
+		for _, a := range []authgraph.Index{r.ownCreate(i), r.g.Levels(i)} {
+			if a != authgraph.None {
+				cited = append(cited, r.events[a])
+			}
+		}
+		if ev.Type != createKey.Type {
+			if err := r.checkCreate(ev); err != nil {
+				return err
+			}
+		}
+		r.m.powers[i] = auth.PowerOf(ev.Sender, cited)
+	}
 	return nil
+}
+
+// ownCreate is the create event by which the sender of i has power: i itself, or its auth event.
+func (r *resolution) ownCreate(i authgraph.Index) authgraph.Index {
+	key, ok := r.g.FindKey(createKey)
+	switch {
+	case r.g.Key(i).Type == createKey.Type:
+		return i
+	case !ok:
+		return authgraph.None
+	}
+	return r.authEvent(i, key)
 }

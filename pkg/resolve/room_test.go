@@ -2,7 +2,6 @@ package resolve_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +23,10 @@ type graphed struct {
 	nids  map[id.Event]int64
 	byNID map[int64]id.Event
 	calls int
+	// most bounds the calls, if it is not 0.
+	most int
+	// known resolves what was resolved before, too.
+	known *resolve.Resolver
 	// flipped events are rejected if the source says that they are not, and the other way round.
 	flipped map[int64]bool
 }
@@ -48,13 +51,14 @@ func newGraphed(rules *roomversion.Rules, events []*event.PDU, src stateres.Sour
 			return nil, fmt.Errorf("%s: %w", ev.ID, err)
 		}
 	}
+	r.known = resolve.NewResolver(r.g)
 	return r, nil
 }
 
 // Events implements resolve.Source, and asserts what a source is promised.
 func (r *graphed) Events(_ context.Context, nids []int64) ([]resolve.Event, error) {
-	if r.calls++; r.calls > 2 {
-		return nil, errors.New("a third call of the source")
+	if r.calls++; r.most > 0 && r.calls > r.most {
+		return nil, fmt.Errorf("call %d of the source", r.calls)
 	}
 	if len(nids) == 0 || !slices.IsSorted(nids) || len(slices.Compact(slices.Clone(nids))) != len(nids) {
 		return nil, fmt.Errorf("asked for %v", nids)
@@ -98,8 +102,18 @@ func (r *graphed) setOf(m state.Map) stateres.Set {
 
 // resolve is the resolution by the package under test.
 func (r *graphed) resolve(sets []stateres.Set) (stateres.Set, resolve.Stats, error) {
-	r.calls = 0
+	r.calls, r.most = 0, 2
 	m, stats, err := resolve.Resolve(context.Background(), r.rules, r.g, r.mapsOf(sets), r, resolve.Budget{})
+	if err != nil {
+		return nil, stats, err
+	}
+	return r.setOf(m), stats, nil
+}
+
+// again is the same with what earlier resolutions have learned.
+func (r *graphed) again(sets []stateres.Set) (stateres.Set, resolve.Stats, error) {
+	r.calls, r.most = 0, 0
+	m, stats, err := r.known.Resolve(context.Background(), r.rules, r.mapsOf(sets), r, resolve.Budget{}, 1<<30)
 	if err != nil {
 		return nil, stats, err
 	}
@@ -119,7 +133,29 @@ func (r *graphed) compare(sets []stateres.Set) (resolve.Stats, error) {
 	if !maps.Equal(got, want) {
 		return stats, fmt.Errorf("version %s, %d states: %s", r.rules.Version, len(sets), differences(got, want))
 	}
+	for _, when := range []string{"with what was learned before", "once more"} {
+		got, known, err := r.again(sets)
+		if err != nil {
+			return stats, err
+		}
+		if !maps.Equal(got, want) {
+			return stats, fmt.Errorf("version %s, %d states, %s: %s", r.rules.Version, len(sets), when, differences(got, want))
+		}
+		if err := covers(known.Verdicts, stats.Verdicts); err != nil {
+			return stats, fmt.Errorf("%s: %w", when, err)
+		}
+	}
 	return stats, nil
+}
+
+// covers says whether a resolution depends on at least the verdicts that another one does.
+func covers(all, some map[int64]bool) error {
+	for nid, rejected := range some {
+		if got, ok := all[nid]; !ok || got != rejected {
+			return fmt.Errorf("verdict on %d: %v %v, want %v", nid, got, ok, rejected)
+		}
+	}
+	return nil
 }
 
 func differences(got, want stateres.Set) string {

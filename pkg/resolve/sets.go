@@ -73,6 +73,37 @@ func (s *indexSet) list() []authgraph.Index {
 	return out
 }
 
+// descending gives the events of a set from the greatest down. What is put in while it does is smaller than what came out
+// last.
+type descending struct {
+	indexSet
+	page, word int // no event is in a later one
+}
+
+func newDescending(graph int) descending {
+	s := newIndexSet(graph)
+	return descending{s, len(s.pages) - 1, pageBits/64 - 1}
+}
+
+func (d *descending) push(i authgraph.Index) { d.add(i) }
+
+func (d *descending) pop() (authgraph.Index, bool) {
+	for ; d.page >= 0; d.page, d.word = d.page-1, pageBits/64-1 {
+		p := d.pages[d.page]
+		if p == nil {
+			continue
+		}
+		for ; d.word >= 0; d.word-- {
+			if word := p[d.word]; word != 0 {
+				bit := 63 - bits.LeadingZeros64(word)
+				p[d.word] &^= 1 << bit
+				return authgraph.Index(d.page*pageBits + d.word*64 + bit), true
+			}
+		}
+	}
+	return 0, false
+}
+
 // heap is a binary heap whose first element is the one that comes before all others.
 type heap[T any] struct {
 	items  []T

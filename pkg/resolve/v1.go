@@ -6,7 +6,8 @@ import (
 	"crypto/sha1" //nolint:gosec // the algorithm of room version 1 orders by it
 	"slices"
 
-	"hanse/pkg/state"
+	"hanse/pkg/authgraph"
+	"hanse/pkg/matrix/event"
 )
 
 // resolveV1 is the algorithm of room version 1. A conflict needs two different events: a key that some state lacks is not
@@ -17,9 +18,9 @@ func (r *resolution) resolveV1() error {
 		return err
 	}
 	for _, typ := range []string{"m.room.power_levels", "m.room.join_rules", "m.room.member", ""} {
-		decided := make(map[state.Key]int64)
+		decided := make(map[authgraph.KeyIndex]authgraph.Index)
 		for key, events := range conflicts {
-			if typ != "" && key.Type != typ {
+			if typ != "" && r.g.KeyAt(key).Type != typ {
 				continue
 			}
 			decide := r.lastAllowed
@@ -31,40 +32,41 @@ func (r *resolution) resolveV1() error {
 			}
 			delete(conflicts, key)
 		}
-		for key, nid := range decided {
-			r.hold(key, nid)
+		for key, at := range decided {
+			r.hold(key, at)
 		}
 	}
 	return nil
 }
 
 // separateV1 decides the keys for which there is one event, and returns the events of the others by depth.
-func (r *resolution) separateV1() (map[state.Key][]hashed, error) {
-	values := make(map[state.Key][]int64)
-	var nids []int64
-	for _, c := range r.conflicts {
-		slices.Sort(c.values)
-		some := slices.DeleteFunc(slices.Compact(c.values), func(nid int64) bool { return nid == 0 })
+func (r *resolution) separateV1() (map[authgraph.KeyIndex][]hashed, error) {
+	values := make(map[authgraph.KeyIndex][]authgraph.Index)
+	var all []authgraph.Index
+	for n, key := range r.conflicts {
+		some := slices.Clone(r.valuesOf(n))
+		slices.Sort(some)
+		some = slices.DeleteFunc(slices.Compact(some), func(i authgraph.Index) bool { return i == authgraph.None })
 		if len(some) == 1 {
-			r.hold(c.key, some[0])
+			r.hold(key, some[0])
 			continue
 		}
-		values[c.key] = some
-		nids = append(nids, some...)
+		values[key] = some
+		all = append(all, some...)
 	}
-	r.Full = len(nids)
-	if err := r.load(nids); err != nil {
+	r.Full = len(all)
+	if err := r.load(slices.Clone(all)); err != nil {
 		return nil, err
 	}
-	if err := r.loadAuth(); err != nil {
+	if err := r.loadAnswers(all); err != nil {
 		return nil, err
 	}
-	conflicts := make(map[state.Key][]hashed, len(values))
-	for key, nids := range values {
-		events := make([]hashed, len(nids))
-		for n, nid := range nids {
-			ev := r.events[nid]
-			events[n] = hashed{nid, ev, sha1.Sum([]byte(ev.ID))} //nolint:gosec // see the import
+	conflicts := make(map[authgraph.KeyIndex][]hashed, len(values))
+	for key, of := range values {
+		events := make([]hashed, len(of))
+		for n, i := range of {
+			ev := r.events[i]
+			events[n] = hashed{i, ev, sha1.Sum([]byte(ev.ID))} //nolint:gosec // see the import
 		}
 		slices.SortFunc(events, byDepth)
 		conflicts[key] = events
@@ -74,8 +76,8 @@ func (r *resolution) separateV1() (map[state.Key][]hashed, error) {
 
 // hashed is an event with what the order of version 1 compares.
 type hashed struct {
-	nid int64
-	Event
+	at authgraph.Index
+	*event.PDU
 	sum [sha1.Size]byte
 }
 
@@ -88,35 +90,35 @@ func byDepth(x, y hashed) int {
 }
 
 // firstAllowed goes up the events for a key, from the lowest depth, for as long as each is allowed after the one before.
-func (r *resolution) firstAllowed(key state.Key, events []hashed) (int64, error) {
+func (r *resolution) firstAllowed(key authgraph.KeyIndex, events []hashed) (authgraph.Index, error) {
 	view := &view{r: r}
-	picked := events[0].nid
-	defer r.hold(key, 0)
+	picked := events[0].at
+	defer r.hold(key, authgraph.None)
 	for _, ev := range events[1:] {
 		r.hold(key, picked)
-		allowed, err := view.allows(r.g.Find(ev.nid), ev.PDU)
+		allowed, err := view.judge([]authgraph.Index{ev.at})
 		if err != nil {
 			return 0, err
 		}
 		if !allowed {
 			break
 		}
-		picked = ev.nid
+		picked = ev.at
 	}
 	return picked, nil
 }
 
 // lastAllowed is the event for a key with the highest depth that is allowed, or else the one with the lowest.
-func (r *resolution) lastAllowed(_ state.Key, events []hashed) (int64, error) {
+func (r *resolution) lastAllowed(_ authgraph.KeyIndex, events []hashed) (authgraph.Index, error) {
 	view := &view{r: r}
 	for _, ev := range slices.Backward(events) {
-		allowed, err := view.allows(r.g.Find(ev.nid), ev.PDU)
+		allowed, err := view.judge([]authgraph.Index{ev.at})
 		if err != nil {
 			return 0, err
 		}
 		if allowed {
-			return ev.nid, nil
+			return ev.at, nil
 		}
 	}
-	return events[0].nid, nil
+	return events[0].at, nil
 }

@@ -10,10 +10,11 @@ func (r *resolution) resolveV2() error {
 	if err := r.findCreate(); err != nil {
 		return err
 	}
-	if err := r.loadFull(); err != nil {
+	unknown, err := r.loadFull()
+	if err != nil {
 		return err
 	}
-	if err := r.loadAuth(); err != nil {
+	if err := r.loadAnswers(unknown); err != nil {
 		return err
 	}
 
@@ -39,12 +40,25 @@ func (r *resolution) resolveV2() error {
 			rest = append(rest, i)
 		}
 	}
-	if err := r.mainlineOrdering(rest, r.held(powerLevelsKey)); err != nil {
+	levels, err := r.heldLevels()
+	if err != nil {
+		return err
+	}
+	if err := r.mainlineOrdering(rest, levels); err != nil {
 		return err
 	}
 
 	// 4. Apply them as well. What was not in conflict stays as it was: see result.
 	return r.replay(rest)
+}
+
+// heldLevels is the power levels event of the state under construction, None for none.
+func (r *resolution) heldLevels() (authgraph.Index, error) {
+	key, ok := r.g.FindKey(powerLevelsKey)
+	if !ok {
+		return authgraph.None, nil
+	}
+	return r.held(key)
 }
 
 // fullConflictedSet is the union of the conflicted state set, the auth difference and, since version 12, the conflicted

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"hanse/pkg/authgraph"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
@@ -267,8 +266,8 @@ func (w *writer) resolveBriefly(ctx context.Context, maps []state.Map) (resoluti
 	known := resolution{room: r.key(), maps: maps}
 	start := time.Now()
 	var stats resolve.Stats
-	err := r.walk(g, false, func(g *authgraph.Graph) (err error) {
-		known.result, stats, err = resolve.Resolve(ctx, r.rules, g, maps, &resolveSource{w, ctx, ctx}, s.brief)
+	err := r.walk(g, false, func(by *resolve.Resolver) (err error) {
+		known.result, stats, err = w.resolveBy(ctx, by, maps, &resolveSource{w, ctx, ctx}, s.brief)
 		return err
 	})
 	r.charge(stats)

@@ -309,7 +309,8 @@ func TestGraphReadWhileRoomGoesOn(t *testing.T) {
 	if !found {
 		t.Fatal("no graph")
 	}
-	err = g.walk(false, func(g *authgraph.Graph) error {
+	err = g.walk(false, func(by *resolve.Resolver) error {
+		g := by.Graph()
 		for key, nid := range r.head.state.All() {
 			if g.Find(nid) == authgraph.None {
 				t.Errorf("%v is missing", key)
@@ -328,9 +329,9 @@ func TestGraphGrowsWhileWalked(t *testing.T) {
 	node := func(nid int64, auth ...int64) authgraph.Node {
 		return authgraph.Node{NID: nid, Key: state.Key{Type: "t", StateKey: fmt.Sprint(nid)}, Auth: auth}
 	}
-	g := &growing{graph: authgraph.New()}
+	g := &growing{known: resolve.NewResolver(authgraph.New())}
 	length := func(wait bool) (n int, err error) {
-		err = g.walk(wait, func(g *authgraph.Graph) error { n = g.Len(); return nil })
+		err = g.walk(wait, func(by *resolve.Resolver) error { n = by.Graph().Len(); return nil })
 		return n, err
 	}
 	add := func(n authgraph.Node) {
@@ -341,7 +342,8 @@ func TestGraphGrowsWhileWalked(t *testing.T) {
 	}
 	add(node(1))
 	waited := make(chan int, 1)
-	err := g.walk(false, func(walked *authgraph.Graph) error {
+	err := g.walk(false, func(by *resolve.Resolver) error {
+		walked := by.Graph()
 		if n, err := length(false); n != 1 || err != nil {
 			t.Errorf("two at once: %d events, %v", n, err)
 		}

@@ -13,7 +13,7 @@ type Config struct {
 	QueueRows int   `yaml:"queue_rows" doc:"Largest number of rows, roughly, that wait for one lane; beyond it writes are refused."`
 	Rooms     int   `yaml:"rooms" doc:"Rooms that one worker keeps in memory at most."`
 	Cache     int64 `yaml:"cache" doc:"Memory for events that the auth rules read, in bytes."`
-	Graphs    int64 `yaml:"graphs" doc:"Memory for the auth graphs of rooms whose forks are resolved, in bytes."`
+	Graphs    int64 `yaml:"graphs" doc:"Memory for the auth graphs of rooms whose forks are resolved, and for what is known of events that were in conflict, in bytes."`
 
 	CollectEvery time.Duration `yaml:"collect_every" doc:"How often, about, states of rooms that nothing refers to are removed from a partition; 0: never."`
 

@@ -45,10 +45,10 @@ func (s *Service) remember(r *room, e *newEvent) {
 		PDU: e.pdu, Part: r.p.part, RoomNID: r.nid, NID: e.nid, SID: e.sid, Flags: e.flags, Auth: e.auth, Prev: e.prev,
 	}
 	e.stored = ev
+	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
 	if e.reversed() {
 		r.forgetResolved()
 	}
-	s.cache.Add(eventKey{r.p.part, r.p.epoch, e.nid}, ev)
 	r.draft(e)
 }
 

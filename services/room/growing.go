@@ -9,14 +9,15 @@ import (
 	"sync/atomic"
 
 	"hanse/pkg/authgraph"
+	"hanse/pkg/resolve"
 	"hanse/pkg/state"
 )
 
-// growing is the auth graph of a room, which goes on while somebody walks it: what is drafted meanwhile is noted, and
-// enters the graph before the next walk.
+// growing is the auth graph of a room, with what resolutions have learned, while the room goes on: what is drafted while
+// somebody walks the graph is noted, and enters it before the next walk.
 type growing struct {
 	mu    sync.RWMutex // held by who walks the graph, and for writing by who adds to it
-	graph *authgraph.Graph
+	known *resolve.Resolver
 	bytes atomic.Int64
 
 	behindMu sync.Mutex
@@ -49,11 +50,11 @@ func (g *growing) catchUp() error {
 	g.behind = nil
 	g.behindMu.Unlock()
 	for _, n := range nodes {
-		if err := g.graph.Add(n); err != nil {
+		if err := g.known.Graph().Add(n); err != nil {
 			return fmt.Errorf("%w: %d: %w", errMisfit, n.NID, err)
 		}
 	}
-	g.bytes.Store(g.graph.Bytes())
+	g.bytes.Store(g.known.Bytes())
 	return nil
 }
 
@@ -64,7 +65,7 @@ func (g *growing) read(graph *authgraph.Graph) error {
 	// Changes of a room are committed in their order: what is older and not there is of a draft that came to nothing.
 	g.behind = slices.DeleteFunc(g.behind, func(n authgraph.Node) bool { return n.NID <= last })
 	g.behindMu.Unlock()
-	g.graph = graph
+	g.known = resolve.NewResolver(graph)
 	return g.catchUp()
 }
 
@@ -74,8 +75,8 @@ func (g *growing) lags() bool {
 	return len(g.behind) > 0
 }
 
-// walk calls do with the room's auth graph; see growing.walk.
-func (r *room) walk(g *growing, wait bool, do func(*authgraph.Graph) error) error {
+// walk calls do with what resolves by the room's auth graph; see growing.walk.
+func (r *room) walk(g *growing, wait bool, do func(*resolve.Resolver) error) error {
 	err := g.walk(wait, do)
 	if errors.Is(err, errMisfit) {
 		r.misfit(err)
@@ -85,7 +86,7 @@ func (r *room) walk(g *growing, wait bool, do func(*authgraph.Graph) error) erro
 
 // walk calls do with the graph, which has all that was added before and stays as it is until do returns. If that takes
 // waiting for somebody else's walk and wait is not set, it fails with errWalked.
-func (g *growing) walk(wait bool, do func(*authgraph.Graph) error) error {
+func (g *growing) walk(wait bool, do func(*resolve.Resolver) error) error {
 	free := g.mu.TryLock()
 	if !free && g.lags() {
 		if !wait {
@@ -103,7 +104,8 @@ func (g *growing) walk(wait bool, do func(*authgraph.Graph) error) error {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return do(g.graph)
+	defer func() { g.bytes.Store(g.known.Bytes()) }()
+	return do(g.known)
 }
 
 // graphLoads is how many auth graphs are read at once.

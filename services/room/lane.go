@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -264,10 +265,20 @@ func (l *lane) publish(pb *partBatch, now int64) {
 		for _, nid := range stale {
 			l.s.cache.Remove(eventKey{pb.p.part, pb.p.epoch, nid})
 		}
+		for _, c := range pb.changes {
+			if c.reverses() { // a resolution may have read the rows as they were
+				c.room.forgetVerdicts()
+			}
+		}
 		if err := l.s.bus.PublishRedacted(&logv1.Redacted{Part: pb.p.part, Nids: stale}); err != nil {
 			l.s.log.Debug("publish redactions", "err", err, "part", pb.p.part)
 		}
 	}
+}
+
+// reverses says whether the change gives stored events other verdicts.
+func (c *change) reverses() bool {
+	return len(c.partial.redone) > 0 || slices.ContainsFunc(c.events, (*newEvent).reversed)
 }
 
 // changed are stored events whose rows the change has changed: readers must not keep what they have of them.

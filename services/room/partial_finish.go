@@ -51,11 +51,11 @@ func (d *redo) finish(ctx context.Context) (*change, error) {
 		return nil, err
 	}
 	d.r.partial, d.r.home = nil, ""
-	d.r.forgetResolved()
 	w.s.metrics.fillGuessed.Add(float64(d.guessed))
 	for nid, ev := range w.redone { // what is built upon them from now on needs them as they are
 		w.s.cache.Add(eventKey{d.r.p.part, d.r.p.epoch, nid}, ev)
 	}
+	d.r.forgetResolved()
 	return w.c, nil
 }
 

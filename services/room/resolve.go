@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"hanse/pkg/authgraph"
 	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
@@ -103,8 +102,8 @@ func (w *writer) resolveAtLength(ctx context.Context, maps []state.Map, read fun
 	}
 	s.metrics.memo.WithLabelValues("none").Inc()
 	var known resolution
-	err := r.walk(g, true, func(g *authgraph.Graph) (err error) {
-		known, err = w.resolveInTurn(ctx, g, maps)
+	err := r.walk(g, true, func(by *resolve.Resolver) (err error) {
+		known, err = w.resolveInTurn(ctx, by, maps)
 		return err
 	})
 	if err != nil {
@@ -113,7 +112,7 @@ func (w *writer) resolveAtLength(ctx context.Context, maps []state.Map, read fun
 	return known, nil
 }
 
-func (w *writer) resolveInTurn(ctx context.Context, g *authgraph.Graph, maps []state.Map) (resolution, error) {
+func (w *writer) resolveInTurn(ctx context.Context, by *resolve.Resolver, maps []state.Map) (resolution, error) {
 	s, r := w.s, w.r
 	s.metrics.waiting.Inc()
 	turn, err := s.turns.begin(ctx)
@@ -128,7 +127,7 @@ func (w *writer) resolveInTurn(ctx context.Context, g *authgraph.Graph, maps []s
 		}
 	}
 	start := time.Now()
-	m, stats, err := resolve.Resolve(turn, r.rules, g, maps, &resolveSource{w, turn, ctx}, resolveBounds)
+	m, stats, err := w.resolveBy(turn, by, maps, &resolveSource{w, turn, ctx}, resolveBounds)
 	s.metrics.resolved(stats, time.Since(start))
 	r.charge(stats)
 	if errors.Is(err, resolve.ErrBudget) {
@@ -136,6 +135,15 @@ func (w *writer) resolveInTurn(ctx context.Context, g *authgraph.Graph, maps []s
 		s.log.Warn("a fork is too large to be resolved", "room", r.id, "err", err)
 	}
 	return resolution{room: r.key(), maps: maps, result: m, verdicts: stats.Verdicts}, err
+}
+
+// resolveBy resolves with what is known of the room's events, unless the draft has other verdicts than the room. What a resolver
+// remembers and its graph are together a part of what is for all, as what weighs more than that is not kept at all.
+func (w *writer) resolveBy(ctx context.Context, by *resolve.Resolver, maps []state.Map, src *resolveSource, b resolve.Budget) (state.Map, resolve.Stats, error) {
+	if w.redone != nil {
+		return resolve.Resolve(ctx, w.r.rules, by.Graph(), maps, src, b)
+	}
+	return by.Resolve(ctx, w.r.rules, maps, src, b, w.s.cfg.Graphs*3/4-by.Graph().Bytes())
 }
 
 // charge makes the room pay for a resolution.
@@ -221,10 +229,18 @@ func resolveKey(maps []state.Map) string {
 	return string(key)
 }
 
-// forgetResolved is called when the verdict on an event changes, or may have: what was resolved holds for the one before.
+// forgetResolved is called when the verdict on an event has changed, or may have: what was resolved holds for the one before.
 func (r *room) forgetResolved() {
 	r.resolved = memo{}
 	r.verdicts++
+	r.forgetVerdicts()
+}
+
+// forgetVerdicts is called when events are read with other verdicts than before. The room need not be locked.
+func (r *room) forgetVerdicts() {
+	if g, ok := r.s.graphs.Peek(r); ok {
+		g.known.VerdictsChanged()
+	}
 }
 
 // underNewVerdicts is what the draft remembers. The room may have changed verdicts of its own since.

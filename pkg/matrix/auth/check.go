@@ -61,7 +61,8 @@ type check struct {
 	opts  Options
 
 	create *event.PDU
-	levels *event.PDU
+	levels *event.PDU // once asked: see currentLevels
+	asked  bool
 }
 
 // Check applies the authorisation rules of the event's room version, except
@@ -88,7 +89,6 @@ func (c *check) run() *Error {
 	if c.rules.SpecialAliasesAuth && c.ev.Type == typeAliases {
 		return c.checkAliases()
 	}
-	c.levels = c.st.StateEvent(typePowerLevels, "")
 	if c.ev.Type == typeMember {
 		return c.checkMember()
 	}
@@ -176,14 +176,23 @@ func (c *check) membership(user string) string {
 }
 
 func (c *check) power(user id.User) (int64, error) {
-	return powerOf(user, c.create, c.levels)
+	return powerOf(user, c.create, c.currentLevels())
+}
+
+// currentLevels is the power levels event of the state. Only rules that need it look it up: what a check depends on is what it
+// asked for (package resolve).
+func (c *check) currentLevels() *event.PDU {
+	if !c.asked {
+		c.levels, c.asked = c.st.StateEvent(typePowerLevels, ""), true
+	}
+	return c.levels
 }
 
 func (c *check) powerLevels() *PowerLevels {
-	if c.levels == nil {
-		return nil
+	if levels := c.currentLevels(); levels != nil {
+		return project(levels).power
 	}
-	return project(c.levels).power
+	return nil
 }
 
 // joinRule is the current join rule; a room without one is for the invited.

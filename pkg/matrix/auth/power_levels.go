@@ -36,10 +36,11 @@ func (c *check) checkPowerLevels(sender int64) *Error {
 			}
 		}
 	}
-	if c.levels == nil {
+	current := c.powerLevels()
+	if current == nil {
 		return nil
 	}
-	return c.checkLevelChanges(project(c.levels).power, next, sender)
+	return c.checkLevelChanges(current, next, sender)
 }
 
 // checkLevelFormats are the steps on the shape of the content.

@@ -77,6 +77,27 @@ func Warm(ev *event.PDU) {
 	}
 }
 
+// Aspect is what [Check] reads of a state event that it looks up, where that is less than the event: the membership of a
+// member, the join rule. Events of one type with the same aspect can stand for each other in the state that an event is checked
+// against. There are few aspects: ok is false where the value is none that the specification knows, and for other types.
+func Aspect(ev *event.PDU) (value string, ok bool) {
+	switch ev.Type {
+	case typeMember:
+		value = memberOf(ev).membership
+		switch value {
+		case "", membershipJoin, membershipInvite, membershipLeave, membershipBan, membershipKnock:
+			return value, true
+		}
+	case typeJoinRules:
+		value = project(ev).joinRule
+		switch value {
+		case "", joinRulePublic, joinRuleInvite, joinRuleKnock, joinRuleRestricted, joinRuleKnockRestricted:
+			return value, true
+		}
+	}
+	return "", false
+}
+
 func memberOf(ev *event.PDU) *memberInfo {
 	if m := project(ev).member; m != nil {
 		return m
