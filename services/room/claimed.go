@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/state"
@@ -14,34 +12,9 @@ import (
 
 // fetchedState is the state before or after an event, as another server told it; all its events are stored.
 type fetchedState struct {
-	events []id.Event
+	state.Map
 	before id.Event // whose state before it this is
 	after  id.Event // the event itself, if the state after it is meant
-	// known is the state; nil if it must still be made of the events.
-	known *state.Map
-}
-
-// fetchedMap makes a map of it. Rejected events are no part of a state.
-func (w *writer) fetchedMap(ctx context.Context, st fetchedState) (state.Map, error) {
-	if st.known != nil {
-		return *st.known, nil
-	}
-	found, err := w.stored(ctx, append(st.events[:len(st.events):len(st.events)], st.after))
-	if err != nil {
-		return state.Map{}, err
-	}
-	entries := func(yield func(state.Key, int64) bool) {
-		for _, eventID := range append(st.events[:len(st.events):len(st.events)], st.after) {
-			e := found[eventID]
-			if e == nil || !e.IsState() || e.Flags&flagRejected != 0 {
-				continue
-			}
-			if !yield(state.Key(e.Tuple()), e.NID) {
-				return
-			}
-		}
-	}
-	return state.New(entries), nil
 }
 
 // statesAt asks the origin for the state after each missing prev event.
@@ -74,8 +47,7 @@ func (in *intake) stateAfter(ctx context.Context, at id.Event) (fetchedState, er
 		return st, fmt.Errorf("%w: the event itself cannot be had", errMissingEvent)
 	}
 	if e := own[0]; e.inState() {
-		after := st.known.Set(e.key, e.nid)
-		st.known = &after
+		st.Map = st.Set(e.key, e.nid)
 	}
 	st.after = at
 	return st, nil
@@ -96,15 +68,22 @@ func (in *intake) stateBefore(ctx context.Context, at id.Event) (fetchedState, e
 		return fetchedState{}, fmt.Errorf("%s: a state of %d events", in.origin, len(ids.State))
 	}
 	all := dedupe(append(append([]id.Event{at}, ids.State...), ids.Auth...))
-	lacking, err := in.lacking(ctx, all)
+	found, err := in.claimed(ctx, all)
 	if err != nil {
 		return fetchedState{}, err
 	}
-	if err := in.fetchEvents(ctx, at, lacking); err != nil {
-		return fetchedState{}, err
+	if lacking := without(all, found); len(lacking) > 0 {
+		if err := in.fetchEvents(ctx, at, lacking); err != nil {
+			return fetchedState{}, err
+		}
+		fetched, err := in.claimed(ctx, lacking)
+		if err != nil {
+			return fetchedState{}, err
+		}
+		found = append(found, fetched...)
 	}
-	m, err := in.claimedState(ctx, ids.State)
-	return fetchedState{before: at, known: &m}, err
+	m, err := claimedState(ids.State, found)
+	return fetchedState{Map: m, before: at}, err
 }
 
 // fewEvents is up to how many events are asked for one by one.
@@ -135,26 +114,25 @@ func (in *intake) fetchEvents(ctx context.Context, at id.Event, lacking []id.Eve
 	return in.storeRaw(ctx, raw)
 }
 
-// lookupChunk is how many events are looked up at a time: what a peer claims may be long.
-const lookupChunk = 2000
-
 // lacking returns those of the events that are not stored.
 func (in *intake) lacking(ctx context.Context, ids []id.Event) ([]id.Event, error) {
 	found, err := in.claimed(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	have := make(map[id.Event]bool, len(found))
-	for _, e := range found {
+	return without(ids, found), err
+}
+
+// without returns the ids of none of the events.
+func without(ids []id.Event, events []claimed) []id.Event {
+	have := make(map[id.Event]bool, len(events))
+	for _, e := range events {
 		have[e.id] = true
 	}
-	var lacking []id.Event
+	var rest []id.Event
 	for _, eventID := range ids {
 		if !have[eventID] {
-			lacking = append(lacking, eventID)
+			rest = append(rest, eventID)
 		}
 	}
-	return lacking, nil
+	return rest
 }
 
 // claimed is what a state needs to know of a stored event.
@@ -168,72 +146,44 @@ type claimed struct {
 
 func (c *claimed) inState() bool { return c.state && c.flags&flagRejected == 0 }
 
-// claimed finds those of the events that are stored. The room is not locked meanwhile: what is stored stays.
-func (in *intake) claimed(ctx context.Context, ids []id.Event) ([]claimed, error) {
-	r, err := in.s.lockRoom(ctx, in.roomID)
-	if err != nil {
-		return nil, err
-	}
-	part, room := r.p.part, r.nid
-	err = r.settle(ctx)
-	r.unlock()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]claimed, 0, len(ids))
-	for len(ids) > 0 {
-		n := min(len(ids), lookupChunk)
-		rows, err := in.s.shards.For(part).Query(ctx, sqlClaimed, int32(part), room, ids[:n])
-		if err != nil {
-			return nil, fmt.Errorf("look up events: %w", err)
-		}
-		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c claimed, err error) {
-			var stateKey *string
-			err = row.Scan(&c.id, &c.nid, &c.key.Type, &stateKey, &c.flags)
-			if c.state = stateKey != nil; c.state {
-				c.key.StateKey = *stateKey
-			}
-			return c, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("look up events: %w", err)
-		}
-		out, ids = append(out, found...), ids[n:]
-	}
-	return out, nil
-}
-
 // errNoStateOfRoom is the answer to what cannot be the state of a room.
 var errNoStateOfRoom = errors.New("not a state of the room")
 
-// claimedState makes a state of the events that another server says it has. It has one event for each key, and the
-// create event among them; of what we could not get it has nothing. Rejected events are no part of a state.
-func (in *intake) claimedState(ctx context.Context, ids []id.Event) (state.Map, error) {
-	found, err := in.claimed(ctx, dedupe(ids))
-	if err != nil {
-		return state.Map{}, err
+// claimedState makes a state of the events that another server says it has, of which these were found. It has one event for each
+// key, and the create event among them; of what we could not get it has nothing.
+func claimedState(ids []id.Event, found []claimed) (state.Map, error) {
+	named := make(map[id.Event]bool, len(ids))
+	for _, eventID := range ids {
+		named[eventID] = true
 	}
-	seen := make(map[state.Key]id.Event, len(found))
+	of := make([]claimed, 0, len(ids))
+	seen := make(map[state.Key]id.Event, len(ids))
 	for _, e := range found {
-		if !e.state {
+		if !named[e.id] || !e.state {
 			continue
 		}
 		if other, twice := seen[e.key]; twice {
 			return state.Map{}, fmt.Errorf("%w: %s and %s are both %s %q", errNoStateOfRoom, other, e.id, e.key.Type, e.key.StateKey)
 		}
 		seen[e.key] = e.id
+		of = append(of, e)
 	}
-	m := state.New(func(yield func(state.Key, int64) bool) {
-		for _, e := range found {
+	m := stateOf(of)
+	if !m.Has(state.Key{Type: typeCreate}) {
+		return state.Map{}, fmt.Errorf("%w: it has no create event", errNoStateOfRoom)
+	}
+	return m, nil
+}
+
+// stateOf makes a state of events. Rejected events are no part of a state.
+func stateOf(events []claimed) state.Map {
+	return state.New(func(yield func(state.Key, int64) bool) {
+		for _, e := range events {
 			if e.inState() && !yield(e.key, e.nid) {
 				return
 			}
 		}
 	})
-	if !m.Has(state.Key{Type: typeCreate}) {
-		return state.Map{}, fmt.Errorf("%w: it has no create event", errNoStateOfRoom)
-	}
-	return m, nil
 }
 
 // unclaimed makes sure that nobody calls an event as one of another room is called: in the room versions where the

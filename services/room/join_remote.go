@@ -277,9 +277,13 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 	if _, err := take.storeOutliers(ctx, append(chain, states...)); err != nil {
 		return nil, err
 	}
-	st := fetchedState{}
-	for _, p := range states {
-		st.events = append(st.events, p.ID)
+	names := make([]id.Event, len(states))
+	for i, p := range states {
+		names[i] = p.ID
+	}
+	found, err := take.claimed(ctx, names)
+	if err != nil {
+		return nil, err
 	}
 	if answer.Omitted {
 		if err := s.noteServers(ctx, roomID, answer); err != nil {
@@ -298,7 +302,7 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 		return s.alsoJoined(ctx, take, join)
 	}
 	w := s.newWriter(ctx, r)
-	err = w.begin(ctx, join, in, st, answer)
+	err = w.begin(ctx, join, in, stateOf(found), answer)
 	began := w.c.partial.begin
 	if err == nil {
 		err = w.put()
@@ -318,6 +322,8 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 	}
 	if began != nil {
 		s.fillSoon(r.p, roomID)
+	} else {
+		s.warmSoon(r.p, roomID)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: r.p.part, Pos: w.c.last}, nil
 }
@@ -395,7 +401,7 @@ func (s *Service) stub(ctx context.Context, roomID id.Room, rules *roomversion.R
 
 // begin makes a join the only end of a room that we were not in, with the state that came with it. What we may have
 // known of the room before is left as it was.
-func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetchedState, answer *joinAnswer) error {
+func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.Map, answer *joinAnswer) error {
 	found, err := w.stored(ctx, append([]id.Event{join.ID}, join.PrevEvents...))
 	if err != nil {
 		return err
@@ -412,10 +418,6 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, st fetch
 		} else {
 			w.c.lacks = append(w.c.lacks, lack{p, e.nid})
 		}
-	}
-	m, err := w.fetchedMap(ctx, st)
-	if err != nil {
-		return err
 	}
 	if answer.Omitted {
 		cited, err := w.cited(ctx, e)

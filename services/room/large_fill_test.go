@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"hanse/pkg/await"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
@@ -151,7 +152,7 @@ func after(d time.Duration) <-chan struct{} {
 // A room of many members (as many as HANSE_MEMBERS says) fills in beside a room of the same partition: it is what it is
 // elsewhere, and no commit that the neighbour may wait for is large. It tells what the neighbour noticed, and what it cost.
 func TestLargeFill(t *testing.T) {
-	members := 3000
+	members := 4200 // more than a block of the auth graph has
 	if text := os.Getenv("HANSE_MEMBERS"); text != "" {
 		var err error
 		if members, err = strconv.Atoi(text); err != nil {
@@ -204,6 +205,34 @@ func TestLargeFill(t *testing.T) {
 	commitsAfter, smallAfter := observed(rows, 128)
 	if all, of := smallAfter-small, commitsAfter-commits; all != of || of < uint64(members/outlierChunk) {
 		t.Errorf("%d of %d commits are small", all, of)
+	}
+	firstFork(t, a, b, roomID, members)
+}
+
+// firstFork forks a large room that was joined, for the first time. Its auth graph is in blocks by then.
+func firstFork(t *testing.T, a, b *cluster, roomID string, members int) {
+	t.Helper()
+	ok := must[*roomv1.SendResponse](t)
+	r := b.room(roomID)
+	await.Nil(t, time.Minute, "the auth graph is stored", func() error {
+		var events int
+		err := b.db.For(r.Part).QueryRow(context.Background(), `SELECT count(*) * 4096 FROM auth_block WHERE part = $1 AND room_nid = $2`,
+			int32(r.Part), r.NID).Scan(&events)
+		if err == nil && (events == 0 || events < members-4096) {
+			err = fmt.Errorf("%d events in blocks", events)
+		}
+		return err
+	})
+	before := ok(a.setState(roomID, anna, "m.room.topic", "", `{"topic":"theirs"}`)).Pos - 1
+	ok(b.say(roomID, bert, "ours"))
+	own, db := b.cpu()
+	start := time.Now()
+	carry(a, b, one, roomID, before)
+	took := time.Since(start)
+	ownAfter, dbAfter := b.cpu()
+	t.Logf("the first fork after %v; CPU: %v in Go, %v in PostgreSQL", took.Round(time.Millisecond), ownAfter-own, dbAfter-db)
+	if ends := len(b.room(roomID).Extremities); ends != 2 {
+		t.Errorf("%d ends", ends)
 	}
 }
 

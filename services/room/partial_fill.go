@@ -165,6 +165,7 @@ func (f *fill) attempt(ctx context.Context) (done bool, err error) {
 	took := time.Since(f.began)
 	f.s.metrics.fillSeconds.Observe(took.Seconds())
 	f.s.log.Info("members of a room are complete", "room", f.roomID, "state", st.m.Len(), "took", took)
+	f.s.warmSoon(f.p, f.roomID)
 	return true, nil
 }
 

@@ -120,7 +120,7 @@ func (b *bridges) from(ctx context.Context, g *gap) error {
 	if g.row.history {
 		st, err := b.in.stateBefore(ctx, g.event.ID)
 		if err == nil {
-			b.before[g.event.ID] = b.near(*st.known)
+			b.before[g.event.ID] = b.near(st.Map)
 		}
 		return err
 	}
@@ -135,7 +135,7 @@ func (b *bridges) from(ctx context.Context, g *gap) error {
 	}
 	states, err := b.in.statesAt(ctx, missing)
 	for _, st := range states {
-		b.after[st.after] = b.near(*st.known)
+		b.after[st.after] = b.near(st.Map)
 	}
 	return err
 }

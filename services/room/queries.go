@@ -197,6 +197,12 @@ SELECT event_id, event_nid, type, state_key, flags FROM unnest($3::text[]) AS w 
 JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"
 WHERE room_nid = $2 AND flags & 8 = 0`
 
+	// sqlScanClaimed reads the same of the state events of a room, in their order.
+	sqlScanClaimed = `
+SELECT event_id, event_nid, type, state_key, flags FROM event
+WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid > $3 AND flags & 8 = 0
+ORDER BY event_nid LIMIT $4`
+
 	sqlMembership = `
 SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
 

@@ -466,11 +466,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 		if st.after == "" && st.before == pdu.ID {
 			at.only = true // the state before this very event: the prev events that we hold add nothing
 		}
-		m, err := w.fetchedMap(ctx, st)
-		if err != nil {
-			return nil, err
-		}
-		at.fetched = append(at.fetched, m)
+		at.fetched = append(at.fetched, st.Map)
 	}
 	if w.h.partial() && len(at.missing) > 0 {
 		stand, err := w.standIn(ctx, history)
