@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -209,7 +210,7 @@ func TestLargeFill(t *testing.T) {
 	firstFork(t, a, b, roomID, members)
 }
 
-// firstFork forks a large room that was joined, for the first time. Its auth graph is in blocks by then.
+// firstFork forks a large room that was joined, for the first time. Its auth graph is at hand by then, and stored in blocks.
 func firstFork(t *testing.T, a, b *cluster, roomID string, members int) {
 	t.Helper()
 	ok := must[*roomv1.SendResponse](t)
@@ -220,6 +221,9 @@ func firstFork(t *testing.T, a, b *cluster, roomID string, members int) {
 			int32(r.Part), r.NID).Scan(&events)
 		if err == nil && (events == 0 || events < members-4096) {
 			err = fmt.Errorf("%d events in blocks", events)
+		}
+		if err == nil && b.workers[0].graphs.Len() == 0 {
+			err = errors.New("no graph is kept")
 		}
 		return err
 	})

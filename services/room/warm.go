@@ -11,8 +11,9 @@ import (
 // smaller one is read from events in some milliseconds.
 const warmFrom = 4000
 
-// warmSoon stores the auth graph of a room that has just got all of its state, in the background: whoever needs the graph then reads
-// blocks of it, and does not wait while each state event is read to make them. What fails is made up for by the first reader.
+// warmSoon reads the auth graph of a room that has just got all of its state, in the background: so its first fork does not wait
+// while each state event is read, nor does whoever reads the graph later, as it is stored in blocks then. What fails is made up
+// for by the first reader.
 func (s *Service) warmSoon(p *tenure, roomID id.Room) {
 	s.work.Go(func() {
 		if err := s.warm(p.ctx, roomID); err != nil && p.ctx.Err() == nil {
@@ -26,17 +27,21 @@ func (s *Service) warm(ctx context.Context, roomID id.Room) error {
 	if err != nil {
 		return err
 	}
-	key, large := r.key(), r.head.state.Len() >= warmFrom
-	err = r.settle(ctx)
+	large := r.head.state.Len() >= warmFrom
 	r.unlock()
-	if err != nil || !large {
-		return err
+	if !large {
+		return nil
 	}
-	if err := s.loads.enter(ctx); err != nil {
-		return err
+	select {
+	case r.aside <- struct{}{}:
+		defer func() { <-r.aside }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	defer s.loads.leave()
-	if _, err := s.db.AuthGraph(ctx, key); err != nil {
+	if _, ok := s.graphs.Peek(r); ok {
+		return nil
+	}
+	if _, err := r.readGraphAside(ctx); err != nil {
 		return fmt.Errorf("auth graph of %s: %w", roomID, err)
 	}
 	return nil
