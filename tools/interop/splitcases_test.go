@@ -23,6 +23,8 @@ type scenario struct {
 	gaps bool
 	// creators: the guest is a creator, too.
 	creators bool
+	// asked: only where INTEROP_SPLITS asks for it, as Synapse may need some tries.
+	asked bool
 }
 
 // One version for each algorithm and for each set of rules that differs much: 1 (state resolution 1, events named by

@@ -72,7 +72,7 @@ var moreScenarios = []scenario{
 		},
 	},
 	{
-		name: "both servers denied", gaps: true,
+		name: "both servers denied", gaps: true, asked: true,
 		apart: func(f *fork) {
 			f.set(f.boss, "m.room.server_acl", "", acl(f.guest.server))
 			f.topic(f.aide, "without them")
@@ -89,7 +89,7 @@ var moreScenarios = []scenario{
 		},
 	},
 	{
-		name: "denied for good until the other side relents", gaps: true,
+		name: "denied for good until the other side relents", gaps: true, asked: true,
 		before: func(f *fork) { f.set(f.guest, "m.room.server_acl", "", acl(f.guest.server)) },
 		apart: func(f *fork) {
 			f.say(f.friend, "we are out by our own doing")
