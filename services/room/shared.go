@@ -119,12 +119,16 @@ func (s *shared) get(ctx context.Context, room roomdb.RoomKey, maps []state.Map)
 	return known, err == nil
 }
 
+// resolvedBy begins the names of results. Its number changes with what states are resolved to, so that nobody takes what a worker
+// of another release has left.
+const resolvedBy = "hanse:resolved:2:"
+
 func (s *shared) name(room roomdb.RoomKey, maps []state.Map) string {
 	b := append([]byte(s.cluster), 0)
 	b = binary.AppendUvarint(b, uint64(room.Part))
 	b = binary.AppendVarint(b, room.NID)
 	sum := sha256.Sum256(append(b, resolveKey(maps)...))
-	return "hanse:resolved:" + base64.RawURLEncoding.EncodeToString(sum[:])
+	return resolvedBy + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // encodeResolution returns nil for a result that is far from all inputs.
