@@ -23,10 +23,11 @@ type letters struct {
 	part uint32
 }
 
-func newLetters(t *testing.T) *letters {
+// newAdmin opens the administration of a new cluster.
+func newAdmin(t *testing.T, servers ...string) *Admin {
 	t.Helper()
 	cfg := Defaults()
-	cfg.ServerNames = []string{"here.example"}
+	cfg.ServerNames = servers
 	cfg.PostgreSQL = pgtest.Config(t, 2)
 	a, err := OpenAdmin(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -37,6 +38,12 @@ func newLetters(t *testing.T) *letters {
 			t.Error(err)
 		}
 	})
+	return a
+}
+
+func newLetters(t *testing.T) *letters {
+	t.Helper()
+	a := newAdmin(t, "here.example")
 	l := &letters{Admin: a, t: t, part: 7}
 	l.exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!room:here.example', '11', 1, '{}', 1)`)
 	for _, server := range []string{"here.example", "there.example", "away.example"} {

@@ -2,31 +2,18 @@ package app
 
 import (
 	"errors"
-	"log/slog"
 	"testing"
 	"time"
 
 	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
-	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/servers"
 )
 
 // After a restore what was signed before counts no more, and what is signed from then on does.
 func TestRenewSecret(t *testing.T) {
-	cfg := Defaults()
-	cfg.ServerNames = []string{"one.example"}
-	cfg.PostgreSQL = pgtest.Config(t, 2)
-	a, err := OpenAdmin(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := a.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	a := newAdmin(t, "one.example")
 	key := func() *mac.Key {
 		t.Helper()
 		s, err := mac.Load(t.Context(), a.shards, nil)
@@ -54,18 +41,7 @@ func TestRenewSecret(t *testing.T) {
 // Server-server API, "Publishing Keys": a key that was replaced is known for what it has signed, and ends.
 func TestRotateKey(t *testing.T) {
 	const one, two = "one.example", "two.example"
-	cfg := Defaults()
-	cfg.ServerNames = []string{one, two}
-	cfg.PostgreSQL = pgtest.Config(t, 2)
-	a, err := OpenAdmin(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := a.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	a := newAdmin(t, one, two)
 	of := func(server id.Server) ServerKeys {
 		t.Helper()
 		all, err := a.Keys(t.Context())

@@ -44,8 +44,8 @@ func (c *Config) Validate() error {
 	if c.ResolveShare <= 0 || c.ResolveBurst <= 0 {
 		errs = append(errs, errors.New("resolve_share: must be positive, and resolve_burst too"))
 	}
-	if c.CollectEvery < 0 {
-		errs = append(errs, errors.New("collect_every: must not be negative"))
+	if c.CollectEvery != 0 && c.CollectEvery < time.Minute {
+		errs = append(errs, errors.New("collect_every: must be 0 or a minute at least"))
 	}
 	return errors.Join(errs...)
 }

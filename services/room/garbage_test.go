@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -195,4 +196,15 @@ func TestStatesOfAttemptsAreCollected(t *testing.T) {
 	carry(b, a, two, roomID, 0)
 	auditPartial(t, a, b, roomID)
 	ok(b.say(roomID, bert, "goes on"))
+}
+
+// Partitions are looked at one after the other: an interval of nothing would be a loop that never rests.
+func TestCollectEvery(t *testing.T) {
+	for every, ok := range map[time.Duration]bool{0: true, time.Minute: true, time.Second: false, -time.Hour: false} {
+		cfg := Defaults()
+		cfg.CollectEvery = every
+		if err := cfg.Validate(); (err == nil) != ok {
+			t.Errorf("%s: %v", every, err)
+		}
+	}
 }
