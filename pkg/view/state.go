@@ -35,9 +35,7 @@ func Steps(nids []int64) func(yield func([]int64) bool) {
 // them, in any order. The numbers are in ascending order.
 func (l *StateList) Append(ctx context.Context, b []byte, nids []int64) ([]byte, error) {
 	w := stateWriter{StateList: l, b: b, start: len(b)}
-	if !l.Format.WithRoomID {
-		w.room = ""
-	} else {
+	if l.Format.WithRoomID {
 		w.room = l.RoomID
 	}
 	if err := l.DB.EachRaw(ctx, l.Room, nids, w.add); err != nil {
