@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -21,6 +22,9 @@ type Config struct {
 	MaxConns       int32         `yaml:"max_conns" doc:"Connections that one process opens to one shard at most."`
 	Migrate        bool          `yaml:"migrate" doc:"Bring the schema up to date at start. Otherwise run 'hanse migrate' before a new version."`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" doc:"How long a start waits for the databases."`
+
+	// Tracer is told of the queries of all shards, if it is set.
+	Tracer pgx.QueryTracer `yaml:"-"`
 }
 
 // Defaults returns the configuration that 'make run' works with.

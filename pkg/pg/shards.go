@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
@@ -18,18 +17,10 @@ type Shards struct {
 	clusterID string
 }
 
-// Option changes how Open connects.
-type Option func(*pgxpool.Config)
-
-// WithTracer traces the queries of all shards.
-func WithTracer(t pgx.QueryTracer) Option {
-	return func(c *pgxpool.Config) { c.ConnConfig.Tracer = t }
-}
-
 // Open connects to all shards, brings their schema up to date if the configuration says so, creates the cluster if
 // the databases are empty, and verifies that they are the cluster that the configuration describes. It waits for
 // databases that do not answer yet until cfg.ConnectTimeout has passed.
-func Open(ctx context.Context, cfg Config, opts ...Option) (*Shards, error) {
+func Open(ctx context.Context, cfg Config) (*Shards, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -41,7 +32,7 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Shards, error) {
 
 	s := &Shards{}
 	for i, dsn := range cfg.Shards {
-		pool, err := connect(ctx, dsn, cfg.MaxConns, opts)
+		pool, err := connect(ctx, dsn, cfg)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("shard %d: %w", i, err)
@@ -70,13 +61,14 @@ func (s *Shards) prepare(ctx context.Context, cfg Config) error {
 	})
 }
 
-func connect(ctx context.Context, dsn string, maxConns int32, opts []Option) (*pgxpool.Pool, error) {
+func connect(ctx context.Context, dsn string, cfg Config) (*pgxpool.Pool, error) {
 	pc, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The error of the parser may quote the password.
 		return nil, errors.New("not a PostgreSQL connection string")
 	}
-	pc.MaxConns = maxConns
+	pc.MaxConns = cfg.MaxConns
+	pc.ConnConfig.Tracer = cfg.Tracer
 	pc.MinIdleConns = 1
 	pc.MaxConnIdleTime = 5 * time.Minute
 	pc.HealthCheckPeriod = 15 * time.Second
@@ -89,9 +81,6 @@ func connect(ctx context.Context, dsn string, maxConns int32, opts []Option) (*p
 	setDefault(pc.ConnConfig.RuntimeParams, "jit", "off")
 	// A worker that is stopped inside a transaction must not hold its locks: whoever takes over waits for them.
 	setDefault(pc.ConnConfig.RuntimeParams, "idle_in_transaction_session_timeout", "5s")
-	for _, o := range opts {
-		o(pc)
-	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)

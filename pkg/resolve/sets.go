@@ -3,39 +3,39 @@ package resolve
 import (
 	"iter"
 	"math/bits"
+	"slices"
 
 	"hanse/pkg/authgraph"
 )
 
-// indexSet is a set of events of a graph: a bit each, in pages that exist where a bit is set. Its cost follows what is in
-// it; a graph of a million events takes a list of 2 kB.
+// indexSet is a set of events of a graph: a bit each, in pages that exist where a bit is set. Its cost follows what is in it.
 type indexSet struct {
-	pages []*page
-	n     int
+	pages   directory[page]
+	numbers []uint32 // of the pages
+	n       int
 }
 
-const pageBits = 4096
+const pageBits = 1024
 
 type page [pageBits / 64]uint64
 
-func newIndexSet(graph int) indexSet {
-	return indexSet{pages: make([]*page, (graph+pageBits-1)/pageBits)}
+func newIndexSet(graph int) (s indexSet) {
+	s.pages.grow((graph + pageBits - 1) / pageBits)
+	return s
 }
 
 func (s *indexSet) has(i authgraph.Index) bool {
-	if len(s.pages) == 0 {
-		return false
-	}
-	p := s.pages[i/pageBits]
+	p := s.pages.get(uint32(i / pageBits))
 	return p != nil && p[i%pageBits/64]&(1<<(i%64)) != 0
 }
 
 // add says whether i is new.
 func (s *indexSet) add(i authgraph.Index) bool {
-	p := s.pages[i/pageBits]
+	p := s.pages.get(uint32(i / pageBits))
 	if p == nil {
 		p = new(page)
-		s.pages[i/pageBits] = p
+		s.pages.put(uint32(i/pageBits), p)
+		s.numbers = append(s.numbers, uint32(i/pageBits))
 	}
 	word := &p[i%pageBits/64]
 	if *word&(1<<(i%64)) != 0 {
@@ -46,16 +46,14 @@ func (s *indexSet) add(i authgraph.Index) bool {
 	return true
 }
 
-// all iterates in ascending order.
+// all iterates in ascending order. Nothing may be added meanwhile.
 func (s *indexSet) all() iter.Seq[authgraph.Index] {
 	return func(yield func(authgraph.Index) bool) {
-		for at, p := range s.pages {
-			if p == nil {
-				continue
-			}
-			for w, word := range p {
+		slices.Sort(s.numbers)
+		for _, n := range s.numbers {
+			for w, word := range s.pages.get(n) {
 				for ; word != 0; word &= word - 1 {
-					if !yield(authgraph.Index(at*pageBits + w*64 + bits.TrailingZeros64(word))) {
+					if !yield(authgraph.Index(int(n)*pageBits + w*64 + bits.TrailingZeros64(word))) {
 						return
 					}
 				}
@@ -77,31 +75,42 @@ func (s *indexSet) list() []authgraph.Index {
 // last.
 type descending struct {
 	indexSet
-	page, word int // no event is in a later one
+	later heap[uint32] // numbers of the pages that it has not come to
+
+	page *page // that it has come to
+	at   uint32
+	word int // no event of the page is in a later one
 }
 
 func newDescending(graph int) descending {
-	s := newIndexSet(graph)
-	return descending{s, len(s.pages) - 1, pageBits/64 - 1}
+	return descending{
+		indexSet: newIndexSet(graph),
+		later:    heap[uint32]{before: func(x, y *uint32) bool { return *x > *y }},
+	}
 }
 
-func (d *descending) push(i authgraph.Index) { d.add(i) }
+func (d *descending) push(i authgraph.Index) {
+	pages := len(d.numbers)
+	if d.add(i); len(d.numbers) > pages {
+		d.later.push(d.numbers[pages])
+	}
+}
 
 func (d *descending) pop() (authgraph.Index, bool) {
-	for ; d.page >= 0; d.page, d.word = d.page-1, pageBits/64-1 {
-		p := d.pages[d.page]
-		if p == nil {
-			continue
-		}
-		for ; d.word >= 0; d.word-- {
-			if word := p[d.word]; word != 0 {
+	for {
+		for ; d.page != nil && d.word >= 0; d.word-- {
+			if word := d.page[d.word]; word != 0 {
 				bit := 63 - bits.LeadingZeros64(word)
-				p[d.word] &^= 1 << bit
-				return authgraph.Index(d.page*pageBits + d.word*64 + bit), true
+				d.page[d.word] &^= 1 << bit
+				return authgraph.Index(int(d.at)*pageBits + d.word*64 + bit), true
 			}
 		}
+		if len(d.later.items) == 0 {
+			return 0, false
+		}
+		d.at = d.later.pop()
+		d.page, d.word = d.pages.get(d.at), len(d.page)-1
 	}
-	return 0, false
 }
 
 // heap is a binary heap whose first element is the one that comes before all others.

@@ -1,11 +1,8 @@
 package resolve
 
-import "unsafe"
-
 // table holds values by number, in pages that exist where one was set. What was never set is the zero value.
 type table[T any] struct {
-	pages []*tablePage[T]
-	made  int
+	pages directory[tablePage[T]]
 	round uint32
 }
 
@@ -17,22 +14,17 @@ type tablePage[T any] struct {
 }
 
 // grow makes room for the numbers below n.
-func (t *table[T]) grow(n int) {
-	if pages := (n + tablePageSize - 1) / tablePageSize; pages > len(t.pages) {
-		t.pages = append(t.pages, make([]*tablePage[T], pages-len(t.pages))...)
-	}
-}
+func (t *table[T]) grow(n int) { t.pages.grow((n + tablePageSize - 1) / tablePageSize) }
 
 // clear forgets all values, and keeps the pages.
 func (t *table[T]) clear() {
 	if t.round++; t.round == 0 { // pages of old would look new
-		clear(t.pages)
-		t.made = 0
+		t.pages.clear()
 	}
 }
 
 func (t *table[T]) get(i uint32) (v T) {
-	if p := t.pages[i/tablePageSize]; p != nil && p.round == t.round {
+	if p := t.pages.get(i / tablePageSize); p != nil && p.round == t.round {
 		v = p.values[i%tablePageSize]
 	}
 	return v
@@ -40,12 +32,11 @@ func (t *table[T]) get(i uint32) (v T) {
 
 // at is the place of a value, until the table is cleared.
 func (t *table[T]) at(i uint32) *T {
-	p := t.pages[i/tablePageSize]
+	p := t.pages.get(i / tablePageSize)
 	switch {
 	case p == nil:
 		p = &tablePage[T]{round: t.round}
-		t.pages[i/tablePageSize] = p
-		t.made++
+		t.pages.put(i/tablePageSize, p)
 	case p.round != t.round:
 		p.round = t.round
 		clear(p.values[:])
@@ -53,6 +44,4 @@ func (t *table[T]) at(i uint32) *T {
 	return &p.values[i%tablePageSize]
 }
 
-func (t *table[T]) bytes() int64 {
-	return int64(cap(t.pages))*8 + int64(t.made)*int64(unsafe.Sizeof(tablePage[T]{}))
-}
+func (t *table[T]) bytes() int64 { return t.pages.bytes() }
