@@ -7,7 +7,8 @@ MODULES     := proto pkg services tools
 FUZZTIME    ?= 3s
 TESTFLAGS   ?= -race -timeout 40m
 
-# What 'make run' passes on: SERVER_NAME, DATA, CLIENT_PORT, CA. See deploy/dev/run.sh.
+# What 'make run' passes on: SERVER_NAME, DATA, CLIENT_PORT, CA. See deploy/dev/run.sh. 'make run-cluster' takes CLUSTERS,
+# DATA and PORT.
 export SERVER_NAME DATA CLIENT_PORT CA
 
 .PHONY: help run run-cluster build test check lint generate generated vet unit fuzz interop chart clean
@@ -20,10 +21,10 @@ run: ## run a server with all roles in one process (installs PostgreSQL if it is
 	@$(MAKE) --no-print-directory build bin/dev-cert
 	@deploy/dev/run.sh
 
-run-cluster: ## run a cluster with two replicas of each role; CLUSTERS=2 for two that federate
+run-cluster: ## run a cluster with two replicas of each role; CLUSTERS=2 for two that federate, PORT=9448 for other ports
 	@deploy/dev/install.sh cluster
 	@$(MAKE) --no-print-directory build bin/run-cluster
-	@bin/run-cluster --clusters $(or $(CLUSTERS),1) --dir $(or $(DATA),run)
+	@bin/run-cluster run --clusters $(or $(CLUSTERS),1) --dir $(or $(DATA),run) --port $(or $(PORT),8448)
 
 build: bin/hanse ## build bin/hanse
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for what is asked: run, cluster, test, chart, interop. Of prometheus only
-# promtool is wanted: it is taken out of the package into bin/, as installing that would start a server.
+# Installs the Debian packages that are missing for what is asked: run, cluster, test, chart, interop. Hanse starts its own
+# PostgreSQL, NATS and Redis from the programs of these packages; the servers that Debian sets up with them are not started,
+# now or at the next boot. Of prometheus only promtool is wanted: it is taken out of the package into bin/.
 set -eu
 
 packages_run="postgresql"
@@ -43,6 +44,29 @@ as_root() {
 	fi
 }
 
+# install installs packages, as root. Meanwhile policy-rc.d, Debian's switch for this purpose, keeps their servers from
+# being started; a policy-rc.d of the machine's own stays. Afterwards they are disabled for the next boot.
+install_packages() {
+	as_root sh -eu -c '
+		policy=/usr/sbin/policy-rc.d
+		if [ ! -e $policy ]; then
+			printf "#!/bin/sh\nexit 101\n" >$policy
+			chmod 755 $policy
+			trap "rm -f $policy" EXIT
+		fi
+		apt-get update -q
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+		for package in "$@"; do
+			case $package in
+			postgresql | nats-server | redis-server)
+				[ ! -e /etc/init.d/$package ] || update-rc.d $package disable >/dev/null 2>&1 || true
+				[ ! -d /run/systemd/system ] || systemctl disable --now $package >/dev/null 2>&1 || true
+				;;
+			esac
+		done
+	' sh "$@"
+}
+
 # fetch_promtool needs no root if the lists of packages are there.
 fetch_promtool() {
 	dir=$(mktemp -d)
@@ -73,12 +97,9 @@ if ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 if [ -n "$missing" ]; then
-	echo "Installing:$missing"
+	echo "Installing Debian packages:$missing (the first time: a minute or two, and some 200 MB of disk)"
 	# shellcheck disable=SC2086 # a list of words
-	{ as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } ||
-		{ echo "Please install, as root: apt-get install$missing" >&2; exit 1; }
+	install_packages $missing || { echo "Please install, as root: apt-get install$missing" >&2; exit 1; }
+	echo "Hanse uses these programs only; Debian's own servers of these packages are left stopped and disabled."
 fi
-if [ -n "$promtool" ]; then
-	echo "Fetching promtool into bin/"
-	fetch_promtool
-fi
+[ -z "$promtool" ] || fetch_promtool

@@ -201,3 +201,21 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// What scripts read: one value, without quotes, and no secrets.
+func TestValue(t *testing.T) {
+	_, report, err := load(t, "server_names: [a.example, \"b.example:1\"]\nsecret: hush\ntimeout: 1m\n", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"server_names": "a.example\nb.example:1", "secret": "********", "timeout": "1m0s", "listen.client.address": ":1",
+	} {
+		if got, ok := report.Value(key); !ok || got != want {
+			t.Errorf("%s: %q, %v", key, got, ok)
+		}
+	}
+	if got, ok := report.Value("listen"); ok {
+		t.Errorf("a section has the value %q", got)
+	}
+}

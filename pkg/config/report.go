@@ -28,6 +28,27 @@ func (r *Report) Source(key string) string {
 	return "default"
 }
 
+// Value returns the value of a key for scripts, without secrets: a string as it is, a list of strings with one in each
+// line, anything else as YAML. It returns false if there is no such key.
+func (r *Report) Value(key string) (string, bool) {
+	i := slices.IndexFunc(r.fields, func(f field) bool { return f.key == key })
+	if i < 0 {
+		return "", false
+	}
+	f := r.fields[i]
+	switch v := f.value.Interface().(type) {
+	case string:
+		if f.secret == "" {
+			return v, true
+		}
+	case []string:
+		if f.secret == "" {
+			return strings.Join(v, "\n"), true
+		}
+	}
+	return display(f), true
+}
+
 // Undocumented lists the keys that have no sentence.
 func (r *Report) Undocumented() []string {
 	var keys []string

@@ -43,6 +43,25 @@ func (s *Shards) create(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// ErrNoCluster is returned by Open for databases that are no cluster, if Config.MustExist is set.
+var ErrNoCluster = errors.New("the database holds no Hanse cluster: start one with 'hanse run', or name the configuration of the one that is meant")
+
+// exists returns ErrNoCluster unless the first shard, which is created first, belongs to a cluster.
+func (s *Shards) exists(ctx context.Context) error {
+	var exists bool
+	if err := s.pools[0].QueryRow(ctx, `SELECT to_regclass('cluster') IS NOT NULL`).Scan(&exists); err != nil {
+		return err
+	}
+	if !exists {
+		return ErrNoCluster
+	}
+	_, err := readIdentity(ctx, s.pools[0])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrNoCluster
+	}
+	return err
+}
+
 // createShard makes an empty shard part of the cluster. Of several that try at once the first wins; what is
 // returned is what holds.
 func createShard(ctx context.Context, pool *pgxpool.Pool, want identity) (identity, error) {

@@ -17,10 +17,12 @@ const MaxPartitions = 4096
 
 // Config says where the cluster's data lies.
 type Config struct {
-	Shards         []string      `yaml:"shards" secret:"dsn" doc:"PostgreSQL databases of the cluster, as URLs or key=value strings, in the order in which the cluster was created. Empty: a private PostgreSQL in the data directory."`
-	Partitions     uint32        `yaml:"partitions" doc:"Number of partitions. Read when the cluster is created; afterwards it must stay the same."`
-	MaxConns       int32         `yaml:"max_conns" doc:"Connections that one process opens to one shard at most."`
-	Migrate        bool          `yaml:"migrate" doc:"Bring the schema up to date at start. Otherwise run 'hanse migrate' before a new version."`
+	Shards     []string `yaml:"shards" secret:"dsn" doc:"PostgreSQL databases of the cluster, as URLs or key=value strings, in the order in which the cluster was created. Empty: a private PostgreSQL in the data directory."`
+	Partitions uint32   `yaml:"partitions" doc:"Number of partitions. Read when the cluster is created; afterwards it must stay the same."`
+	MaxConns   int32    `yaml:"max_conns" doc:"Connections that one process opens to one shard at most."`
+	Migrate    bool     `yaml:"migrate" doc:"Bring the schema up to date at start. Otherwise run 'hanse migrate' before a new version."`
+	// MustExist makes Open refuse databases that are no cluster yet, instead of creating one.
+	MustExist      bool          `yaml:"-"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" doc:"How long a start waits for the databases."`
 
 	// Tracer is told of the queries of all shards, if it is set.

@@ -49,6 +49,11 @@ func Open(ctx context.Context, cfg Config) (*Shards, error) {
 // prepare migrates, creates and verifies. A database that is restarted meanwhile is asked again.
 func (s *Shards) prepare(ctx context.Context, cfg Config) error {
 	return retryTransient(ctx, func() error {
+		if cfg.MustExist {
+			if err := s.exists(ctx); err != nil {
+				return err
+			}
+		}
 		for i, pool := range s.pools {
 			if err := migrateShard(ctx, pool, cfg.Migrate); err != nil {
 				return fmt.Errorf("shard %d: %w", i, err)

@@ -71,6 +71,35 @@ func (d *DB) SetPassword(ctx context.Context, user id.User, hash string) error {
 	return err
 }
 
+// SetAdmin makes an account an administrator's, or takes that back. It returns ErrNotFound if there is no account. All
+// workers forget the user's sessions, which carry the right.
+func (d *DB) SetAdmin(ctx context.Context, user id.User, admin bool) error {
+	q, part := d.At(user)
+	n, err := q.SetAdmin(ctx, part, string(user), admin)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	if err == nil {
+		d.revoked(user, "")
+	}
+	return err
+}
+
+// ListAccounts returns up to limit accounts whose user id is greater than after and contains a text, by user id.
+func (d *DB) ListAccounts(ctx context.Context, after id.User, containing string, limit int) ([]db.Account, error) {
+	var all []db.Account
+	err := d.eachShard(func(q *db.Queries, parts []int32) error {
+		rows, err := q.ListAccounts(ctx, db.ListAccountsParams{Parts: parts, After: string(after), Containing: containing, Limit: int32(limit)})
+		all = append(all, rows...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list accounts: %w", err)
+	}
+	slices.SortFunc(all, func(x, y db.Account) int { return strings.Compare(x.UserID, y.UserID) })
+	return all[:min(len(all), limit)], nil
+}
+
 // Deactivate closes an account for good: no password, no devices, no tokens, no pushers, no account data, not in the
 // directory; with erase no profile either. The task makes somebody leave the rooms.
 func (d *DB) Deactivate(ctx context.Context, user id.User, erase bool, task Task) (Task, error) {

@@ -4,96 +4,137 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
-	"time"
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
-	"hanse/pkg/password"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/local"
+	"hanse/pkg/servers"
 	"hanse/pkg/userdb"
 	logv1 "hanse/proto/log/v1"
+	"hanse/services/admin"
 )
 
-// Admin does what an operator does past the APIs, straight in the databases. The cluster may be running or not.
-type Admin struct {
+// Operator is the administration of the configured cluster, with what had to be opened for it.
+type Operator struct {
+	*admin.Admin
 	cfg    *Config
-	shards *pg.Shards
-	users  *userdb.DB
-	out    userdb.Bus
+	create bool // a cluster that does not exist yet may be created
 	close  []func() error
 }
 
-// OpenAdmin connects to the configured databases; a private PostgreSQL that does not run is started for as long.
-func OpenAdmin(ctx context.Context, cfg *Config, log *slog.Logger) (*Admin, error) {
-	a := &Admin{cfg: cfg}
-	if err := a.open(ctx, log); err != nil {
-		return nil, errors.Join(err, a.Close())
+// OpenAdmin connects to the configured databases; a private PostgreSQL that does not run is started for as long. The
+// cluster must exist, and serve the configured names: a command with the wrong configuration must not make another one.
+func OpenAdmin(ctx context.Context, cfg *Config, log *slog.Logger) (*Operator, error) {
+	o := &Operator{cfg: cfg}
+	if err := o.open(ctx, log); err != nil {
+		return nil, errors.Join(err, o.Close())
 	}
-	return a, nil
+	return o, nil
 }
 
-func (a *Admin) open(ctx context.Context, log *slog.Logger) error {
-	if len(a.cfg.PostgreSQL.Shards) == 0 {
-		if err := a.openPrivate(ctx, log); err != nil {
+// Migrate brings the schema of all shards up to date, and creates the cluster on databases that are empty.
+func Migrate(ctx context.Context, cfg *Config, log *slog.Logger) error {
+	cfg.PostgreSQL.Migrate = true
+	o := &Operator{cfg: cfg, create: true}
+	return errors.Join(o.open(ctx, log), o.Close())
+}
+
+func (o *Operator) open(ctx context.Context, log *slog.Logger) error {
+	if len(o.cfg.PostgreSQL.Shards) == 0 {
+		if err := o.openPrivate(ctx, log); err != nil {
 			return err
 		}
 	}
-	shards, err := pg.Open(ctx, a.cfg.PostgreSQL)
+	o.cfg.PostgreSQL.MustExist = !o.create
+	shards, err := pg.Open(ctx, o.cfg.PostgreSQL)
 	if err != nil {
 		return err
 	}
-	a.shards = shards
-	a.close = append(a.close, func() error { shards.Close(); return nil })
+	o.close = append(o.close, func() error { shards.Close(); return nil })
 	if err := partition.Fix(shards.P()); err != nil {
 		return err
 	}
+	if err := checkNames(ctx, shards, o.cfg.names(), log); err != nil {
+		return err
+	}
 	var out userdb.Bus = silent{}
-	if a.cfg.NATS.URL != "" {
-		b, err := bus.Open(ctx, bus.Config{URL: a.cfg.NATS.URL, Name: "admin", Log: log})
+	if o.cfg.NATS.URL != "" {
+		b, err := bus.Open(ctx, bus.Config{URL: o.cfg.NATS.URL, Name: "admin", Log: log})
 		if err != nil {
 			return err
 		}
-		a.close = append(a.close, func() error { b.Close(); return nil })
+		o.close = append(o.close, func() error { b.Close(); return nil })
 		out = b
 	}
-	a.out, a.users = out, userdb.New(shards, out)
-	return nil
+	o.Admin, err = admin.New(admin.Deps{Names: o.cfg.names(), Shards: shards, Bus: out, Password: o.cfg.Password})
+	return err
 }
 
 // openPrivate finds the private PostgreSQL of a running process, or starts it.
-func (a *Admin) openPrivate(ctx context.Context, log *slog.Logger) error {
-	lock, err := lockData(a.cfg.DataDir)
+func (o *Operator) openPrivate(ctx context.Context, log *slog.Logger) error {
+	if _, err := os.Stat(filepath.Join(o.cfg.postgresDir(), "PG_VERSION")); errors.Is(err, fs.ErrNotExist) && !o.create {
+		return fmt.Errorf("there is no server in %q (data_dir): name the configuration of the one that is meant with --config, or start a new one with 'hanse run'",
+			o.cfg.DataDir)
+	}
+	lock, err := lockData(o.cfg.DataDir)
 	if errors.Is(err, errDataInUse) {
-		dsn, ok := local.Attach(a.cfg.postgresDir(), database)
+		dsn, ok := local.Attach(o.cfg.postgresDir(), database)
 		if !ok {
 			return fmt.Errorf("%w, whose PostgreSQL does not run", err)
 		}
-		a.cfg.PostgreSQL.Shards = []string{dsn}
+		o.cfg.PostgreSQL.Shards = []string{dsn}
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	a.close = append(a.close, lock.Close)
-	srv, err := startPostgres(ctx, a.cfg, log)
+	o.close = append(o.close, lock.Close)
+	srv, err := startPostgres(ctx, o.cfg, log)
 	if err != nil {
 		return err
 	}
-	a.close = append(a.close, srv.Stop)
+	o.close = append(o.close, srv.Stop)
 	return nil
 }
 
 // Close ends the connections.
-func (a *Admin) Close() error {
+func (o *Operator) Close() error {
 	var errs []error
-	for _, f := range slices.Backward(a.close) {
+	for _, f := range slices.Backward(o.close) {
 		errs = append(errs, f())
 	}
 	return errors.Join(errs...)
+}
+
+// checkNames compares the configured server names with those that the cluster has served so far. Names may be added;
+// a configuration with none of the cluster's names belongs to another cluster.
+func checkNames(ctx context.Context, shards *pg.Shards, configured []id.Server, log *slog.Logger) error {
+	served, err := servers.Served(ctx, shards)
+	if err != nil {
+		return err
+	}
+	var missing []id.Server
+	for _, name := range served {
+		if !slices.Contains(configured, name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if len(missing) == len(served) {
+		return fmt.Errorf("these data belong to %v, and the configuration names %v (server_names): a server cannot be renamed; use another data_dir or another database for another server",
+			served, configured)
+	}
+	log.Warn("the cluster has served names that the configuration lacks (server_names): their users cannot use it now", "missing", missing)
+	return nil
 }
 
 // silent is the bus of a cluster whose NATS runs inside its process: its workers find out from the database, within
@@ -103,118 +144,3 @@ type silent struct{}
 func (silent) PublishUsers(uint32, ...*logv1.UserSeq) error { return nil }
 func (silent) PublishAuth(*logv1.AuthInvalidation) error    { return nil }
 func (silent) WakeFedout(uint32) error                      { return nil }
-
-// NewUser is what CreateUser makes.
-type NewUser struct {
-	Name        string // localpart, or the full id
-	Server      string // one of the cluster's names; empty: the first one
-	Password    string
-	Displayname string
-	Admin       bool
-}
-
-// user returns the id that is meant by a localpart or an id.
-func (a *Admin) user(name, server string) (id.User, error) {
-	if server == "" {
-		server = a.cfg.ServerNames[0]
-	}
-	if name == "" {
-		return "", errors.New("user: no name")
-	}
-	if name[0] != '@' {
-		return id.ParseUser(string(id.NewUser(name, id.Server(server))))
-	}
-	user, err := id.ParseUser(name)
-	if err == nil && !slices.Contains(a.cfg.ServerNames, string(user.Server())) {
-		err = fmt.Errorf("%s is not of a server of this cluster", user)
-	}
-	return user, err
-}
-
-// CreateUser creates an account and returns its id.
-func (a *Admin) CreateUser(ctx context.Context, n NewUser) (id.User, error) {
-	user, err := a.user(n.Name, n.Server)
-	if err != nil {
-		return "", err
-	}
-	if err := id.ParseStrictLocalpart(user.Localpart()); err != nil {
-		return "", err
-	}
-	hash, err := a.hash(ctx, n.Password)
-	if err != nil {
-		return "", err
-	}
-	created, err := a.users.CreateAccount(ctx, userdb.NewAccount{User: user, PasswordHash: hash, Admin: n.Admin,
-		Displayname: n.Displayname, CreatedTS: userdb.Millis(time.Now())})
-	if err == nil && !created {
-		err = fmt.Errorf("%s exists already", user)
-	}
-	return user, err
-}
-
-func (a *Admin) hash(ctx context.Context, text string) (string, error) {
-	if text == "" {
-		return "", errors.New("the password is empty")
-	}
-	return password.New(a.cfg.Password).Hash(ctx, text)
-}
-
-// SetPassword replaces a password; with logout, all devices of the user go too.
-func (a *Admin) SetPassword(ctx context.Context, name, text string, logout bool) (id.User, error) {
-	user, err := a.user(name, "")
-	if err != nil {
-		return "", err
-	}
-	hash, err := a.hash(ctx, text)
-	if err != nil {
-		return "", err
-	}
-	if err := a.users.SetPassword(ctx, user, hash); err != nil {
-		return "", fmt.Errorf("%s: %w", user, err)
-	}
-	if !logout {
-		return user, nil
-	}
-	devices, err := a.users.Devices(ctx, user)
-	if err != nil {
-		return "", err
-	}
-	ids := make([]id.Device, len(devices))
-	for i, d := range devices {
-		ids[i] = id.Device(d.DeviceID)
-	}
-	_, err = a.users.DeleteDevices(ctx, user, ids) // a client worker does the tasks
-	return user, err
-}
-
-// Deactivate closes an account for good; a client worker makes it leave its rooms.
-func (a *Admin) Deactivate(ctx context.Context, name string, erase bool) (id.User, error) {
-	user, err := a.user(name, "")
-	if err != nil {
-		return "", err
-	}
-	_, err = a.users.Deactivate(ctx, user, erase, userdb.Task{User: user, Kind: userdb.TaskDeactivate})
-	return user, err
-}
-
-// Partitions lists the partitions with the shard that each lies on.
-func (a *Admin) Partitions(ctx context.Context) ([]partition.Row, []int, error) {
-	rows, err := partition.NewRows(a.shards).List(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	slices.SortFunc(rows, func(x, y partition.Row) int { return int(x.Part) - int(y.Part) })
-	shards := make([]int, len(rows))
-	for i, row := range rows {
-		shards[i] = slices.Index(a.shards.All(), a.shards.For(row.Part))
-	}
-	return rows, shards, nil
-}
-
-// MoveOwner asks for a worker as the owner of a partition; "" leaves it to the workers again.
-func (a *Admin) MoveOwner(ctx context.Context, part uint32, worker string) error {
-	if part >= a.shards.P() {
-		return partition.ErrNoPartition
-	}
-	return partition.NewRows(a.shards).Pin(ctx, part, worker)
-}

@@ -5,6 +5,7 @@ import (
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/destination"
+	"hanse/pkg/discovery"
 	"hanse/pkg/keyring"
 	"hanse/pkg/mac"
 	"hanse/pkg/node"
@@ -100,6 +101,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 		return nil, err
 	}
 	c.Routes(b.node.ClientAPI)
+	discovery.New(b.cfg.Client.Config, b.node.Servers).Routes(b.node.ClientAPI)
 	return c, nil
 }
 
@@ -145,5 +147,6 @@ func buildFedin(_ context.Context, b *builder) (Role, error) {
 		return nil, err
 	}
 	f.Routes(b.node.FederationAPI)
+	discovery.New(b.cfg.Client.Config, b.node.Servers).Routes(b.node.FederationAPI)
 	return f, nil
 }

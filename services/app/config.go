@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/password"
 	"hanse/pkg/pg"
 	"hanse/pkg/ratelimit"
@@ -330,6 +331,15 @@ func readable(key, file string) error {
 		return fmt.Errorf("%s: %w", key, err)
 	}
 	return f.Close()
+}
+
+// names returns the configured server names.
+func (c *Config) names() []id.Server {
+	names := make([]id.Server, len(c.ServerNames))
+	for i, name := range c.ServerNames {
+		names[i] = id.Server(name)
+	}
+	return names
 }
 
 // workerID returns the configured id, or one that the same process gets again after a restart.

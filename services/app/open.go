@@ -6,7 +6,6 @@ import (
 
 	"hanse/pkg/bus"
 	"hanse/pkg/grpcx"
-	"hanse/pkg/matrix/id"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
@@ -53,7 +52,10 @@ func (p *process) openPostgres(ctx context.Context) error {
 	p.onEnd("PostgreSQL", func(context.Context) error { shards.Close(); return nil })
 	p.metrics.MustRegister(shards.Collector())
 	p.node.PG, p.node.Rows = shards, partition.NewRows(shards)
-	return partition.Fix(shards.P())
+	if err := partition.Fix(shards.P()); err != nil {
+		return err
+	}
+	return checkNames(ctx, shards, p.cfg.names(), p.log)
 }
 
 func (p *process) openBus(ctx context.Context) error {
@@ -109,11 +111,7 @@ func (p *process) openWorkers(ctx context.Context) error {
 
 // openServers loads the signing keys of our names, and makes those that there are not.
 func (p *process) openServers(ctx context.Context) error {
-	names := make([]id.Server, len(p.cfg.ServerNames))
-	for i, name := range p.cfg.ServerNames {
-		names[i] = id.Server(name)
-	}
-	registry, err := servers.Open(ctx, p.node.PG, names, p.log)
+	registry, err := servers.Open(ctx, p.node.PG, p.cfg.names(), p.log)
 	if err != nil {
 		return err
 	}

@@ -3,20 +3,20 @@ package client
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
+	"hanse/pkg/discovery"
 	"hanse/pkg/session"
 )
 
 // Config is what an operator sets for the client API.
 type Config struct {
-	PublicBaseURL string         `yaml:"public_base_url" doc:"Where clients reach the client API, as https://matrix.example.org; answered by /.well-known/matrix/client. Empty: not answered."`
-	PublicServer  string         `yaml:"public_server" doc:"Host and port where other servers reach the federation API; answered by /.well-known/matrix/server. Empty: not answered."`
+	// What the world is told has its keys in this section.
+	discovery.Config `yaml:",inline"`
+
 	Registration  Registration   `yaml:"registration"`
 	Session       session.Config `yaml:"session"`
 	Tokens        Tokens         `yaml:"tokens"`
-	Support       Support        `yaml:"support"`
 	UserDirectory UserDirectory  `yaml:"user_directory"`
 	TURN          TURN           `yaml:"turn"`
 	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
@@ -38,19 +38,6 @@ type Tokens struct {
 	OpenID  time.Duration `yaml:"openid" doc:"Life of OpenID tokens."`
 }
 
-// Support is what /.well-known/matrix/support answers.
-type Support struct {
-	Page     string    `yaml:"page" doc:"URL of a page that helps users; answered by /.well-known/matrix/support."`
-	Contacts []Contact `yaml:"contacts" doc:"Who can be asked for help."`
-}
-
-// Contact is one way to reach the operator.
-type Contact struct {
-	Role     string `yaml:"role" doc:"m.role.admin, m.role.security, m.role.dpo or m.role.moderator."`
-	MatrixID string `yaml:"matrix_id" doc:"Matrix user ID."`
-	Email    string `yaml:"email" doc:"Mail address."`
-}
-
 // UserDirectory is who finds whom.
 type UserDirectory struct {
 	SearchAll bool `yaml:"search_all" doc:"Whether everybody finds all local users, not only those with whom a room is shared or who are in a public room."`
@@ -69,10 +56,7 @@ func Defaults() Config {
 
 // Validate reports what is wrong with the configuration.
 func (c *Config) Validate() error {
-	var errs []error
-	if u, err := url.Parse(c.PublicBaseURL); c.PublicBaseURL != "" && (err != nil || u.Host == "") {
-		errs = append(errs, errors.New("public_base_url: is not a URL"))
-	}
+	errs := []error{c.Config.Validate()}
 	for _, d := range []struct {
 		name string
 		d    time.Duration

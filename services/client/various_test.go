@@ -6,33 +6,17 @@ import (
 	"hanse/pkg/ratelimit"
 )
 
-// Client-server API, "API Versions", "Server Discovery", "Capabilities negotiation".
+// Client-server API, "API Versions", "Capabilities negotiation".
 func TestDiscovery(t *testing.T) {
-	c := newCluster(t, func(cfg *Config, _ *Deps) {
-		cfg.PublicBaseURL, cfg.PublicServer = "https://m.a.example", "f.a.example:443"
-		cfg.Support = Support{Page: "https://a.example/help", Contacts: []Contact{{Role: "m.role.admin", Email: "root@a.example"}}}
-	})
+	c := newCluster(t)
 	if a := c.do("GET", "/_matrix/client/versions", "", nil).ok(); len(a.get("versions").([]any)) < 20 || a.header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Errorf("versions: %s", a.raw)
-	}
-	if a := c.do("GET", "/.well-known/matrix/client", "", nil).ok(); a.str("m.homeserver", "base_url") != "https://m.a.example" {
-		t.Errorf("client: %s", a.raw)
-	}
-	if a := c.do("GET", "/.well-known/matrix/server", "", nil).ok(); a.str("m.server") != "f.a.example:443" {
-		t.Errorf("server: %s", a.raw)
-	}
-	if a := c.do("GET", "/.well-known/matrix/support", "", nil).ok(); a.str("support_page") == "" || len(a.get("contacts").([]any)) != 1 {
-		t.Errorf("support: %s", a.raw)
 	}
 	anna := c.register("anna")
 	if a := anna.do("GET", v3+"/capabilities", nil).ok(); a.str("capabilities", "m.room_versions", "default") != "12" {
 		t.Errorf("capabilities: %s", a.raw)
 	}
 	c.do("GET", v3+"/capabilities", "", nil).fails(401, "M_MISSING_TOKEN")
-	bare := newCluster(t)
-	for _, path := range []string{"client", "server", "support"} {
-		bare.do("GET", "/.well-known/matrix/"+path, "", nil).fails(404, "M_NOT_FOUND")
-	}
 }
 
 // Client-server API, "Presence".

@@ -5,7 +5,6 @@ import (
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/roomversion"
-	"hanse/pkg/merr"
 )
 
 // versions are the versions of the specification that this server implements (client-server API, "API Versions").
@@ -41,54 +40,11 @@ var unstable = map[string]bool{
 
 func (c *Client) wellKnownRoutes(rt *routes) {
 	rt.root.Handle("GET /_matrix/client/versions", c.getVersions)
-	rt.root.Handle("GET /.well-known/matrix/client", c.wellKnownClient)
-	rt.root.Handle("GET /.well-known/matrix/server", c.wellKnownServer)
-	rt.root.Handle("GET /.well-known/matrix/support", c.wellKnownSupport)
 	rt.guest.Handle("GET /capabilities", c.capabilities)
 }
 
 func (c *Client) getVersions(w http.ResponseWriter, _ *http.Request) error {
 	return httpx.OK(w, map[string]any{"versions": versions, "unstable_features": unstable})
-}
-
-func (c *Client) wellKnownClient(w http.ResponseWriter, _ *http.Request) error {
-	if c.cfg.PublicBaseURL == "" {
-		return merr.NotFound("No client discovery information is configured")
-	}
-	return httpx.OK(w, map[string]any{"m.homeserver": map[string]string{"base_url": c.cfg.PublicBaseURL}})
-}
-
-func (c *Client) wellKnownServer(w http.ResponseWriter, _ *http.Request) error {
-	if c.cfg.PublicServer == "" {
-		return merr.NotFound("No server discovery information is configured")
-	}
-	return httpx.OK(w, map[string]string{"m.server": c.cfg.PublicServer})
-}
-
-func (c *Client) wellKnownSupport(w http.ResponseWriter, _ *http.Request) error {
-	s := c.cfg.Support
-	if s.Page == "" && len(s.Contacts) == 0 {
-		return merr.NotFound("No support information is configured")
-	}
-	answer := make(map[string]any)
-	if s.Page != "" {
-		answer["support_page"] = s.Page
-	}
-	if len(s.Contacts) > 0 {
-		contacts := make([]map[string]string, len(s.Contacts))
-		for i, ct := range s.Contacts {
-			m := map[string]string{"role": ct.Role}
-			if ct.MatrixID != "" {
-				m["matrix_id"] = ct.MatrixID
-			}
-			if ct.Email != "" {
-				m["email_address"] = ct.Email
-			}
-			contacts[i] = m
-		}
-		answer["contacts"] = contacts
-	}
-	return httpx.OK(w, answer)
 }
 
 // capabilities answers GET /capabilities (client-server API, "Capabilities negotiation").

@@ -51,7 +51,10 @@ type Config struct {
 	Transport func(next http.RoundTripper) http.RoundTripper
 	// Env is added to the environment of the hanse processes.
 	Env []string
-	Log *slog.Logger
+	// Ended is called whenever a process of the cluster has ended, whatever the reason, with its name and how it ended:
+	// "room-0", "signal: killed". May be nil.
+	Ended func(name, how string)
+	Log   *slog.Logger
 }
 
 // Cluster is a running cluster.
@@ -190,7 +193,7 @@ func (c *Cluster) layOut() error {
 
 func (c *Cluster) addWorker(role string, i int) (err error) {
 	name := fmt.Sprintf("%s-%d", role, i)
-	w := &worker{role: role, process: &process{name: name, log: filepath.Join(c.cfg.Dir, "log", name+".log"), env: c.cfg.Env}}
+	w := &worker{role: role, process: &process{name: name, log: filepath.Join(c.cfg.Dir, "log", name+".log"), env: c.cfg.Env, ended: c.cfg.Ended}}
 	set := map[string]string{"worker_id": name}
 	listen := func(key string, addr *string) {
 		if err == nil {
@@ -321,8 +324,22 @@ func (c *Cluster) DumpLogs(w io.Writer) {
 
 // postgres is one shard.
 type postgres struct {
+	name   string
 	cfg    local.Config
 	server *local.Server
+	ended  func(name, how string)
+}
+
+func (p *postgres) running() bool {
+	if p.server == nil {
+		return false
+	}
+	select {
+	case <-p.server.Exited():
+		return false
+	default:
+		return true
+	}
 }
 
 func (p *postgres) stop() error {

@@ -57,7 +57,7 @@ func TestAllInOne(t *testing.T) {
 	if err := c.CreateUser(t.Context(), "alice", "wonderland", false); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.CreateUser(t.Context(), "alice", "wonderland", false); err == nil || !strings.Contains(err.Error(), "exists already") {
+	if err := c.CreateUser(t.Context(), "alice", "wonderland", false); err == nil || !strings.Contains(err.Error(), "is taken") {
 		t.Errorf("the same account twice: %v", err)
 	}
 	if err := c.Kill("all", 0); err != nil {

@@ -51,12 +51,52 @@ func (c *Cluster) PIDs() map[string]int {
 			add(p.name, p.pid())
 		}
 	}
-	for i, p := range c.pgs {
-		if p.server != nil {
-			add(fmt.Sprintf("postgresql-%d", i), p.server.PID())
+	for _, p := range c.pgs {
+		if p.running() {
+			add(p.name, p.server.PID())
 		}
 	}
 	return pids
+}
+
+// MonitoringURLs returns the base of /readyz and /metrics of each worker, by name.
+func (c *Cluster) MonitoringURLs() map[string]string {
+	urls := make(map[string]string)
+	for _, list := range c.workers {
+		for _, w := range list {
+			urls[w.name] = "http://" + w.monitoring
+		}
+	}
+	return urls
+}
+
+// Bring starts a process that has ended, by its name in PIDs, and returns when it is ready.
+func (c *Cluster) Bring(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for _, list := range c.workers {
+		for _, w := range list {
+			if w.name == name {
+				return w.startReady(ctx)
+			}
+		}
+	}
+	for _, p := range c.pgs {
+		switch {
+		case p.name != name:
+		case p.running():
+			return fmt.Errorf("%s is running", name)
+		default:
+			return p.start(ctx)
+		}
+	}
+	switch {
+	case c.nats != nil && name == c.nats.name:
+		return c.StartNATS(ctx)
+	case c.redis != nil && name == c.redis.name:
+		return c.launchRedis(ctx)
+	}
+	return fmt.Errorf("there is no process %q", name)
 }
 
 // LogFile returns where a worker writes its log.

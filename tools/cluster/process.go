@@ -19,6 +19,8 @@ type process struct {
 	args []string
 	env  []string
 	log  string // file that gets what it writes
+	// ended is called when the process has ended, with its name and how it ended; may be nil.
+	ended func(name, how string)
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -52,6 +54,9 @@ func (p *process) start() error {
 		started <- nil
 		_ = cmd.Wait() // how it ended is in its log, and often intended
 		close(exited)
+		if p.ended != nil {
+			p.ended(p.name, cmd.ProcessState.String())
+		}
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)

@@ -25,7 +25,8 @@ const database = "hanse"
 func (c *Cluster) startPostgres(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range c.cfg.Shards {
-		p := &postgres{cfg: local.Config{Dir: filepath.Join(c.cfg.Dir, fmt.Sprintf("postgresql-%d", i)), Unsafe: c.cfg.Unsafe}}
+		name := fmt.Sprintf("postgresql-%d", i)
+		p := &postgres{name: name, ended: c.cfg.Ended, cfg: local.Config{Dir: filepath.Join(c.cfg.Dir, name), Unsafe: c.cfg.Unsafe}}
 		c.pgs = append(c.pgs, p)
 		g.Go(func() error { return p.start(ctx) })
 	}
@@ -38,6 +39,12 @@ func (p *postgres) start(ctx context.Context) error {
 		return err
 	}
 	p.server = srv
+	if p.ended != nil {
+		go func() {
+			<-srv.Exited()
+			p.ended(p.name, "process "+fmt.Sprint(srv.PID()))
+		}()
+	}
 	p.cfg.Sockets = srv.Sockets() // a restarted server is found where it was
 	return srv.EnsureDatabase(ctx, database)
 }
@@ -54,7 +61,7 @@ func (c *Cluster) startNATS(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.nats = &process{name: "nats", log: filepath.Join(c.cfg.Dir, "log", "nats.log"),
+	c.nats = &process{name: "nats", log: filepath.Join(c.cfg.Dir, "log", "nats.log"), ended: c.cfg.Ended,
 		args: []string{program, "-a", host, "-p", port, "-js", "-sd", c.natsDir()}}
 	return c.StartNATS(ctx)
 }
@@ -73,8 +80,12 @@ func (c *Cluster) startRedis(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.redis = &process{name: "redis", log: filepath.Join(c.cfg.Dir, "log", "redis.log"),
+	c.redis = &process{name: "redis", log: filepath.Join(c.cfg.Dir, "log", "redis.log"), ended: c.cfg.Ended,
 		args: []string{program, "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", c.cfg.Dir}}
+	return c.launchRedis(ctx)
+}
+
+func (c *Cluster) launchRedis(ctx context.Context) error {
 	if err := c.redis.start(); err != nil {
 		return err
 	}

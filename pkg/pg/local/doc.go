@@ -9,6 +9,9 @@
 // the account "postgres". That account need not be able to reach the directory by its path (below the home of root): the
 // server inherits the open directory and works in that.
 //
+// The variables of libpq (PGPORT, PGSERVICE and the like) are meant for other servers: Start and Attach take them out of
+// the environment of this process.
+//
 // Failures. The child dies with its parent, cleanly (a fast shutdown). If one is found alive all the same, its
 // parent killed a moment ago, the start waits for its end. An initdb that was interrupted starts anew. A data
 // directory of another major version needs the programs of that version.

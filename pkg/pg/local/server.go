@@ -49,6 +49,7 @@ const stopPatience = 60 * time.Second
 
 // Start starts the server of a data directory and returns when it answers.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
+	forgetLibpq()
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -93,7 +94,7 @@ func launch(cfg Config, dir string, programs Programs, acc account) (*Server, er
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"-D", inheritedDir, "-c", "listen_addresses=", "-k", sockets}
+	args := []string{"-D", inheritedDir, "-c", "listen_addresses=", "-k", sockets, "-p", port}
 	for k, v := range settings(cfg) {
 		args = append(args, "-c", k+"="+v)
 	}
@@ -191,11 +192,27 @@ func settings(cfg Config) map[string]string {
 	return set
 }
 
+// port is in the name of a server's socket; nobody listens on it.
+const port = "5432"
+
 // DSN returns the connection string of one of the server's databases.
 func (s *Server) DSN(database string) string { return dsn(s.sockets, database) }
 
 func dsn(sockets, database string) string {
-	return fmt.Sprintf("host=%s user=%s dbname=%s sslmode=disable", sockets, User, database)
+	return fmt.Sprintf("host=%s port=%s user=%s dbname=%s sslmode=disable", sockets, port, User, database)
+}
+
+// forgetLibpq takes the variables from the environment with which libpq and pgx complete a connection string: an
+// operator has them for another server, and a private one is named in full. What this process starts inherits none.
+func forgetLibpq() {
+	for _, name := range []string{
+		"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS",
+		"PGAPPNAME", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION",
+		"PGSSLMODE", "PGSSLNEGOTIATION", "PGSSLKEY", "PGSSLCERT", "PGSSLCERTMODE", "PGSSLROOTCERT", "PGSSLPASSWORD", "PGSSLSNI",
+		"PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGKRBSRVNAME", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING",
+	} {
+		_ = os.Unsetenv(name) // fails for names with '=' only
+	}
 }
 
 // Sockets returns the directory of the server's socket.
@@ -210,6 +227,7 @@ func (s *Server) Exited() <-chan struct{} { return s.exited }
 // Attach returns the connection string of a server that somebody else started on the data directory, and whether
 // there is one.
 func Attach(dir, database string) (string, bool) {
+	forgetLibpq()
 	pm, err := readPostmaster(dir)
 	if err != nil || !pm.alive() {
 		return "", false

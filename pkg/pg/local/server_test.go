@@ -134,3 +134,27 @@ func TestStartFailsWithAReason(t *testing.T) {
 		t.Errorf("err = %v", err)
 	}
 }
+
+// What an operator has exported for another server changes nothing for a private one.
+func TestLibpqVariablesAreIgnored(t *testing.T) {
+	for name, value := range map[string]string{
+		"PGHOST": "elsewhere.example", "PGPORT": "1", "PGUSER": "nobody", "PGDATABASE": "nothing", "PGPASSWORD": "secret",
+		"PGSSLMODE": "verify-full", "PGSERVICE": "missing", "PGTARGETSESSIONATTRS": "read-only", "PGOPTIONS": "-c nonsense=1",
+	} {
+		t.Setenv(name, value)
+	}
+	dir := privateDir(t)
+	s := start(t, dir)
+	if err := s.EnsureDatabase(t.Context(), "hanse"); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGPORT", "1")
+	dsn, ok := local.Attach(dir, "hanse")
+	if !ok || dsn != s.DSN("hanse") {
+		t.Fatalf("Attach = %q, %v", dsn, ok)
+	}
+	exec1(t, s, `SELECT 1`)
+	if value, set := os.LookupEnv("PGPORT"); set {
+		t.Errorf("children inherit PGPORT=%s", value)
+	}
+}

@@ -56,3 +56,8 @@ WHERE sqlc.arg(allowed)::bigint = 0 OR registration_token_use.used < sqlc.arg(al
 
 -- name: RegistrationTokenUses :one
 SELECT coalesce((SELECT used FROM registration_token_use WHERE part = $1 AND token = $2), 0)::bigint;
+
+-- name: ListAccounts :many
+SELECT * FROM account
+WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id > sqlc.arg(after)::text AND strpos(user_id, sqlc.arg(containing)::text) > 0
+ORDER BY user_id LIMIT $1;

@@ -115,6 +115,57 @@ func (q *Queries) DeleteWords(ctx context.Context, part int32, userID string) er
 	return err
 }
 
+const listAccounts = `-- name: ListAccounts :many
+SELECT part, user_id, password_hash, admin, guest, deactivated, erased, appservice_id, displayname, avatar_url, profile, created_ts FROM account
+WHERE part = ANY($2::int[]) AND user_id > $3::text AND strpos(user_id, $4::text) > 0
+ORDER BY user_id LIMIT $1
+`
+
+type ListAccountsParams struct {
+	Limit      int32
+	Parts      []int32
+	After      string
+	Containing string
+}
+
+func (q *Queries) ListAccounts(ctx context.Context, arg ListAccountsParams) ([]Account, error) {
+	rows, err := q.db.Query(ctx, listAccounts,
+		arg.Limit,
+		arg.Parts,
+		arg.After,
+		arg.Containing,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Account
+	for rows.Next() {
+		var i Account
+		if err := rows.Scan(
+			&i.Part,
+			&i.UserID,
+			&i.PasswordHash,
+			&i.Admin,
+			&i.Guest,
+			&i.Deactivated,
+			&i.Erased,
+			&i.AppserviceID,
+			&i.Displayname,
+			&i.AvatarUrl,
+			&i.Profile,
+			&i.CreatedTs,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const lockProfile = `-- name: LockProfile :one
 SELECT displayname, avatar_url, profile FROM account WHERE part = $1 AND user_id = $2 FOR UPDATE
 `

@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"hanse/services/app"
+	"hanse/services/admin"
 )
 
 type deadLetterCmd struct {
@@ -18,7 +18,7 @@ type deadLetterCmd struct {
 type deadLetterList struct{}
 
 func (deadLetterList) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		letters, err := a.DeadLetters(ctx)
 		if err != nil {
 			return err
@@ -39,7 +39,7 @@ type deadLetterReplay struct {
 }
 
 func (c *deadLetterReplay) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		done, err := a.ReplayDeadLetter(ctx, c.Consumer, c.Partition, c.Position)
 		if err != nil {
 			return err

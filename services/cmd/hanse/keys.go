@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"hanse/pkg/matrix/signing"
-	"hanse/services/app"
+	"hanse/services/admin"
 )
 
 type keysCmd struct {
@@ -20,7 +20,7 @@ type keysCmd struct {
 type keysList struct{}
 
 func (keysList) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		all, err := a.Keys(ctx)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ type keysRotate struct {
 }
 
 func (c *keysRotate) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		server, key, err := a.RotateKey(ctx, c.Server)
 		if err == nil {
 			fmt.Println(server, "signs with", key)
@@ -69,7 +69,7 @@ func (c *keysImport) Run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		server, keys, err := a.ImportKeys(ctx, c.Server, string(raw))
 		if err == nil {
 			fmt.Println(server, "signs with", keys[0])

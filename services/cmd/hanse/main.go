@@ -15,18 +15,20 @@ import (
 	"github.com/alecthomas/kong"
 
 	"hanse/pkg/config"
+	"hanse/services/admin"
 	"hanse/services/app"
 )
 
 // version is set by the linker for releases.
 var version = "development"
 
-// defaultFile is read if it is there and no other file is named.
-const defaultFile = "hanse.yaml"
+// defaultFiles are where the configuration is looked for if no file is named; the first that exists is read. The second
+// one is what 'make run' writes.
+var defaultFiles = []string{"hanse.yaml", "data/hanse.yaml"}
 
 // globals are the flags of all commands.
 type globals struct {
-	Config string   `help:"Configuration file; hanse.yaml if that exists." env:"HANSE_CONFIG" type:"path" placeholder:"FILE"`
+	Config string   `help:"Configuration file; if none is given, hanse.yaml or data/hanse.yaml, the first that exists." env:"HANSE_CONFIG" type:"path" placeholder:"FILE"`
 	Set    []string `help:"Set a configuration value: key=value. May be repeated." sep:"none" placeholder:"KEY=VALUE"`
 }
 
@@ -54,15 +56,26 @@ func main() {
 	}
 }
 
+// file returns the configuration file to read, "" if there is none.
+func (g *globals) file() (string, error) {
+	if g.Config != "" {
+		return g.Config, nil
+	}
+	for _, file := range defaultFiles {
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
 // load reads the configuration from all its sources.
 func (g *globals) load() (*app.Config, *config.Report, error) {
-	file := g.Config
-	if file == "" {
-		if _, err := os.Stat(defaultFile); err == nil {
-			file = defaultFile
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, err
-		}
+	file, err := g.file()
+	if err != nil {
+		return nil, nil, err
 	}
 	cfg := app.Defaults()
 	report, err := config.Load(cfg, config.Sources{File: file, Env: os.Environ(), Set: g.Set, Reserved: []string{"HANSE_CONFIG"}})
@@ -73,24 +86,38 @@ func (g *globals) load() (*app.Config, *config.Report, error) {
 }
 
 // admin opens the databases for one of the operator's commands.
-func (g *globals) admin(ctx context.Context, do func(a *app.Admin) error) error {
+func (g *globals) admin(ctx context.Context, do func(a *admin.Admin) error) error {
 	cfg, _, err := g.load()
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	a, err := app.OpenAdmin(ctx, cfg, log)
+	o, err := app.OpenAdmin(ctx, cfg, commandLog())
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(a), a.Close())
+	return errors.Join(do(o.Admin), o.Close())
 }
 
-type configCmd struct{}
+// commandLog is the log of the operator's commands: warnings only, for people.
+func commandLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
 
-func (configCmd) Run(g *globals) error {
+type configCmd struct {
+	Key string `arg:"" optional:"" help:"Print the value of this key only: a list with an entry in each line."`
+}
+
+func (c *configCmd) Run(g *globals) error {
 	_, report, err := g.load()
 	if report == nil {
+		return err
+	}
+	if c.Key != "" {
+		value, ok := report.Value(c.Key)
+		if !ok {
+			return fmt.Errorf("there is no key %q", c.Key)
+		}
+		fmt.Println(value)
 		return err
 	}
 	if printErr := report.Print(os.Stdout); printErr != nil {
@@ -105,8 +132,11 @@ func (configCmd) Run(g *globals) error {
 type migrateCmd struct{}
 
 func (migrateCmd) Run(ctx context.Context, g *globals) error {
-	g.Set = append(g.Set, "postgresql.migrate=true")
-	return g.admin(ctx, func(*app.Admin) error { return nil })
+	cfg, _, err := g.load()
+	if err != nil {
+		return err
+	}
+	return app.Migrate(ctx, cfg, commandLog())
 }
 
 type versionCmd struct{}

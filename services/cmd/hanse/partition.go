@@ -6,7 +6,7 @@ import (
 	"os"
 	"text/tabwriter"
 
-	"hanse/services/app"
+	"hanse/services/admin"
 )
 
 type partitionCmd struct {
@@ -17,7 +17,7 @@ type partitionCmd struct {
 type partitionList struct{}
 
 func (partitionList) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		rows, shards, err := a.Partitions(ctx)
 		if err != nil {
 			return err
@@ -37,5 +37,5 @@ type partitionMove struct {
 }
 
 func (c *partitionMove) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error { return a.MoveOwner(ctx, c.Partition, c.Worker) })
+	return g.admin(ctx, func(a *admin.Admin) error { return a.MoveOwner(ctx, c.Partition, c.Worker) })
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"hanse/services/app"
+	"hanse/services/admin"
 )
 
 type secretCmd struct {
@@ -14,7 +14,7 @@ type secretCmd struct {
 type secretRenew struct{}
 
 func (secretRenew) Run(ctx context.Context, g *globals) error {
-	return g.admin(ctx, func(a *app.Admin) error {
+	return g.admin(ctx, func(a *admin.Admin) error {
 		err := a.RenewSecret(ctx)
 		if err == nil {
 			fmt.Println("What is in Redis counts no more. Restart room and client workers that run.")

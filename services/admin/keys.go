@@ -1,4 +1,4 @@
-package app
+package admin
 
 import (
 	"context"
@@ -45,11 +45,14 @@ func (a *Admin) Keys(ctx context.Context) ([]ServerKeys, error) {
 // RotateKey gives one of the cluster's names, the first if it is "", a new signing key, and returns that name and the
 // id of the key. Running workers sign with it within half a minute.
 func (a *Admin) RotateKey(ctx context.Context, server string) (id.Server, string, error) {
+	name, err := a.server(server)
+	if err != nil {
+		return "", "", err
+	}
 	r, err := a.registry(ctx)
 	if err != nil {
 		return "", "", err
 	}
-	name := nameOr(server, r)
 	key, err := r.Rotate(ctx, name)
 	return name, key, err
 }
@@ -64,11 +67,14 @@ func (a *Admin) ImportKeys(ctx context.Context, server, file string) (id.Server,
 	if err != nil {
 		return "", nil, err
 	}
+	name, err := a.server(server)
+	if err != nil {
+		return "", nil, err
+	}
 	r, err := a.registry(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	name := nameOr(server, r)
 	var ids []string
 	for _, k := range slices.Backward(keys) {
 		if err := r.Import(ctx, name, k); err != nil {
@@ -82,17 +88,6 @@ func (a *Admin) ImportKeys(ctx context.Context, server, file string) (id.Server,
 // RenewSecret replaces the secret of the cluster; see mac.Renew.
 func (a *Admin) RenewSecret(ctx context.Context) error { return mac.Renew(ctx, a.shards) }
 
-func nameOr(server string, r *servers.Registry) id.Server {
-	if server == "" {
-		return r.Default()
-	}
-	return id.Server(server)
-}
-
 func (a *Admin) registry(ctx context.Context) (*servers.Registry, error) {
-	names := make([]id.Server, len(a.cfg.ServerNames))
-	for i, n := range a.cfg.ServerNames {
-		names[i] = id.Server(n)
-	}
-	return servers.Open(ctx, a.shards, names, slog.New(slog.DiscardHandler))
+	return servers.Open(ctx, a.shards, a.names, slog.New(slog.DiscardHandler))
 }

@@ -1,4 +1,4 @@
-package app
+package admin
 
 import (
 	"cmp"
@@ -176,7 +176,7 @@ func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, done
 	}
 	slices.Sort(to)
 	for _, server := range slices.Compact(to) {
-		if slices.Contains(a.cfg.ServerNames, string(server)) {
+		if slices.Contains(a.names, server) {
 			continue
 		}
 		again, err := a.fallBehind(ctx, server, part, e, !slices.Contains(inRoom, server))

@@ -1,9 +1,8 @@
-package app
+package admin
 
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"testing"
 
@@ -11,6 +10,8 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
+	"hanse/pkg/password"
+	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
@@ -24,22 +25,26 @@ type letters struct {
 }
 
 // newAdmin opens the administration of a new cluster.
-func newAdmin(t *testing.T, servers ...string) *Admin {
+func newAdmin(t *testing.T, names ...id.Server) *Admin {
 	t.Helper()
-	cfg := Defaults()
-	cfg.ServerNames = servers
-	cfg.PostgreSQL = pgtest.Config(t, 2)
-	a, err := OpenAdmin(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	shards, err := pg.Open(t.Context(), pgtest.Config(t, 2))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := a.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(shards.Close)
+	a, err := New(Deps{Names: names, Shards: shards, Bus: silent{}, Password: password.Config{MemoryKiB: 8, Iterations: 1, Threads: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return a
 }
+
+// silent is a bus on which nobody listens.
+type silent struct{}
+
+func (silent) PublishUsers(uint32, ...*logv1.UserSeq) error { return nil }
+func (silent) PublishAuth(*logv1.AuthInvalidation) error    { return nil }
+func (silent) WakeFedout(uint32) error                      { return nil }
 
 func newLetters(t *testing.T) *letters {
 	t.Helper()
