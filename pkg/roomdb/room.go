@@ -217,6 +217,29 @@ func (d *DB) Servers(ctx context.Context, part uint32, roomNID int64) ([]id.Serv
 	return d.servers(ctx, part, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`, roomNID)
 }
 
+// ServersIn returns those of some servers that have joined members in any of the rooms.
+func (d *DB) ServersIn(ctx context.Context, rooms []RoomKey, servers []id.Server) (map[id.Server]struct{}, error) {
+	found := make(map[id.Server]struct{})
+	err := d.eachRoomShard(rooms, func(q querier, parts []int32, nids []int64) error {
+		rows, err := q.Query(ctx, `SELECT c.server FROM unnest($3::text[]) AS c (server) WHERE EXISTS (
+			SELECT FROM unnest($1::int[], $2::bigint[]) AS r (p, n) JOIN room_server s ON s.part = r.p AND s.room_nid = r.n
+			WHERE s.server = c.server COLLATE "C" AND s.joined > 0)`, parts, nids, servers)
+		if err != nil {
+			return fmt.Errorf("read servers of rooms: %w", err)
+		}
+		var server id.Server
+		_, err = pgx.ForEachRow(rows, []any{&server}, func() error {
+			found[server] = struct{}{}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read servers of rooms: %w", err)
+		}
+		return nil
+	})
+	return found, err
+}
+
 // ServersBefore returns the servers that had joined members before one of a server joined.
 func (d *DB) ServersBefore(ctx context.Context, part uint32, roomNID int64, joined id.Server) ([]id.Server, error) {
 	return d.servers(ctx, part, `SELECT server FROM room_server

@@ -13,7 +13,6 @@ import (
 
 // UserKeys are the public keys of a user as others may see them.
 type UserKeys struct {
-	StreamID int64
 	// Devices are the signed identity keys, with the signatures that were uploaded for them.
 	Devices map[id.Device]json.RawMessage
 	// CrossSigning is by usage. The user-signing key is there for its owner only.
@@ -53,7 +52,6 @@ func keysOfShard(ctx context.Context, q *db.Queries, g *group, viewer id.User, o
 			return err
 		}
 		u.Devices[id.Device(r.DeviceID)] = signed
-		u.StreamID = max(u.StreamID, r.StreamID)
 		if r.DisplayName != nil {
 			u.Names[id.Device(r.DeviceID)] = *r.DisplayName
 		}
@@ -190,6 +188,27 @@ type RemoteList struct {
 	Stale bool
 	// Content is the answer of GET /_matrix/federation/v1/user/devices; nil if it was never fetched.
 	Content json.RawMessage
+	// News counts what we heard of the user's devices.
+	News int64
+	// Seen says why the user's server tells us of changes. Once it does not hold any more, the list is of no use.
+	Seen Sighting
+}
+
+// Followed says whether somebody asked for the list before: only then changes are of interest.
+func (l *RemoteList) Followed() bool { return l.Stale || l.Content != nil }
+
+// Sighting is a room in which a user of another server is together with one of ours: the numbers of their membership events.
+type Sighting struct {
+	Part  uint32
+	Room  int64 // its numeric id
+	NID   int64 // membership of the user
+	By    id.User
+	ByNID int64 // membership of By
+}
+
+func remoteList(r db.RemoteDeviceList) RemoteList {
+	return RemoteList{StreamID: r.StreamID, Stale: r.Stale, Content: r.Content, News: r.News,
+		Seen: Sighting{Part: uint32(r.SeenPart), Room: r.SeenRoom, NID: r.SeenNid, By: id.User(r.SeenBy), ByNID: r.SeenByNid}}
 }
 
 // RemoteLists returns what we hold of the devices of users of other servers; those that we hold nothing of are missing.
@@ -201,18 +220,17 @@ func (d *DB) RemoteLists(ctx context.Context, users []id.User) (map[id.User]Remo
 			return nil, fmt.Errorf("read device lists: %w", err)
 		}
 		for _, r := range rows {
-			out[id.User(r.UserID)] = RemoteList{StreamID: r.StreamID, Stale: r.Stale, Content: r.Content}
+			out[id.User(r.UserID)] = remoteList(r)
 		}
 	}
 	return out, nil
 }
 
-// PutRemoteList stores what was fetched of a user of another server.
-func (d *DB) PutRemoteList(ctx context.Context, user id.User, l RemoteList) error {
+// FollowRemoteList notes, before a user's list is fetched, that changes are of interest from now on. What is fetched then is
+// to be stored by UpdateRemoteList, as stale if there were news after those that are returned.
+func (d *DB) FollowRemoteList(ctx context.Context, user id.User) (news int64, err error) {
 	q, part := d.At(user)
-	return q.PutRemoteDeviceList(ctx, db.PutRemoteDeviceListParams{
-		Part: part, UserID: string(user), StreamID: l.StreamID, Stale: l.Stale, Content: l.Content, FetchedTs: Millis(time.Now()),
-	})
+	return q.FollowRemoteDeviceList(ctx, part, string(user))
 }
 
 // UpdateRemoteList changes what we hold of a user of another server under a lock. fn gets the zero value if we hold
@@ -223,7 +241,7 @@ func (d *DB) UpdateRemoteList(ctx context.Context, user id.User, fn func(old Rem
 		row, err := tx.RemoteDeviceList(ctx, tx.Part, string(user))
 		switch err = notFound(err); {
 		case err == nil:
-			old = RemoteList{StreamID: row.StreamID, Stale: row.Stale, Content: row.Content}
+			old = remoteList(row)
 		case errors.Is(err, ErrNotFound):
 		default:
 			return err
@@ -234,12 +252,7 @@ func (d *DB) UpdateRemoteList(ctx context.Context, user id.User, fn func(old Rem
 		}
 		return tx.PutRemoteDeviceList(ctx, db.PutRemoteDeviceListParams{
 			Part: tx.Part, UserID: string(user), StreamID: l.StreamID, Stale: l.Stale, Content: l.Content, FetchedTs: Millis(time.Now()),
+			News: l.News, SeenPart: int32(l.Seen.Part), SeenRoom: l.Seen.Room, SeenNid: l.Seen.NID, SeenBy: string(l.Seen.By), SeenByNid: l.Seen.ByNID,
 		})
 	})
-}
-
-// ForgetRemoteList drops what we hold of a user who no longer shares a room with us: nobody tells us of changes.
-func (d *DB) ForgetRemoteList(ctx context.Context, user id.User) error {
-	q, part := d.At(user)
-	return q.DeleteRemoteDeviceList(ctx, part, string(user))
 }

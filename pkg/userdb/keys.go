@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/userdb/db"
 )
@@ -25,16 +26,16 @@ type DeviceChange struct {
 	Device id.Device `json:"device_id"`
 }
 
-// DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed: a change of a device
-// raises the position of the user's device list (that of other keys does not: the positions that other servers hear of
-// are dense, and stream_id-1 is the prev_id of stream_id). It tells the user's other devices by a notice, and stores the task of telling the
-// rooms. The transaction must be one of Change.
+// DevicesChanged notes in the transaction that a device, or for "" the cross-signing keys, changed. A change of a device
+// raises the position of the user's device list. The positions that other servers hear of are dense, and stream_id-1 is the
+// prev_id of stream_id: so changes of cross-signing keys have numbers of their own. It tells the user's other devices by a
+// notice, and stores the task of telling the rooms. The transaction must be one of Change.
 func (tx *Tx) DevicesChanged(ctx context.Context, device id.Device) (Task, error) {
-	next := tx.RaiseDeviceList
+	raise := tx.RaiseDeviceList
 	if device == "" {
-		next = tx.DeviceListStream
+		raise = tx.RaiseCrossSigning
 	}
-	stream, err := next(ctx, tx.Part, string(tx.User))
+	stream, err := raise(ctx, tx.Part, string(tx.User))
 	if err != nil {
 		return Task{}, fmt.Errorf("raise device list: %w", err)
 	}
@@ -112,10 +113,7 @@ func (d *DB) UploadKeys(ctx context.Context, up KeyUpload) (task *Task, err erro
 			return err
 		}
 		for _, k := range up.Fallbacks {
-			err := tx.PutFallbackKey(ctx, db.PutFallbackKeyParams{
-				Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device), Algorithm: k.Algorithm, KeyID: k.ID, Key: k.Key,
-			})
-			if err != nil {
+			if err := tx.putFallbackKey(ctx, up, k); err != nil {
 				return err
 			}
 		}
@@ -144,6 +142,31 @@ func (tx *Tx) putIdentity(ctx context.Context, up KeyUpload) (*Task, error) {
 	})
 }
 
+// putFallbackKey stores a fallback key. One that is there already stays used if it is.
+func (tx *Tx) putFallbackKey(ctx context.Context, up KeyUpload, k OneTimeKey) error {
+	old, err := tx.FallbackKey(ctx, db.FallbackKeyParams{Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device), Algorithm: k.Algorithm})
+	if err = notFound(err); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return tx.PutFallbackKey(ctx, db.PutFallbackKeyParams{
+		Part: tx.Part, UserID: string(up.User), DeviceID: string(up.Device), Algorithm: k.Algorithm, KeyID: k.ID, Key: k.Key,
+		Same: err == nil && old.KeyID == k.ID && sameKey(old.Key, k.Key),
+	})
+}
+
+// sameKey says whether two uploads are of the same key: who signs it anew makes no other key of it. Both are canonical.
+func sameKey(a, b json.RawMessage) bool {
+	return bytes.Equal(unsigned(a), unsigned(b))
+}
+
+func unsigned(key json.RawMessage) []byte {
+	o, err := canonjson.ParseObject(key)
+	if err != nil {
+		return key // a string
+	}
+	return o.Without("signatures").Bytes()
+}
+
 func (t Task) streamID() int64 {
 	var c DeviceChange
 	_ = json.Unmarshal(t.Payload, &c) // we wrote it
@@ -169,7 +192,7 @@ func (tx *Tx) putOneTimeKeys(ctx context.Context, up KeyUpload) error {
 	}
 	for _, h := range have {
 		for _, k := range up.OneTime {
-			if k.Algorithm == h.Algorithm && k.ID == h.KeyID && !bytes.Equal(k.Key, h.Key) {
+			if k.Algorithm == h.Algorithm && k.ID == h.KeyID && !sameKey(k.Key, h.Key) {
 				return &ErrKeyExists{k.Algorithm, k.ID}
 			}
 		}

@@ -72,6 +72,20 @@ func (d *DB) JoinedRooms(ctx context.Context, user id.User) ([]JoinedRoom, error
 	return out, nil
 }
 
+// RoomsJoinedBefore returns the other rooms that a user is joined to, but for those that were joined after the one that is named.
+func (d *DB) RoomsJoinedBefore(ctx context.Context, user id.User, roomPart uint32, roomNID int64) ([]JoinedRoom, error) {
+	q, part := d.At(user)
+	rows, err := q.RoomsJoinedBefore(ctx, db.RoomsJoinedBeforeParams{Part: part, UserID: string(user), RoomPart: int32(roomPart), RoomNid: roomNID})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]JoinedRoom, len(rows))
+	for i, r := range rows {
+		out[i] = JoinedRoom{Room: id.Room(r.RoomID), Part: uint32(r.RoomPart), NID: r.RoomNid}
+	}
+	return out, nil
+}
+
 // JoinedRoomsOf returns the joined rooms of several of our users, with one query for each shard.
 func (d *DB) JoinedRoomsOf(ctx context.Context, users []id.User) (map[id.User][]JoinedRoom, error) {
 	out := make(map[id.User][]JoinedRoom, len(users))

@@ -147,11 +147,13 @@ func (a *Admin) readEntry(ctx context.Context, part uint32, pos int64) (*logv1.E
 func leavesUs(e *logv1.Entry) bool {
 	switch b := e.Body.(type) {
 	case *logv1.Entry_Event:
-		return b.Event.Local
+		return b.Event.Local || b.Event.Membership == "join" // one of ours, maybe, of whose devices they hear
 	case *logv1.Entry_Receipt:
 		return b.Receipt.Local && b.Receipt.Type == "m.read"
 	case *logv1.Entry_DeviceChange:
 		return b.DeviceChange.Local
+	case *logv1.Entry_Filled:
+		return true
 	}
 	return false
 }

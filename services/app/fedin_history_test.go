@@ -290,26 +290,52 @@ func testFedDeviceLists(t *testing.T, w *inbound) {
 	if l := list(); l.Content != nil || changes(start) != 1 {
 		t.Fatalf("nobody asked for the list: %+v, %d changes", l, changes(start))
 	}
-	check(t, w.users.PutRemoteList(t.Context(), j.user, userdb.RemoteList{StreamID: 5,
-		Content: []byte(fmt.Sprintf(`{"user_id":%q,"stream_id":5,"devices":[{"device_id":"A","keys":{}}],"master_key":{"x":1}}`, j.user))}))
+	put := func(stream int64, content string) {
+		t.Helper()
+		check(t, w.users.UpdateRemoteList(t.Context(), j.user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
+			return userdb.RemoteList{StreamID: stream, Content: []byte(content), News: old.News}, true
+		}))
+	}
+	put(5, fmt.Sprintf(`{"user_id":%q,"stream_id":5,"devices":[{"device_id":"A","keys":{}}],"master_key":{"x":1}}`, j.user))
 	p.transaction(nil, update(7, []int64{5}, "B", map[string]any{"device_display_name": "Bee"}), update(8, []int64{7}, "A", map[string]any{"deleted": true})).ok()
 	l := list()
 	if l.Stale || l.StreamID != 8 || !strings.Contains(string(l.Content), `"Bee"`) || strings.Contains(string(l.Content), `"A"`) || !strings.Contains(string(l.Content), "master_key") {
 		t.Fatalf("%+v %s", l, l.Content)
 	}
-	before := heads()
-	p.transaction(nil, update(7, []int64{5}, "B", nil)).ok() // old news
-	if changes(before) != 0 {
-		t.Error("an old update was told")
+	again := func(what string, edu any, told int, stale bool) {
+		t.Helper()
+		before := heads()
+		p.transaction(nil, edu).ok()
+		if l := list(); changes(before) != told || l.Stale != stale {
+			t.Errorf("%s: told %d times, %+v", what, changes(before), l)
+		}
 	}
-	p.transaction(nil, update(12, []int64{11}, "C", nil)).ok() // 9 to 11 are missing
-	if l := list(); !l.Stale || l.StreamID != 12 {
-		t.Errorf("%+v", l)
+	again("a repeated update", update(7, []int64{5}, "B", map[string]any{"device_display_name": "Bee"}), 0, false)
+	again("a repeated deletion", update(8, []int64{7}, "A", map[string]any{"deleted": true}), 0, false)
+	again("a gap", update(12, []int64{11}, "C", nil), 1, true)
+	again("any after that", update(12, []int64{11}, "C", nil), 1, true)
+	// Servers that do not count their updates: what they say of a device is news if we do not know it.
+	one := fmt.Sprintf(`{"user_id":%q,"stream_id":1,"devices":[{"device_id":"A","keys":{"device_id":"A","user_id":%[1]q}}]}`, j.user)
+	for what, edu := range map[string]any{
+		"a new device with the same stream_id": update(1, nil, "B", nil),
+		"new keys with the same stream_id":     update(1, []int64{1}, "A", map[string]any{"keys": map[string]any{"new": 1}}),
+		"an older stream_id":                   update(0, nil, "B", nil),
+		"a deletion with the same stream_id":   update(1, nil, "A", map[string]any{"deleted": true}),
+		"no prev_id":                           update(2, nil, "B", nil),
+	} {
+		put(1, one)
+		again(what, edu, 1, true)
 	}
-	check(t, w.users.PutRemoteList(t.Context(), j.user, userdb.RemoteList{StreamID: 12, Content: []byte(`{}`)}))
-	before = heads()
-	p.transaction(nil, eduOf("m.signing_key_update", map[string]any{"user_id": j.user}), eduOf("m.signing_key_update", map[string]any{"user_id": anna})).ok()
-	if l := list(); !l.Stale || changes(before) != 1 {
-		t.Errorf("%+v", l)
-	}
+	put(1, one)
+	again("what is known", update(1, nil, "A", nil), 0, false)
+
+	put(12, `{"devices":[],"master_key":{"x":1}}`)
+	again("the same cross-signing key", eduOf("m.signing_key_update", map[string]any{"user_id": j.user, "master_key": map[string]any{"x": 1}}), 0, false)
+	again("another user's", eduOf("m.signing_key_update", map[string]any{"user_id": anna, "master_key": map[string]any{"x": 2}}), 0, false)
+	again("another cross-signing key", eduOf("m.signing_key_update", map[string]any{"user_id": j.user, "master_key": map[string]any{"x": 2}}), 1, true)
+
+	// Appendices, "Historical User IDs": device list updates from non-compliant user IDs are dropped.
+	odd := p.join(room, p.user("härm"))
+	again("a historical user id", eduOf("m.device_list_update", map[string]any{"user_id": odd.user, "device_id": "A", "stream_id": 1}), 0, true)
+	again("a historical user id", eduOf("m.signing_key_update", map[string]any{"user_id": odd.user, "master_key": map[string]any{"x": 2}}), 0, true)
 }

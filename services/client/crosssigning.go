@@ -205,13 +205,12 @@ func (c *Client) uploadSignatures(w http.ResponseWriter, r *http.Request) error 
 
 // signableKeys returns the keys of our users, and the master keys of others.
 func (c *Client) signableKeys(ctx context.Context, users []id.User, viewer id.User) (map[id.User]*userdb.UserKeys, error) {
-	var local []id.User
-	remote := make(map[id.Server][]id.User)
+	var local, remote []id.User
 	for _, u := range users {
 		if c.isLocal(u) {
 			local = append(local, u)
 		} else {
-			remote[u.Server()] = append(remote[u.Server()], u)
+			remote = append(remote, u)
 		}
 	}
 	keys, err := c.users.KeysOf(ctx, local, viewer)

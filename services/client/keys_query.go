@@ -63,8 +63,7 @@ func (c *Client) queryKeys(w http.ResponseWriter, r *http.Request) error {
 		return merr.InvalidParam("Too many users")
 	}
 	wanted := make(map[id.User][]id.Device, len(*q.Users))
-	var local []id.User
-	remote := make(map[id.Server][]id.User)
+	var local, remote []id.User
 	for text, devices := range *q.Users {
 		u, err := id.ParseUser(text)
 		if err != nil {
@@ -74,7 +73,7 @@ func (c *Client) queryKeys(w http.ResponseWriter, r *http.Request) error {
 		if c.isLocal(u) {
 			local = append(local, u)
 		} else {
-			remote[u.Server()] = append(remote[u.Server()], u)
+			remote = append(remote, u)
 		}
 	}
 	a := &keyAnswer{
@@ -159,42 +158,40 @@ type remoteDevices struct {
 }
 
 // remoteKeys answers for users of other servers: from the device lists that we follow, else by asking their servers.
-func (c *Client) remoteKeys(ctx context.Context, a *keyAnswer, remote map[id.Server][]id.User, viewer id.User, timeout time.Duration) error {
-	if len(remote) == 0 {
+func (c *Client) remoteKeys(ctx context.Context, a *keyAnswer, users []id.User, viewer id.User, timeout time.Duration) error {
+	if len(users) == 0 {
 		return nil
 	}
-	var all []id.User
-	for _, users := range remote {
-		all = append(all, users...)
-	}
-	lists, err := c.users.RemoteLists(ctx, all)
+	lists, err := c.users.RemoteLists(ctx, users)
 	if err != nil {
 		return err
 	}
-	if a.signed, err = c.users.SignaturesOn(ctx, all, viewer); err != nil {
+	if a.signed, err = c.users.SignaturesOn(ctx, users, viewer); err != nil {
 		return err
 	}
-	shared, err := c.sharedWith(ctx, viewer, missing(all, lists))
+	good, err := c.inSight(ctx, lists)
+	if err != nil {
+		return err
+	}
+	users = slices.DeleteFunc(users, func(u id.User) bool { return good[u] && a.addList(u, lists[u].Content) == nil })
+	seen, err := c.sightings(ctx, viewer, users)
 	if err != nil {
 		return err
 	}
 	var g errgroup.Group
 	g.SetLimit(serversAtOnce)
-	for server, users := range remote {
+	for server, users := range byServer(users) {
 		var follow, ask []id.User
 		for _, u := range users {
-			l, ok := lists[u]
-			switch {
-			case ok && !l.Stale && a.addList(u, l.Content) == nil:
-			case shared[u] || ok:
+			if _, ok := seen[u]; ok {
 				follow = append(follow, u)
-			default:
+			} else {
 				ask = append(ask, u)
 			}
 		}
 		g.Go(func() error {
 			if len(follow) > 0 {
-				ask = append(ask, c.followDevices(ctx, a, viewer.Server(), server, follow, timeout)...)
+				ask = append(ask, c.followDevices(ctx, a, viewer.Server(), server, follow, seen, timeout)...)
 			}
 			if len(ask) > 0 {
 				c.askKeys(ctx, a, viewer.Server(), server, ask, timeout)
@@ -205,25 +202,23 @@ func (c *Client) remoteKeys(ctx context.Context, a *keyAnswer, remote map[id.Ser
 	return g.Wait()
 }
 
-func missing(users []id.User, lists map[id.User]userdb.RemoteList) []id.User {
-	var out []id.User
+func byServer(users []id.User) map[id.Server][]id.User {
+	out := make(map[id.Server][]id.User)
 	for _, u := range users {
-		if _, ok := lists[u]; !ok {
-			out = append(out, u)
-		}
+		out[u.Server()] = append(out[u.Server()], u)
 	}
 	return out
 }
 
 // followDevices fetches the device lists of users whom we share a room with: their server tells us of changes from now
 // on. It returns those for whom that did not work.
-func (c *Client) followDevices(ctx context.Context, a *keyAnswer, origin, server id.Server, users []id.User, timeout time.Duration) (failed []id.User) {
+func (c *Client) followDevices(ctx context.Context, a *keyAnswer, origin, server id.Server, users []id.User, seen map[id.User]userdb.Sighting, timeout time.Duration) (failed []id.User) {
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(4)
 	for _, u := range users {
 		g.Go(func() error {
-			if err := c.followOne(ctx, a, origin, server, u, timeout); err != nil {
+			if err := c.followOne(ctx, a, origin, u, seen[u], timeout); err != nil {
 				c.log.DebugContext(ctx, "device list not fetched", "user", u, "err", err)
 				mu.Lock()
 				failed = append(failed, u)
@@ -236,10 +231,16 @@ func (c *Client) followDevices(ctx context.Context, a *keyAnswer, origin, server
 	return failed
 }
 
-func (c *Client) followOne(ctx context.Context, a *keyAnswer, origin, server id.Server, u id.User, timeout time.Duration) error {
+// followOne fetches a user's device list. What we saw of the user, and what we heard, comes before the request: if either
+// changes meanwhile, the answer may be too old already.
+func (c *Client) followOne(ctx context.Context, a *keyAnswer, origin id.Server, u id.User, seen userdb.Sighting, timeout time.Duration) error {
+	news, err := c.users.FollowRemoteList(ctx, u)
+	if err != nil {
+		return err
+	}
 	var raw json.RawMessage
 	uri := "/_matrix/federation/v1/user/devices/" + url.PathEscape(string(u))
-	if err := c.federate(ctx, origin, server, http.MethodGet, uri, nil, &raw, timeout); err != nil {
+	if err := c.federate(ctx, origin, u.Server(), http.MethodGet, uri, nil, &raw, timeout); err != nil {
 		return err
 	}
 	var d remoteDevices
@@ -250,8 +251,7 @@ func (c *Client) followOne(ctx context.Context, a *keyAnswer, origin, server id.
 		return err
 	}
 	return c.users.UpdateRemoteList(ctx, u, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
-		// An update that came in meanwhile may be newer than what we fetched: then the list stays stale.
-		return userdb.RemoteList{StreamID: max(d.StreamID, old.StreamID), Stale: d.StreamID < old.StreamID, Content: raw}, true
+		return userdb.RemoteList{StreamID: d.StreamID, Stale: old.News != news, Content: raw, News: old.News, Seen: seen}, true
 	})
 }
 

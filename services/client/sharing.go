@@ -3,10 +3,12 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	"hanse/pkg/userdb"
 )
 
 // sharedWith returns those of the users who are joined to a room that user is joined to.
@@ -19,15 +21,28 @@ func (c *Client) sharedWith(ctx context.Context, user id.User, others []id.User)
 	return shared, err
 }
 
-// sharedRooms returns, for each of the users, the rooms that both are joined to. It reads each room's state once, and
-// only the member events of those asked for.
+// sharedRooms returns, for each of the users, the rooms that both are joined to.
 func (c *Client) sharedRooms(ctx context.Context, user id.User, others []id.User) (map[id.User][]id.Room, error) {
+	shared := make(map[id.User][]id.Room)
+	err := c.eachShared(ctx, user, others, func(u id.User, m meeting) { shared[u] = append(shared[u], m.room.ID) })
+	return shared, err
+}
+
+// meeting is a room that two users are joined to: the numbers of their membership events, the first user's is own.
+type meeting struct {
+	room     *roomdb.Room
+	own, nid int64
+}
+
+// eachShared calls fn for each of the users and each room that both are joined to. It reads each room's state once, and only
+// the member events of those asked for.
+func (c *Client) eachShared(ctx context.Context, user id.User, others []id.User, fn func(id.User, meeting)) error {
 	if len(others) == 0 {
-		return nil, nil
+		return nil
 	}
 	joined, err := c.users.JoinedRooms(ctx, user)
 	if err != nil || len(joined) == 0 {
-		return nil, err
+		return err
 	}
 	ids := make([]id.Room, len(joined))
 	for i, r := range joined {
@@ -35,36 +50,44 @@ func (c *Client) sharedRooms(ctx context.Context, user id.User, others []id.User
 	}
 	rooms, err := c.rooms.Rooms(ctx, ids)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	states, err := c.statesOf(ctx, rooms)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	own := make(map[id.Room]int64)
 	events := make(map[uint32][]int64)
 	for _, room := range rooms {
 		m := states[state.Ref{Part: room.Part, SID: room.SID}]
+		before := len(events[room.Part])
 		for _, o := range others {
-			if nid, ok := m.Get(state.Key{Type: "m.room.member", StateKey: string(o)}); ok {
+			if nid, ok := m.Get(memberKey(o)); ok {
 				events[room.Part] = append(events[room.Part], nid)
 			}
+		}
+		if nid, ok := m.Get(memberKey(user)); ok && len(events[room.Part]) > before {
+			own[room.ID] = nid
+			events[room.Part] = append(events[room.Part], nid)
 		}
 	}
 	found, err := c.rooms.EventsIn(ctx, events)
 	if err != nil {
-		return nil, fmt.Errorf("read member events: %w", err)
+		return fmt.Errorf("read member events: %w", err)
 	}
-	shared := make(map[id.User][]id.Room)
+	in := func(ev *roomdb.Event) bool { return ev != nil && ev.StateKey != nil && ev.Membership() == "join" }
 	for _, byNID := range found {
-		for _, ev := range byNID {
-			if ev.StateKey != nil && ev.Membership() == "join" {
-				u := id.User(*ev.StateKey)
-				shared[u] = append(shared[u], ev.RoomID)
+		for nid, ev := range byNID {
+			if !in(ev) || !in(byNID[own[ev.RoomID]]) || nid == own[ev.RoomID] && !slices.Contains(others, user) {
+				continue // the index of memberships may be behind the room's state
 			}
+			fn(id.User(*ev.StateKey), meeting{rooms[ev.RoomID], own[ev.RoomID], nid})
 		}
 	}
-	return shared, nil
+	return nil
 }
+
+func memberKey(u id.User) state.Key { return state.Key{Type: typeMember, StateKey: string(u)} }
 
 func (c *Client) statesOf(ctx context.Context, rooms map[id.Room]*roomdb.Room) (map[state.Ref]state.Map, error) {
 	refs := make([]state.Ref, 0, len(rooms))
@@ -76,4 +99,57 @@ func (c *Client) statesOf(ctx context.Context, rooms map[id.Room]*roomdb.Room) (
 		return nil, fmt.Errorf("read room states: %w", err)
 	}
 	return states, nil
+}
+
+// sightings says of users of other servers in which room user sees them, if there is one: in the smallest.
+func (c *Client) sightings(ctx context.Context, user id.User, others []id.User) (map[id.User]userdb.Sighting, error) {
+	found := make(map[id.User]meeting)
+	err := c.eachShared(ctx, user, others, func(u id.User, m meeting) {
+		if old, ok := found[u]; !ok || m.room.Joined < old.room.Joined {
+			found[u] = m
+		}
+	})
+	out := make(map[id.User]userdb.Sighting, len(found))
+	for u, s := range found {
+		out[u] = userdb.Sighting{Part: s.room.Part, Room: s.room.NID, NID: s.nid, By: user, ByNID: s.own}
+	}
+	return out, err
+}
+
+// inSight returns those of the lists of which no change can have been missed: the user's server has told us of changes ever
+// since they were fetched, as a room has been shared all the time (server-server API, "Device Management"). A membership that
+// was replaced proves nothing, not even by one that says the same: somebody may have been away in between.
+func (c *Client) inSight(ctx context.Context, lists map[id.User]userdb.RemoteList) (map[id.User]bool, error) {
+	var keys []roomdb.RoomKey
+	for _, l := range lists {
+		if key := (roomdb.RoomKey{Part: l.Seen.Part, NID: l.Seen.Room}); !l.Stale && l.Seen.Room != 0 && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	rooms, err := c.rooms.RoomsByNID(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	states, err := c.statesOf(ctx, rooms)
+	if err != nil {
+		return nil, err
+	}
+	now := make(map[roomdb.RoomKey]state.Map, len(rooms))
+	for _, r := range rooms {
+		now[r.Key()] = states[state.Ref{Part: r.Part, SID: r.SID}]
+	}
+	in := make(map[id.User]bool, len(lists))
+	for u, l := range lists {
+		m, ok := now[roomdb.RoomKey{Part: l.Seen.Part, NID: l.Seen.Room}]
+		if l.Stale || !ok {
+			continue
+		}
+		nid, _ := m.Get(memberKey(u))
+		by, _ := m.Get(memberKey(l.Seen.By))
+		in[u] = nid == l.Seen.NID && by == l.Seen.ByNID
+	}
+	return in, nil
 }

@@ -96,6 +96,16 @@ func userOf(text string, origin id.Server) (id.User, error) {
 	return u, nil
 }
 
+// compliantUserOf is userOf for what clients see outside of events: they are spared user ids of the historical character set
+// there, "for example, device list updates from non-compliant user IDs would be dropped" (appendices, "Historical User IDs").
+func compliantUserOf(text string, origin id.Server) (id.User, error) {
+	u, err := userOf(text, origin)
+	if err == nil && !u.Compliant() {
+		return "", ignored("a historical user ID")
+	}
+	return u, err
+}
+
 // receiveTyping takes m.typing (server-server API, "Typing Notifications").
 func (f *Fedin) receiveTyping(ctx context.Context, origin id.Server, content json.RawMessage) error {
 	var t struct {
@@ -106,7 +116,7 @@ func (f *Fedin) receiveTyping(ctx context.Context, origin id.Server, content jso
 	if err := decodeEDU(content, &t); err != nil {
 		return err
 	}
-	user, err := userOf(t.User, origin)
+	user, err := compliantUserOf(t.User, origin)
 	if err != nil {
 		return err
 	}
@@ -206,7 +216,7 @@ func (f *Fedin) receiveReceipts(ctx context.Context, origin id.Server, content j
 		var users []id.User
 		// Private receipts never leave their server: m.read is the only type there is.
 		for userText, r := range byType["m.read"] {
-			user, err := userOf(userText, origin)
+			user, err := compliantUserOf(userText, origin)
 			if err != nil || len(r.EventIDs) == 0 || len(intents) == maxReceipts {
 				continue
 			}

@@ -3,10 +3,8 @@ package fedin
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 
-	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
@@ -19,8 +17,6 @@ const (
 	maxMessages = 10_000
 	// maxMessageID bounds its id; the specification says 32 codepoints, others send more.
 	maxMessageID = 255
-	// maxRemoteList bounds what we keep of one user's devices, in bytes, and updatesKept that of one device.
-	maxRemoteList = 512 << 10
 	// maxSharedRooms bounds the rooms of each shard that are told of a changed device.
 	maxSharedRooms = 10_000
 	// statesAtOnce is how many states are loaded together, roomsPerCall how many rooms an owner is told of at once.
@@ -90,23 +86,13 @@ func (c *deviceChanges) add(user id.User, device id.Device, stream int64) {
 	c.changes = append(c.changes, deviceChange{user, device, stream})
 }
 
-// deviceUpdate is the content of m.device_list_update (server-server API, "Device Management").
-type deviceUpdate struct {
-	User        string          `json:"user_id"`
-	Device      id.Device       `json:"device_id"`
-	DisplayName string          `json:"device_display_name"`
-	Stream      int64           `json:"stream_id"`
-	Previous    []int64         `json:"prev_id"`
-	Deleted     bool            `json:"deleted"`
-	Keys        json.RawMessage `json:"keys"`
-}
-
+// receiveDeviceUpdate takes m.device_list_update (server-server API, "Device Management").
 func (f *Fedin) receiveDeviceUpdate(ctx context.Context, origin id.Server, content json.RawMessage, changed *deviceChanges) error {
 	var u deviceUpdate
 	if err := decodeEDU(content, &u); err != nil {
 		return err
 	}
-	user, err := userOf(u.User, origin)
+	user, err := compliantUserOf(u.User, origin)
 	if err != nil {
 		return err
 	}
@@ -115,11 +101,10 @@ func (f *Fedin) receiveDeviceUpdate(ctx context.Context, origin id.Server, conte
 	}
 	known := false
 	err = f.users.UpdateRemoteList(ctx, user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
-		if old.StreamID == 0 && old.Content == nil && !old.Stale {
+		if !old.Followed() {
 			return old, false // nobody asked for the user's devices yet
 		}
-		if u.Stream <= old.StreamID {
-			known = !old.Stale
+		if known = u.repeats(old); known {
 			return old, false
 		}
 		return u.apply(old), true
@@ -128,70 +113,37 @@ func (f *Fedin) receiveDeviceUpdate(ctx context.Context, origin id.Server, conte
 		return err
 	}
 	if known {
-		return ignored("an old update")
+		return ignored("a repeated update")
 	}
 	changed.add(user, u.Device, u.Stream)
 	return nil
 }
 
-// apply changes a list by an update. If it cannot be told that none is missing in between, or if the list is not
-// understood, it is stale: the next who asks for it makes us fetch it anew.
-func (u *deviceUpdate) apply(old userdb.RemoteList) userdb.RemoteList {
-	stale := userdb.RemoteList{StreamID: u.Stream, Stale: true, Content: old.Content}
-	for _, prev := range u.Previous {
-		if prev > old.StreamID {
-			return stale
-		}
-	}
-	if old.Stale || old.Content == nil || len(u.Previous) > 0 && !slices.Contains(u.Previous, old.StreamID) {
-		return stale
-	}
-	var list map[string]json.RawMessage
-	var devices []map[string]json.RawMessage
-	if json.Unmarshal(old.Content, &list) != nil || json.Unmarshal(list["devices"], &devices) != nil {
-		return stale
-	}
-	devices = slices.DeleteFunc(devices, func(d map[string]json.RawMessage) bool {
-		var name id.Device
-		return json.Unmarshal(d["device_id"], &name) == nil && name == u.Device
-	})
-	if !u.Deleted && len(u.Keys) > 0 && u.Keys[0] == '{' {
-		d := map[string]json.RawMessage{"device_id": quoted(string(u.Device)), "keys": u.Keys}
-		if u.DisplayName != "" {
-			d["device_display_name"] = quoted(u.DisplayName)
-		}
-		devices = append(devices, d)
-	}
-	var err error
-	if list["devices"], err = json.Marshal(devices); err != nil {
-		return stale
-	}
-	list["stream_id"] = fmt.Appendf(nil, "%d", u.Stream)
-	content, err := json.Marshal(list)
-	if err != nil || len(content) > maxRemoteList {
-		return stale
-	}
-	return userdb.RemoteList{StreamID: u.Stream, Content: content}
-}
-
 // receiveSigningKeys takes m.signing_key_update (server-server API, "End-to-End Encryption"). The list is fetched anew:
 // the update says nothing of its place among the others.
 func (f *Fedin) receiveSigningKeys(ctx context.Context, origin id.Server, content json.RawMessage, changed *deviceChanges) error {
-	var u struct {
-		User string `json:"user_id"`
-	}
+	var u signingKeys
 	if err := decodeEDU(content, &u); err != nil {
 		return err
 	}
-	user, err := userOf(u.User, origin)
+	user, err := compliantUserOf(u.User, origin)
 	if err != nil {
 		return err
 	}
+	known := false
 	err = f.users.UpdateRemoteList(ctx, user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
-		return userdb.RemoteList{StreamID: old.StreamID, Stale: true, Content: old.Content}, old.Content != nil && !old.Stale
+		if known = u.repeats(old); known || !old.Followed() {
+			return old, false
+		}
+		old.Stale = true
+		old.News++
+		return old, true
 	})
 	if err != nil {
 		return err
+	}
+	if known {
+		return ignored("a repeated update")
 	}
 	changed.add(user, "", 0)
 	return nil
@@ -281,6 +233,3 @@ func (f *Fedin) tellRooms(ctx context.Context, ch deviceChange, rooms []*roomdb.
 	}
 	return nil
 }
-
-// quoted is s as a JSON string.
-func quoted(s string) json.RawMessage { return httpx.AppendString(nil, s) }

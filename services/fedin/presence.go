@@ -43,7 +43,7 @@ func (f *Fedin) receivePresence(ctx context.Context, origin id.Server, content j
 	now := time.Now().UnixMilli()
 	news := make([]*logv1.Presence, 0, len(p.Push))
 	for _, u := range p.Push {
-		user, err := userOf(u.User, origin)
+		user, err := compliantUserOf(u.User, origin)
 		if err != nil || !presence.Valid(u.Presence) || len(u.Status) > presence.MaxStatus {
 			continue
 		}

@@ -137,6 +137,11 @@ func (f *Fedin) userDevices(w http.ResponseWriter, q *request) error {
 	if !exists {
 		return merr.NotFound("User not found")
 	}
+	// The position comes first: the list may then be newer than it says, and what the asker hears next is told once too often.
+	stream, err := f.users.DeviceListStream(q.Context(), user)
+	if err != nil {
+		return err
+	}
 	found, err := f.users.KeysOf(q.Context(), []id.User{user}, "")
 	if err != nil {
 		return err
@@ -147,15 +152,13 @@ func (f *Fedin) userDevices(w http.ResponseWriter, q *request) error {
 		Devices     []userDevice    `json:"devices"`
 		Master      json.RawMessage `json:"master_key,omitempty"`
 		SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
-	}{User: user, Devices: []userDevice{}}
+	}{User: user, Stream: stream, Devices: []userDevice{}}
 	if k := found[user]; k != nil {
-		answer.Stream, answer.Master, answer.SelfSigning = k.StreamID, k.CrossSigning[userdb.MasterKey], k.CrossSigning[userdb.SelfSigningKey]
+		answer.Master, answer.SelfSigning = k.CrossSigning[userdb.MasterKey], k.CrossSigning[userdb.SelfSigningKey]
 		for device, raw := range k.Devices {
 			answer.Devices = append(answer.Devices, userDevice{device, raw})
 		}
 		slices.SortFunc(answer.Devices, func(a, b userDevice) int { return cmp.Compare(a.Device, b.Device) })
-	} else if answer.Stream, err = f.users.DeviceListStream(q.Context(), user); err != nil {
-		return err
 	}
 	return httpx.OK(w, answer)
 }

@@ -34,6 +34,8 @@ type catchUp struct {
 	joined map[int64]int
 	// skipped are rooms of which only the newest event is sent.
 	skipped []int64
+	// arrivals are joins of ours among the events that were read last.
+	arrivals []arrival
 }
 
 // catchUpOnce sends the next transaction of what the destination missed.
@@ -55,6 +57,13 @@ func (d *dest) catchUpOnce(ctx context.Context) error {
 		return own(err)
 	}
 	if err := d.deliver(t); err != nil {
+		return err
+	}
+	arrived, err := d.missedArrivals(ctx, part, from, to, c)
+	if err != nil {
+		return own(err)
+	}
+	if err := d.tellDevices(ctx, arrived); err != nil {
 		return err
 	}
 	d.caughtUp(part, to, to >= c.upTo)
@@ -235,7 +244,11 @@ func (d *dest) missedEvents(ctx context.Context, part uint32, from int64, c *cat
 		return 0, err
 	}
 	to := from
+	c.arrivals = nil
 	for _, m := range events {
+		if d.f.arrives(m.body) && c.joined[m.room] > 0 {
+			c.arrivals = append(c.arrivals, arrival{id.User(*m.body.StateKey), roomKey{part, m.room}})
+		}
 		if origin, ok := d.entitled(m, c); ok {
 			if t.origin == "" {
 				t.origin = origin
@@ -303,7 +316,7 @@ func (d *dest) missedEDUs(ctx context.Context, part uint32, from, to int64, room
 	if err != nil {
 		return fmt.Errorf("read missed device lists: %w", err)
 	}
-	devices := newDeviceChanges()
+	devices := make(deviceChanges)
 	var body []byte
 	_, err = pgx.ForEachRow(rows, []any{&body}, func() error {
 		c := new(logv1.DeviceChange)

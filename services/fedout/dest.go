@@ -42,8 +42,8 @@ type dest struct {
 	presence map[id.User]*logv1.Presence
 
 	// These belong to the goroutine that sends.
-	streams map[id.User]int64
-	catch   map[uint32]*catchUp
+	told  map[deviceChange]struct{}
+	catch map[uint32]*catchUp
 }
 
 type typingKey struct {
@@ -210,7 +210,7 @@ func (d *dest) failed(until time.Time) {
 	d.fallBehind(d.queue)
 	d.inflight, d.queue, d.typing, d.presence = nil, nil, nil, nil
 	// What was told of device lists may not have arrived.
-	d.catch, d.streams = nil, nil
+	d.catch, d.told = nil, nil
 	d.wait(until)
 }
 

@@ -1,6 +1,7 @@
 package fedout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -156,50 +157,49 @@ func (r *receipts) into(t *transaction) error {
 	return nil
 }
 
-// deviceChanges collects changes of device lists.
-type deviceChanges map[id.User]map[int64]id.Device
-
-func newDeviceChanges() deviceChanges { return make(deviceChanges) }
-
-func (c deviceChanges) add(e *logv1.DeviceChange) {
-	user := id.User(e.UserId)
-	if c[user] == nil {
-		c[user] = make(map[int64]id.Device)
-	}
-	c[user][e.StreamId] = id.Device(e.DeviceId)
+// deviceChange is a change of a device list, or for device "" of cross-signing keys, with its number among those of its kind.
+type deviceChange struct {
+	user   id.User
+	device id.Device
+	stream int64
 }
 
-// knownStreams bounds what a destination remembers of device lists that it was told of.
-const knownStreams = 1000
+// deviceChanges collects changes of device lists: the same one comes once for each room.
+type deviceChanges map[deviceChange]struct{}
 
-// addDevices puts changes of device lists into a transaction (server-server API, "Device Management"). The same
-// change comes once for each room; only the first one is sent. prev_id names the change before: a receiver that has
-// not seen it fetches the list.
+func (c deviceChanges) add(e *logv1.DeviceChange) {
+	c[deviceChange{id.User(e.UserId), id.Device(e.DeviceId), e.StreamId}] = struct{}{}
+}
+
+// knownChanges bounds what a destination remembers of changes that it was told of.
+const knownChanges = 1000
+
+// addDevices puts changes of device lists into a transaction (server-server API, "Device Management"), but for those that the
+// destination was told of. A change that comes late, after newer ones, is told like others: nothing else may bring it.
 func (d *dest) addDevices(ctx context.Context, t *transaction, changes deviceChanges) error {
-	for user, streams := range changes {
-		for stream := range streams {
-			if stream <= d.streams[user] {
-				delete(streams, stream)
-			}
-		}
-		if len(streams) == 0 {
-			delete(changes, user)
+	byUser := make(map[id.User][]deviceChange)
+	for c := range changes {
+		if _, ok := d.told[c]; !ok {
+			byUser[c.user] = append(byUser[c.user], c)
 		}
 	}
-	if len(changes) == 0 {
+	if len(byUser) == 0 {
 		return nil
 	}
-	users := slices.Sorted(maps.Keys(changes))
+	users := slices.Sorted(maps.Keys(byUser))
 	keys, err := d.f.s.users.KeysOf(ctx, users, "")
 	if err != nil {
 		return err
 	}
-	if d.streams == nil || len(d.streams) > knownStreams {
-		d.streams = make(map[id.User]int64)
+	if d.told == nil || len(d.told) > knownChanges {
+		d.told = make(map[deviceChange]struct{})
 	}
 	for _, user := range users {
-		if err := d.addUserDevices(ctx, t, user, changes[user], keys[user]); err != nil {
+		if err := d.addUserDevices(ctx, t, user, byUser[user], keys[user]); err != nil {
 			return err
+		}
+		for _, c := range byUser[user] {
+			d.told[c] = struct{}{}
 		}
 	}
 	return nil
@@ -216,32 +216,32 @@ type deviceUpdate struct {
 	Keys    json.RawMessage `json:"keys,omitempty"`
 }
 
-func (d *dest) addUserDevices(ctx context.Context, t *transaction, user id.User, streams map[int64]id.Device, keys *userdb.UserKeys) error {
-	order := slices.Sorted(maps.Keys(streams))
-	newest := make(map[id.Device]int64, len(order))
-	for _, stream := range order {
-		newest[streams[stream]] = stream
+// addUserDevices tells of a user's changes. prev_id names the change before: a receiver that has not seen it fetches the list.
+func (d *dest) addUserDevices(ctx context.Context, t *transaction, user id.User, changes []deviceChange, keys *userdb.UserKeys) error {
+	slices.SortFunc(changes, func(a, b deviceChange) int { return cmp.Compare(a.stream, b.stream) })
+	newest := make(map[id.Device]int64, len(changes))
+	for _, c := range changes {
+		newest[c.device] = c.stream
 	}
-	prev := order[0] - 1
-	for _, stream := range order {
-		device := streams[stream]
-		if newest[device] != stream {
-			continue // a later change says all
-		}
-		if device == "" {
-			if err := addSigningKeys(t, user, keys); err != nil {
-				return err
-			}
+	var last, prev int64 // the last change that was looked at, and what the next update goes on from
+	for _, c := range changes {
+		if c.device == "" {
 			continue
 		}
-		u := deviceUpdate{User: user, Device: device, Stream: stream, Prev: []int64{}}
+		if c.stream != last+1 {
+			prev = c.stream - 1
+		}
+		if last = c.stream; newest[c.device] != c.stream {
+			continue // a later change says all
+		}
+		u := deviceUpdate{User: user, Device: c.device, Stream: c.stream, Prev: []int64{}}
 		if prev > 0 {
 			u.Prev = append(u.Prev, prev)
 		}
-		if keys != nil && keys.Devices[device] != nil {
-			u.Keys, u.Name = keys.Devices[device], keys.Names[device]
+		if keys != nil && keys.Devices[c.device] != nil {
+			u.Keys, u.Name = keys.Devices[c.device], keys.Names[c.device]
 		} else {
-			exists, err := d.f.deviceExists(ctx, user, device)
+			exists, err := d.f.deviceExists(ctx, user, c.device)
 			if err != nil {
 				return err
 			}
@@ -250,9 +250,11 @@ func (d *dest) addUserDevices(ctx context.Context, t *transaction, user id.User,
 		if err := t.addEDU(eduDevices, u); err != nil {
 			return err
 		}
-		prev = stream
+		prev = c.stream
 	}
-	d.streams[user] = max(d.streams[user], order[len(order)-1])
+	if _, ok := newest[""]; ok {
+		return addSigningKeys(t, user, keys)
+	}
 	return nil
 }
 

@@ -19,9 +19,10 @@ type item struct {
 	// origin is the server of ours that sends it.
 	origin id.Server
 	// many says that it is for many servers.
-	many bool
-	size int64
-	refs atomic.Int32
+	many     bool
+	size     int64
+	refs     atomic.Int32
+	arrivals arrivals
 }
 
 // event returns the item's event, nil for other entries.
@@ -95,7 +96,7 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 			f.joined.Remove(id.User(*b.Event.StateKey))
 			f.greet(key, e.Pos, b.Event)
 		}
-		if !b.Event.Local {
+		if !b.Event.Local && !f.arrives(b.Event) {
 			return offer{}, nil
 		}
 		return f.planEvent(ctx, key, e, b.Event)
@@ -114,12 +115,13 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 		for _, m := range b.Filled.Moved {
 			f.joined.Remove(id.User(m.UserId))
 		}
+		return f.planFilled(ctx, key, e)
 	}
 	return offer{}, nil
 }
 
 // planEvent sends an event to the servers in the room after it, but for the sender's own: a join that came by
-// send_join is ours to spread.
+// send_join is ours to spread. A join of ours through another server is not, but tells whose devices they must hear of.
 func (f *sender) planEvent(ctx context.Context, key roomKey, e *logv1.Entry, ev *logv1.Event) (offer, error) {
 	rs, err := f.rooms.at(ctx, key, e.Pos)
 	if err != nil {

@@ -115,6 +115,13 @@ func (d *dest) sendQueued(ctx context.Context) error {
 	if err := d.deliver(t); err != nil {
 		return err
 	}
+	arrived, err := d.arrived(ctx, batch)
+	if err != nil {
+		return own(err)
+	}
+	if err := d.tellDevices(ctx, arrived); err != nil {
+		return err
+	}
 	d.delivered()
 	if err := d.dropEDUs(ctx, used); err != nil {
 		return own(err) // they come again
@@ -158,10 +165,12 @@ func (d *dest) pop(t *transaction, fixed bool) []*item {
 
 // fill puts queued entries into a transaction.
 func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
-	receipts, devices := newReceipts(), newDeviceChanges()
+	receipts, devices := newReceipts(), make(deviceChanges)
 	for _, it := range batch {
 		t.follow(d.f.s.tracer, it.entry.Traceparent)
-		if ev := it.event(); ev != nil {
+		if ev := it.event(); ev != nil && !ev.Local {
+			continue
+		} else if ev != nil {
 			t.pdus = append(t.pdus, pdu{id: ev.EventId, json: ev.Json, sent: ev.OriginServerTs})
 			t.bytes += len(ev.Json)
 		} else if r := it.entry.GetReceipt(); r != nil {
@@ -176,9 +185,16 @@ func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
 	return d.addDevices(ctx, t, devices)
 }
 
-// deliver sends a transaction. One that the destination refuses is taken apart: only what it refuses when it comes
+// deliver sends a transaction, with more EDUs than one may have in several. One that the destination refuses is taken apart: only what it refuses when it comes
 // alone is dropped.
 func (d *dest) deliver(t *transaction) error {
+	for len(t.edus) > maxEDUs {
+		some := &transaction{origin: t.origin, edus: t.edus[:maxEDUs], bytes: t.bytes, patient: t.patient, traces: t.traces}
+		if err := d.deliver(some); err != nil {
+			return err
+		}
+		t.edus = t.edus[maxEDUs:]
+	}
 	if t.empty() {
 		return nil
 	}

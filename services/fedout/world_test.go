@@ -310,6 +310,9 @@ func (r *room) queue(b *pgx.Batch, e *logv1.Entry) {
 			int32(r.part), r.nid, x.Receipt.UserId, x.Receipt.Type, x.Receipt.ThreadId, x.Receipt.EventId, x.Receipt.Ts, e.Pos)
 	case *logv1.Entry_DeviceChange:
 		body, kind = x.DeviceChange, roomdb.KindDeviceChange
+	case *logv1.Entry_Filled:
+		body, kind = x.Filled, roomdb.KindFilled
+		b.Queue(`UPDATE room SET full_pos = $1 WHERE part = $2 AND room_nid = $3`, e.Pos, int32(r.part), r.nid)
 	}
 	raw, err := proto.Marshal(body)
 	if err != nil {

@@ -5,6 +5,11 @@ INSERT INTO device_list (part, user_id, stream_id) VALUES ($1, $2, 1)
 ON CONFLICT (part, user_id) DO UPDATE SET stream_id = device_list.stream_id + 1
 RETURNING stream_id;
 
+-- name: RaiseCrossSigning :one
+INSERT INTO device_list AS l (part, user_id, stream_id, keys_stream) VALUES ($1, $2, 0, 1)
+ON CONFLICT (part, user_id) DO UPDATE SET keys_stream = greatest(l.keys_stream, l.stream_id) + 1
+RETURNING keys_stream;
+
 -- name: DeviceListStream :one
 SELECT coalesce((SELECT stream_id FROM device_list WHERE part = $1 AND user_id = $2), 0)::bigint;
 
@@ -16,7 +21,7 @@ INSERT INTO device_key (part, user_id, device_id, keys, stream_id) VALUES ($1, $
 ON CONFLICT (part, user_id, device_id) DO UPDATE SET keys = excluded.keys, stream_id = excluded.stream_id;
 
 -- name: DeviceKeys :many
-SELECT k.user_id, k.device_id, k.keys, k.stream_id, d.display_name
+SELECT k.user_id, k.device_id, k.keys, d.display_name
 FROM device_key k JOIN device d ON d.part = k.part AND d.user_id = k.user_id AND d.device_id = k.device_id
 WHERE k.part = ANY(sqlc.arg(parts)::int[]) AND k.user_id = ANY(sqlc.arg(user_ids)::text[])
 ORDER BY k.user_id, k.device_id;
@@ -43,8 +48,7 @@ SELECT algorithm FROM fallback_key WHERE part = $1 AND user_id = $2 AND device_i
 -- name: PutFallbackKey :exec
 INSERT INTO fallback_key (part, user_id, device_id, algorithm, key_id, key) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (part, user_id, device_id, algorithm) DO UPDATE
-SET key_id = excluded.key_id, key = excluded.key,
-    used = fallback_key.used AND fallback_key.key_id = excluded.key_id AND fallback_key.key = excluded.key;
+SET key_id = excluded.key_id, key = excluded.key, used = fallback_key.used AND sqlc.arg(same)::bool;
 
 -- name: ClaimOneTimeKey :one
 DELETE FROM one_time_key o WHERE (o.part, o.user_id, o.device_id, o.algorithm, o.key_id) = (
@@ -52,6 +56,9 @@ DELETE FROM one_time_key o WHERE (o.part, o.user_id, o.device_id, o.algorithm, o
     WHERE k.part = $1 AND k.user_id = $2 AND k.device_id = $3 AND k.algorithm = $4
     ORDER BY k.n LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING o.key_id, o.key;
+
+-- name: FallbackKey :one
+SELECT key_id, key FROM fallback_key WHERE part = $1 AND user_id = $2 AND device_id = $3 AND algorithm = $4;
 
 -- name: UseFallbackKey :one
 UPDATE fallback_key SET used = true WHERE part = $1 AND user_id = $2 AND device_id = $3 AND algorithm = $4
@@ -81,22 +88,24 @@ WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id = ANY(sqlc.arg(user_ids)::t
 DELETE FROM key_signature WHERE part = $1 AND user_id = $2;
 
 -- name: RemoteDeviceLists :many
-SELECT user_id, stream_id, stale, content FROM remote_device_list
+SELECT * FROM remote_device_list
 WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id = ANY(sqlc.arg(user_ids)::text[]);
 
 -- name: RemoteDeviceList :one
-SELECT user_id, stream_id, stale, content FROM remote_device_list WHERE part = $1 AND user_id = $2 FOR UPDATE;
+SELECT * FROM remote_device_list WHERE part = $1 AND user_id = $2 FOR UPDATE;
+
+-- name: FollowRemoteDeviceList :one
+INSERT INTO remote_device_list AS l (part, user_id, stream_id, stale, fetched_ts) VALUES ($1, $2, 0, true, 0)
+ON CONFLICT (part, user_id) DO UPDATE SET news = l.news
+RETURNING news;
 
 -- name: PutRemoteDeviceList :exec
-INSERT INTO remote_device_list (part, user_id, stream_id, stale, content, fetched_ts) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO remote_device_list (part, user_id, stream_id, stale, content, fetched_ts, news, seen_part, seen_room, seen_nid, seen_by, seen_by_nid)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (part, user_id) DO UPDATE
-SET stream_id = excluded.stream_id, stale = excluded.stale, content = excluded.content, fetched_ts = excluded.fetched_ts;
-
--- name: MarkRemoteDeviceListStale :exec
-UPDATE remote_device_list SET stale = true WHERE part = $1 AND user_id = $2;
-
--- name: DeleteRemoteDeviceList :exec
-DELETE FROM remote_device_list WHERE part = $1 AND user_id = $2;
+SET stream_id = excluded.stream_id, stale = excluded.stale, content = excluded.content, fetched_ts = excluded.fetched_ts,
+    news = excluded.news, seen_part = excluded.seen_part, seen_room = excluded.seen_room, seen_nid = excluded.seen_nid,
+    seen_by = excluded.seen_by, seen_by_nid = excluded.seen_by_nid;
 
 -- name: PutDeviceNotice :exec
 INSERT INTO device_notice (part, user_id, target, seq) VALUES ($1, $2, $3, $4)

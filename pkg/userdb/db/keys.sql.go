@@ -112,15 +112,6 @@ func (q *Queries) DeleteCrossSigningKeys(ctx context.Context, part int32, userID
 	return err
 }
 
-const deleteRemoteDeviceList = `-- name: DeleteRemoteDeviceList :exec
-DELETE FROM remote_device_list WHERE part = $1 AND user_id = $2
-`
-
-func (q *Queries) DeleteRemoteDeviceList(ctx context.Context, part int32, userID string) error {
-	_, err := q.db.Exec(ctx, deleteRemoteDeviceList, part, userID)
-	return err
-}
-
 const deleteSignatures = `-- name: DeleteSignatures :exec
 DELETE FROM key_signature WHERE part = $1 AND user_id = $2
 `
@@ -142,7 +133,7 @@ func (q *Queries) DeviceKey(ctx context.Context, part int32, userID string, devi
 }
 
 const deviceKeys = `-- name: DeviceKeys :many
-SELECT k.user_id, k.device_id, k.keys, k.stream_id, d.display_name
+SELECT k.user_id, k.device_id, k.keys, d.display_name
 FROM device_key k JOIN device d ON d.part = k.part AND d.user_id = k.user_id AND d.device_id = k.device_id
 WHERE k.part = ANY($1::int[]) AND k.user_id = ANY($2::text[])
 ORDER BY k.user_id, k.device_id
@@ -152,7 +143,6 @@ type DeviceKeysRow struct {
 	UserID      string
 	DeviceID    string
 	Keys        []byte
-	StreamID    int64
 	DisplayName *string
 }
 
@@ -169,7 +159,6 @@ func (q *Queries) DeviceKeys(ctx context.Context, parts []int32, userIds []strin
 			&i.UserID,
 			&i.DeviceID,
 			&i.Keys,
-			&i.StreamID,
 			&i.DisplayName,
 		); err != nil {
 			return nil, err
@@ -230,13 +219,45 @@ func (q *Queries) DeviceNotices(ctx context.Context, arg DeviceNoticesParams) ([
 	return items, nil
 }
 
-const markRemoteDeviceListStale = `-- name: MarkRemoteDeviceListStale :exec
-UPDATE remote_device_list SET stale = true WHERE part = $1 AND user_id = $2
+const fallbackKey = `-- name: FallbackKey :one
+SELECT key_id, key FROM fallback_key WHERE part = $1 AND user_id = $2 AND device_id = $3 AND algorithm = $4
 `
 
-func (q *Queries) MarkRemoteDeviceListStale(ctx context.Context, part int32, userID string) error {
-	_, err := q.db.Exec(ctx, markRemoteDeviceListStale, part, userID)
-	return err
+type FallbackKeyParams struct {
+	Part      int32
+	UserID    string
+	DeviceID  string
+	Algorithm string
+}
+
+type FallbackKeyRow struct {
+	KeyID string
+	Key   []byte
+}
+
+func (q *Queries) FallbackKey(ctx context.Context, arg FallbackKeyParams) (FallbackKeyRow, error) {
+	row := q.db.QueryRow(ctx, fallbackKey,
+		arg.Part,
+		arg.UserID,
+		arg.DeviceID,
+		arg.Algorithm,
+	)
+	var i FallbackKeyRow
+	err := row.Scan(&i.KeyID, &i.Key)
+	return i, err
+}
+
+const followRemoteDeviceList = `-- name: FollowRemoteDeviceList :one
+INSERT INTO remote_device_list AS l (part, user_id, stream_id, stale, fetched_ts) VALUES ($1, $2, 0, true, 0)
+ON CONFLICT (part, user_id) DO UPDATE SET news = l.news
+RETURNING news
+`
+
+func (q *Queries) FollowRemoteDeviceList(ctx context.Context, part int32, userID string) (int64, error) {
+	row := q.db.QueryRow(ctx, followRemoteDeviceList, part, userID)
+	var news int64
+	err := row.Scan(&news)
+	return news, err
 }
 
 const oneTimeKeyCounts = `-- name: OneTimeKeyCounts :many
@@ -386,8 +407,7 @@ func (q *Queries) PutDeviceNotice(ctx context.Context, arg PutDeviceNoticeParams
 const putFallbackKey = `-- name: PutFallbackKey :exec
 INSERT INTO fallback_key (part, user_id, device_id, algorithm, key_id, key) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (part, user_id, device_id, algorithm) DO UPDATE
-SET key_id = excluded.key_id, key = excluded.key,
-    used = fallback_key.used AND fallback_key.key_id = excluded.key_id AND fallback_key.key = excluded.key
+SET key_id = excluded.key_id, key = excluded.key, used = fallback_key.used AND $7::bool
 `
 
 type PutFallbackKeyParams struct {
@@ -397,6 +417,7 @@ type PutFallbackKeyParams struct {
 	Algorithm string
 	KeyID     string
 	Key       []byte
+	Same      bool
 }
 
 func (q *Queries) PutFallbackKey(ctx context.Context, arg PutFallbackKeyParams) error {
@@ -407,14 +428,18 @@ func (q *Queries) PutFallbackKey(ctx context.Context, arg PutFallbackKeyParams) 
 		arg.Algorithm,
 		arg.KeyID,
 		arg.Key,
+		arg.Same,
 	)
 	return err
 }
 
 const putRemoteDeviceList = `-- name: PutRemoteDeviceList :exec
-INSERT INTO remote_device_list (part, user_id, stream_id, stale, content, fetched_ts) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO remote_device_list (part, user_id, stream_id, stale, content, fetched_ts, news, seen_part, seen_room, seen_nid, seen_by, seen_by_nid)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (part, user_id) DO UPDATE
-SET stream_id = excluded.stream_id, stale = excluded.stale, content = excluded.content, fetched_ts = excluded.fetched_ts
+SET stream_id = excluded.stream_id, stale = excluded.stale, content = excluded.content, fetched_ts = excluded.fetched_ts,
+    news = excluded.news, seen_part = excluded.seen_part, seen_room = excluded.seen_room, seen_nid = excluded.seen_nid,
+    seen_by = excluded.seen_by, seen_by_nid = excluded.seen_by_nid
 `
 
 type PutRemoteDeviceListParams struct {
@@ -424,6 +449,12 @@ type PutRemoteDeviceListParams struct {
 	Stale     bool
 	Content   []byte
 	FetchedTs int64
+	News      int64
+	SeenPart  int32
+	SeenRoom  int64
+	SeenNid   int64
+	SeenBy    string
+	SeenByNid int64
 }
 
 func (q *Queries) PutRemoteDeviceList(ctx context.Context, arg PutRemoteDeviceListParams) error {
@@ -434,6 +465,12 @@ func (q *Queries) PutRemoteDeviceList(ctx context.Context, arg PutRemoteDeviceLi
 		arg.Stale,
 		arg.Content,
 		arg.FetchedTs,
+		arg.News,
+		arg.SeenPart,
+		arg.SeenRoom,
+		arg.SeenNid,
+		arg.SeenBy,
+		arg.SeenByNid,
 	)
 	return err
 }
@@ -468,6 +505,19 @@ func (q *Queries) PutSignature(ctx context.Context, arg PutSignatureParams) (int
 	return result.RowsAffected(), nil
 }
 
+const raiseCrossSigning = `-- name: RaiseCrossSigning :one
+INSERT INTO device_list AS l (part, user_id, stream_id, keys_stream) VALUES ($1, $2, 0, 1)
+ON CONFLICT (part, user_id) DO UPDATE SET keys_stream = greatest(l.keys_stream, l.stream_id) + 1
+RETURNING keys_stream
+`
+
+func (q *Queries) RaiseCrossSigning(ctx context.Context, part int32, userID string) (int64, error) {
+	row := q.db.QueryRow(ctx, raiseCrossSigning, part, userID)
+	var keys_stream int64
+	err := row.Scan(&keys_stream)
+	return keys_stream, err
+}
+
 const raiseDeviceList = `-- name: RaiseDeviceList :one
 
 INSERT INTO device_list (part, user_id, stream_id) VALUES ($1, $2, 1)
@@ -484,54 +534,56 @@ func (q *Queries) RaiseDeviceList(ctx context.Context, part int32, userID string
 }
 
 const remoteDeviceList = `-- name: RemoteDeviceList :one
-SELECT user_id, stream_id, stale, content FROM remote_device_list WHERE part = $1 AND user_id = $2 FOR UPDATE
+SELECT part, user_id, stream_id, stale, content, fetched_ts, news, seen_part, seen_room, seen_nid, seen_by, seen_by_nid FROM remote_device_list WHERE part = $1 AND user_id = $2 FOR UPDATE
 `
 
-type RemoteDeviceListRow struct {
-	UserID   string
-	StreamID int64
-	Stale    bool
-	Content  []byte
-}
-
-func (q *Queries) RemoteDeviceList(ctx context.Context, part int32, userID string) (RemoteDeviceListRow, error) {
+func (q *Queries) RemoteDeviceList(ctx context.Context, part int32, userID string) (RemoteDeviceList, error) {
 	row := q.db.QueryRow(ctx, remoteDeviceList, part, userID)
-	var i RemoteDeviceListRow
+	var i RemoteDeviceList
 	err := row.Scan(
+		&i.Part,
 		&i.UserID,
 		&i.StreamID,
 		&i.Stale,
 		&i.Content,
+		&i.FetchedTs,
+		&i.News,
+		&i.SeenPart,
+		&i.SeenRoom,
+		&i.SeenNid,
+		&i.SeenBy,
+		&i.SeenByNid,
 	)
 	return i, err
 }
 
 const remoteDeviceLists = `-- name: RemoteDeviceLists :many
-SELECT user_id, stream_id, stale, content FROM remote_device_list
+SELECT part, user_id, stream_id, stale, content, fetched_ts, news, seen_part, seen_room, seen_nid, seen_by, seen_by_nid FROM remote_device_list
 WHERE part = ANY($1::int[]) AND user_id = ANY($2::text[])
 `
 
-type RemoteDeviceListsRow struct {
-	UserID   string
-	StreamID int64
-	Stale    bool
-	Content  []byte
-}
-
-func (q *Queries) RemoteDeviceLists(ctx context.Context, parts []int32, userIds []string) ([]RemoteDeviceListsRow, error) {
+func (q *Queries) RemoteDeviceLists(ctx context.Context, parts []int32, userIds []string) ([]RemoteDeviceList, error) {
 	rows, err := q.db.Query(ctx, remoteDeviceLists, parts, userIds)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []RemoteDeviceListsRow
+	var items []RemoteDeviceList
 	for rows.Next() {
-		var i RemoteDeviceListsRow
+		var i RemoteDeviceList
 		if err := rows.Scan(
+			&i.Part,
 			&i.UserID,
 			&i.StreamID,
 			&i.Stale,
 			&i.Content,
+			&i.FetchedTs,
+			&i.News,
+			&i.SeenPart,
+			&i.SeenRoom,
+			&i.SeenNid,
+			&i.SeenBy,
+			&i.SeenByNid,
 		); err != nil {
 			return nil, err
 		}

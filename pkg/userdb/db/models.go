@@ -64,6 +64,21 @@ type Pusher struct {
 	CreatedTs         int64
 }
 
+type RemoteDeviceList struct {
+	Part      int32
+	UserID    string
+	StreamID  int64
+	Stale     bool
+	Content   []byte
+	FetchedTs int64
+	News      int64
+	SeenPart  int32
+	SeenRoom  int64
+	SeenNid   int64
+	SeenBy    string
+	SeenByNid int64
+}
+
 type UserStream struct {
 	Part   int32
 	UserID string

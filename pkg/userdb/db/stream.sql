@@ -104,6 +104,12 @@ SELECT * FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3;
 SELECT room_id, room_part, room_nid, room_version FROM membership
 WHERE part = $1 AND user_id = $2 AND membership = 'join' ORDER BY room_part, room_id;
 
+-- name: RoomsJoinedBefore :many
+SELECT m.room_id, m.room_part, m.room_nid FROM membership m
+WHERE m.part = $1 AND m.user_id = $2 AND m.membership = 'join' AND NOT (m.room_part = sqlc.arg(room_part) AND m.room_nid = sqlc.arg(room_nid))
+  AND m.join_seq < coalesce((SELECT r.join_seq FROM membership r WHERE r.part = $1 AND r.user_id = $2 AND r.membership = 'join'
+        AND r.room_part = sqlc.arg(room_part) AND r.room_nid = sqlc.arg(room_nid)), 9223372036854775807);
+
 -- name: JoinedRoomsOf :many
 SELECT user_id, room_id, room_part, room_nid FROM membership
 WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id = ANY(sqlc.arg(user_ids)::text[]) AND membership = 'join';

@@ -540,6 +540,51 @@ func (q *Queries) Raise(ctx context.Context, part int32, userID string) (int64, 
 	return seq, err
 }
 
+const roomsJoinedBefore = `-- name: RoomsJoinedBefore :many
+SELECT m.room_id, m.room_part, m.room_nid FROM membership m
+WHERE m.part = $1 AND m.user_id = $2 AND m.membership = 'join' AND NOT (m.room_part = $3 AND m.room_nid = $4)
+  AND m.join_seq < coalesce((SELECT r.join_seq FROM membership r WHERE r.part = $1 AND r.user_id = $2 AND r.membership = 'join'
+        AND r.room_part = $3 AND r.room_nid = $4), 9223372036854775807)
+`
+
+type RoomsJoinedBeforeParams struct {
+	Part     int32
+	UserID   string
+	RoomPart int32
+	RoomNid  int64
+}
+
+type RoomsJoinedBeforeRow struct {
+	RoomID   string
+	RoomPart int32
+	RoomNid  int64
+}
+
+func (q *Queries) RoomsJoinedBefore(ctx context.Context, arg RoomsJoinedBeforeParams) ([]RoomsJoinedBeforeRow, error) {
+	rows, err := q.db.Query(ctx, roomsJoinedBefore,
+		arg.Part,
+		arg.UserID,
+		arg.RoomPart,
+		arg.RoomNid,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []RoomsJoinedBeforeRow
+	for rows.Next() {
+		var i RoomsJoinedBeforeRow
+		if err := rows.Scan(&i.RoomID, &i.RoomPart, &i.RoomNid); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const seq = `-- name: Seq :one
 SELECT coalesce((SELECT seq FROM user_stream WHERE part = $1 AND user_id = $2), 0)::bigint
 `
