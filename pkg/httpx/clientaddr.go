@@ -15,6 +15,25 @@ func ClientAddr(r *http.Request) netip.Addr {
 	return clientAddr(r, nil)
 }
 
+// ClientKey names the client in limits and budgets that go by address; see AddrKey.
+func ClientKey(r *http.Request) string { return AddrKey(ClientAddr(r)) }
+
+// AddrKey names an address in limits and budgets. IPv6 addresses count by their /64: who has one address of such a
+// network has all of them (RFC 4291, section 2.5.4). An address that stands for an IPv4 address counts as that one
+// (RFC 6052, section 2.1), lest all of IPv4 have one budget behind a translator.
+func AddrKey(a netip.Addr) string {
+	a = a.Unmap().WithZone("")
+	if !a.Is6() {
+		return a.String()
+	}
+	if b := a.As16(); nat64.Contains(a) {
+		return netip.AddrFrom4([4]byte(b[12:])).String()
+	}
+	return netip.PrefixFrom(a, 64).Masked().String()
+}
+
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
 // clientAddr walks X-Forwarded-For from its end, through trusted proxies only: the first address
 // that is not one of them is the client.
 func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {

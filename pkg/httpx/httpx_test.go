@@ -162,6 +162,24 @@ func TestClientAddr(t *testing.T) {
 	}
 }
 
+// RFC 4291, section 2.5.4: an interface has a /64; RFC 6052, section 2.1: what stands for an IPv4 address.
+func TestAddrKey(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1":              "192.0.2.1",
+		"::ffff:192.0.2.1":       "192.0.2.1",
+		"64:ff9b::192.0.2.1":     "192.0.2.1",
+		"2001:db8:1:2::1":        "2001:db8:1:2::/64",
+		"2001:db8:1:2:a:b:c:d":   "2001:db8:1:2::/64",
+		"2001:db8:1:3::1":        "2001:db8:1:3::/64",
+		"fe80::1%eth0":           "fe80::/64",
+		"64:ff9b:0:1::192.0.2.1": "64:ff9b:0:1::/64",
+	} {
+		if got := AddrKey(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+}
+
 func TestConcurrencyIsBounded(t *testing.T) {
 	rt := NewRouter(RouterConfig{MaxConcurrent: 1, MaxPolls: 1})
 	entered, leave := make(chan struct{}), make(chan struct{})

@@ -91,7 +91,7 @@ var (
 
 // fail answers with an error, and logs those that are ours.
 func (rt *Router) fail(w *response, r *http.Request, err error) {
-	e := merr.From(err)
+	e := errorOf(err)
 	gone := r.Context().Err() != nil
 	if e.Status >= http.StatusInternalServerError && !gone {
 		rt.cfg.Log.ErrorContext(r.Context(), "request failed", "method", r.Method,

@@ -67,6 +67,12 @@ func Transient(err error) bool {
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, pgx.ErrTxClosed)
 }
 
+// Unreachable reports whether err says that no connection to the database could be made.
+func Unreachable(err error) bool {
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect)
+}
+
 // IsUnique reports whether err is a violation of the named unique constraint or index; "" means any.
 func IsUnique(err error, constraint string) bool {
 	var pe *pgconn.PgError

@@ -125,7 +125,7 @@ func (c *Client) threePIDs(w http.ResponseWriter, _ *http.Request) error {
 // noThreePIDs refuses to add or verify third-party identifiers: there is no identity server here.
 func (c *Client) noThreePIDs(_ http.ResponseWriter, r *http.Request) error {
 	if strings.HasSuffix(r.URL.Path, "/requestToken") {
-		if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+		if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
 			return err
 		}
 		return merr.New(http.StatusBadRequest, merr.CodeThreepidMedium, "Third-party identifiers are not supported on this server")

@@ -90,7 +90,14 @@ func TestDeactivate(t *testing.T) {
 		t.Errorf("answer: %s", a.raw)
 	}
 	anna.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
-	c.do("POST", v3+"/login", "", map[string]any{"type": "m.login.password", "user": "anna", "password": testPassword}).fails(403, "M_USER_DEACTIVATED")
+	login := func(name, password string) *reply {
+		return c.do("POST", v3+"/login", "", map[string]any{"type": "m.login.password", "user": name, "password": password})
+	}
+	login("anna", testPassword).fails(403, "M_FORBIDDEN") // nothing is left of who is erased, the password's hash neither
+	bert := c.register("bert")
+	bert.do("POST", v3+"/account/deactivate", map[string]any{"auth": bert.auth()}).ok()
+	login("bert", testPassword).fails(403, "M_USER_DEACTIVATED")
+	login("bert", "wrong").fails(403, "M_FORBIDDEN") // a stranger does not learn whose account is closed
 	c.do("POST", v3+"/register", "", map[string]any{"username": "anna"}).fails(400, "M_USER_IN_USE")
 	c.do("GET", v3+"/profile/"+string(anna.id), "", nil).fails(404, "M_NOT_FOUND")
 	c.rooms.mu.Lock()

@@ -125,7 +125,7 @@ func (q *loginRequest) who() *identifier {
 
 // login answers POST /login (client-server API, "Login").
 func (c *Client) login(w http.ResponseWriter, r *http.Request) error {
-	if err := c.limits.Allow(r.Context(), limitLogin, httpx.ClientAddr(r).String()); err != nil {
+	if err := c.limits.Allow(r.Context(), limitLogin, httpx.ClientKey(r)); err != nil {
 		return err
 	}
 	var q loginRequest
@@ -173,15 +173,12 @@ func (c *Client) loginByPassword(r *http.Request, q *loginRequest) (id.User, err
 		return "", err
 	}
 	ctx := r.Context()
-	if err := c.limits.Allow(ctx, limitLoginUser, string(user)); err != nil {
+	if err := c.limitPassword(ctx, user); err != nil {
 		return "", err
 	}
 	user, a, err := c.findAccount(ctx, user)
 	if err != nil {
 		return "", err
-	}
-	if a != nil && a.Deactivated {
-		return "", merr.UserDeactivated()
 	}
 	hash := ""
 	if a != nil {
@@ -194,10 +191,33 @@ func (c *Client) loginByPassword(r *http.Request, q *loginRequest) (id.User, err
 	if !ok {
 		return "", merr.Forbidden("Invalid username or password")
 	}
+	if a.Deactivated {
+		return "", merr.UserDeactivated()
+	}
 	if c.hasher.NeedsRehash(hash) {
 		c.rehash(ctx, user, *q.Password)
 	}
 	return user, nil
+}
+
+// limitPassword takes one guess at a user's password. All ways to write an account's name share a budget.
+func (c *Client) limitPassword(ctx context.Context, user id.User) error {
+	return c.limits.Allow(ctx, limitLoginUser, string(canonicalUser(user)))
+}
+
+// canonicalUser is a user id with a localpart in lower case. Only ASCII letters have a case here: U+212A and U+0130,
+// which Unicode folds into k and i, are no letters of a user id.
+func canonicalUser(user id.User) id.User {
+	return id.NewUser(lowerASCII(user.Localpart()), user.Server())
+}
+
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 type account struct {
@@ -210,7 +230,7 @@ func (c *Client) findAccount(ctx context.Context, user id.User) (id.User, *accou
 	if !c.isLocal(user) {
 		return user, nil, nil
 	}
-	lower := id.NewUser(strings.ToLower(user.Localpart()), user.Server())
+	lower := canonicalUser(user)
 	for _, u := range []id.User{user, lower} {
 		a, err := c.users.Account(ctx, u)
 		if err == nil {
@@ -339,7 +359,7 @@ func (c *Client) addRefresh(l *userdb.Login, answer *sessionAnswer, part uint32)
 
 // refresh answers POST /refresh.
 func (c *Client) refresh(w http.ResponseWriter, r *http.Request) error {
-	if err := c.limits.Allow(r.Context(), limitLogin, httpx.ClientAddr(r).String()); err != nil {
+	if err := c.limits.Allow(r.Context(), limitLogin, httpx.ClientKey(r)); err != nil {
 		return err
 	}
 	var q struct {

@@ -41,6 +41,8 @@ func TestRegister(t *testing.T) {
 		"bad characters":  {map[string]any{"username": "a b", "password": testPassword}, 400, "M_INVALID_USERNAME"},
 		"underscore":      {map[string]any{"username": "_x", "password": testPassword}, 400, "M_INVALID_USERNAME"},
 		"too long":        {map[string]any{"username": strings.Repeat("x", 300), "password": testPassword}, 400, "M_INVALID_USERNAME"},
+		"Kelvin sign":     {map[string]any{"username": "\u212aarl", "password": testPassword}, 400, "M_INVALID_USERNAME"}, // Unicode's lower case is k
+		"dotted capital":  {map[string]any{"username": "\u0130da", "password": testPassword}, 400, "M_INVALID_USERNAME"},  // and i
 		"of a bridge":     {map[string]any{"username": "bridgebot", "password": testPassword}, 400, "M_EXCLUSIVE"},
 		"no password":     {map[string]any{"username": "carl", "auth": dummy}, 400, "M_MISSING_PARAM"},
 		"wrong type":      {map[string]any{"username": 5}, 400, "M_BAD_JSON"},
@@ -132,6 +134,7 @@ func TestSharedSecretRegistration(t *testing.T) {
 func TestLogin(t *testing.T) {
 	c := newCluster(t)
 	anna := c.register("anna")
+	c.register("karl")
 	if flows := c.do("GET", v3+"/login", "", nil).ok().get("flows").([]any); len(flows) != 2 {
 		t.Errorf("flows: %v", flows)
 	}
@@ -159,6 +162,7 @@ func TestLogin(t *testing.T) {
 		"wrong password":  {good(map[string]any{"password": "wrong"}), 403, "M_FORBIDDEN"},
 		"unknown user":    {good(map[string]any{"identifier": ident("m.id.user", "nobody")}), 403, "M_FORBIDDEN"},
 		"of elsewhere":    {good(map[string]any{"identifier": ident("m.id.user", "@anna:elsewhere.example")}), 403, "M_FORBIDDEN"},
+		"Kelvin sign":     {good(map[string]any{"identifier": ident("m.id.user", "\u212aarl")}), 403, "M_FORBIDDEN"},
 		"endless":         {good(map[string]any{"password": strings.Repeat("x", 5000)}), 403, "M_FORBIDDEN"},
 		"no password":     {map[string]any{"type": "m.login.password", "identifier": ident("m.id.user", "anna")}, 400, "M_MISSING_PARAM"},
 		"no identifier":   {map[string]any{"type": "m.login.password", "password": "x"}, 400, "M_MISSING_PARAM"},

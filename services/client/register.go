@@ -46,7 +46,7 @@ type registerRequest struct {
 
 // register answers POST /register (client-server API, "Account registration").
 func (c *Client) register(w http.ResponseWriter, r *http.Request) error {
-	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
 		return err
 	}
 	kind := r.URL.Query().Get("kind")
@@ -118,7 +118,7 @@ func (c *Client) newUserID(ctx context.Context, server id.Server, name *string, 
 		}
 		return id.NewUser(strings.ToLower(rand.Text()[:12]), server), nil
 	}
-	local := strings.ToLower(*name)
+	local := lowerASCII(*name)
 	if err := id.ParseStrictLocalpart(local); err != nil {
 		return "", merr.InvalidUsername("User ID can only contain characters a-z, 0-9, or '=_-./+'")
 	}
@@ -222,7 +222,7 @@ func (c *Client) registerByAppservice(w http.ResponseWriter, r *http.Request, q 
 }
 
 func (c *Client) registerAvailable(w http.ResponseWriter, r *http.Request) error {
-	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
 		return err
 	}
 	q := r.URL.Query()
@@ -254,7 +254,7 @@ func (c *Client) registrationTokenValidity(w http.ResponseWriter, r *http.Reques
 	if param(r, "stage") != stageToken {
 		return merr.Unrecognized(http.StatusNotFound)
 	}
-	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientAddr(r).String()); err != nil {
+	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
 		return err
 	}
 	token := r.URL.Query().Get("token")

@@ -93,7 +93,7 @@ func (c *Client) limit(r *http.Request, kind string) error {
 		}
 		return c.limits.Allow(r.Context(), kind, string(i.User))
 	}
-	return c.limits.Allow(r.Context(), kind, httpx.ClientAddr(r).String())
+	return c.limits.Allow(r.Context(), kind, httpx.ClientKey(r))
 }
 
 // pathUser parses a user id in the path.

@@ -137,7 +137,7 @@ func (c *Client) passwordStage(r *http.Request, auth *uiaAuth, user id.User) err
 	if err != nil {
 		return err
 	}
-	if err := c.limits.Allow(r.Context(), limitLoginUser, string(user)); err != nil {
+	if err := c.limitPassword(r.Context(), user); err != nil {
 		return err
 	}
 	a, err := c.users.Account(r.Context(), user)
@@ -148,7 +148,7 @@ func (c *Client) passwordStage(r *http.Request, auth *uiaAuth, user id.User) err
 	if err != nil {
 		return err
 	}
-	if !ok || claimed != user {
+	if !ok || claimed != user && canonicalUser(claimed) != user {
 		return merr.Forbidden("Invalid username or password")
 	}
 	return nil

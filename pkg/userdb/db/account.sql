@@ -18,7 +18,8 @@ UPDATE account SET password_hash = $3 WHERE part = $1 AND user_id = $2 AND NOT d
 UPDATE account SET admin = $3 WHERE part = $1 AND user_id = $2;
 
 -- name: Deactivate :execrows
-UPDATE account SET deactivated = true, erased = erased OR sqlc.arg(erase)::boolean, password_hash = '',
+UPDATE account SET deactivated = true, erased = erased OR sqlc.arg(erase)::boolean,
+    password_hash = CASE WHEN sqlc.arg(erase)::boolean THEN '' ELSE password_hash END,
     displayname = CASE WHEN sqlc.arg(erase)::boolean THEN NULL ELSE displayname END,
     avatar_url = CASE WHEN sqlc.arg(erase)::boolean THEN NULL ELSE avatar_url END,
     profile = CASE WHEN sqlc.arg(erase)::boolean THEN '{}'::jsonb ELSE profile END

@@ -91,7 +91,8 @@ func (q *Queries) CreateAccount(ctx context.Context, arg CreateAccountParams) (i
 }
 
 const deactivate = `-- name: Deactivate :execrows
-UPDATE account SET deactivated = true, erased = erased OR $3::boolean, password_hash = '',
+UPDATE account SET deactivated = true, erased = erased OR $3::boolean,
+    password_hash = CASE WHEN $3::boolean THEN '' ELSE password_hash END,
     displayname = CASE WHEN $3::boolean THEN NULL ELSE displayname END,
     avatar_url = CASE WHEN $3::boolean THEN NULL ELSE avatar_url END,
     profile = CASE WHEN $3::boolean THEN '{}'::jsonb ELSE profile END
