@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hanse/pkg/matrix/canonjson"
@@ -178,5 +179,6 @@ func (f *Format) transaction(cause string) (string, bool) {
 	if f.Device == "" || len(cause) <= end || cause[n] != '\x1f' || cause[end] != '\x1f' {
 		return "", false
 	}
-	return cause[end+1:], cause[n+1:end] == string(f.Device) && cause[:n] == string(f.User)
+	txn, _, _ := strings.Cut(cause[end+1:], "\x1f\x1f") // what follows tells endpoints apart
+	return txn, cause[n+1:end] == string(f.Device) && cause[:n] == string(f.User)
 }

@@ -146,6 +146,20 @@ func TestTransactionAtAnotherWorker(t *testing.T) {
 	}
 }
 
+// Server-server API, "Transactions": a transaction is one between two servers. What the same server sends to another of
+// our names has its own count.
+func TestTransactionToAnotherName(t *testing.T) {
+	w := newWorker(t)
+	s := w.server("one.example")
+	w.room("!a:one.example", "11")
+	s.do("PUT", txnURI("1"), txnBody(s.message("!a:one.example", "11", "a"))).ok()
+	content := jsonOf(t, txnBody(s.message("!a:one.example", "11", "b")))
+	w.do("PUT", txnURI("1"), s.sign("PUT", txnURI("1"), "b.example", content), content).ok()
+	if n := w.owners.calls(); n != 2 {
+		t.Errorf("%d of two transactions were taken", n)
+	}
+}
+
 // Transactions of one server are taken one after the other, those of several side by side; a server that sends more
 // than it waits for is told to come again.
 func TestTransactionsInTurn(t *testing.T) {

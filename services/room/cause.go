@@ -1,6 +1,8 @@
 package room
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -12,6 +14,29 @@ import (
 type cause struct {
 	base              string
 	user, device, txn string
+}
+
+// errOtherEndpoint says that a device has used a transaction id for a request to another endpoint of the same room.
+var errOtherEndpoint = errors.New("transaction id of another endpoint")
+
+// endpoint is what an intent has of the path of its request beside the room and the transaction id (client-server API,
+// "Transaction identifiers": their scope is the device and the endpoint).
+func (in *intent) endpoint() string { return in.typ + causeSep + string(in.redacts) }
+
+// elsewhere is the cause of a request whose transaction id was used for another endpoint of the room before. The first
+// one has the plain form, which is that of all requests written by releases that knew no other.
+func (c cause) elsewhere(endpoint string) cause {
+	c.base += causeSep + causeSep + endpoint
+	return c
+}
+
+// madeBy says whether a stored event was made at the endpoint of this intent.
+func (s *Service) madeBy(ctx context.Context, r *room, in *intent, nid int64) (bool, error) {
+	e, err := s.event(ctx, r.p, nid)
+	if err != nil {
+		return false, err
+	}
+	return e.Type == in.typ && (in.typ != typeRedaction || e.Redacts == in.redacts), nil
 }
 
 // The parts of a stored cause are separated by a control character that no identifier of ours contains; one in a

@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -131,6 +132,53 @@ func TestIdempotent(t *testing.T) {
 	}
 	if n != 3 {
 		t.Fatalf("%d messages", n)
+	}
+}
+
+// Client-server API, "Transaction identifiers": their scope is the device and the endpoint. One that is used for another
+// type of event, or for redacting another event, is another request, remembered or not and at every worker.
+func TestTransactionOfAnotherEndpoint(t *testing.T) {
+	c := newCluster(t, 2)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := c.create("12", alice, "public")
+	target := ok(c.say(roomID, alice, "target")).EventIds[0]
+	other := ok(c.say(roomID, alice, "another")).EventIds[0]
+	intents := []*roomv1.EventIntent{
+		{Type: "m.room.message", Content: []byte(`{"body":"1"}`), Sender: alice},
+		{Type: "m.other", Content: []byte(`{"body":"2"}`), Sender: alice},
+		{Type: "m.more", Content: []byte(`{"body":"3"}`), Sender: alice},
+		{Type: typeRedaction, Content: []byte(`{"redacts":"` + target + `"}`), Redacts: target, Sender: alice},
+		{Type: typeRedaction, Content: []byte(`{"redacts":"` + other + `"}`), Redacts: other, Sender: alice},
+	}
+	sendAll := func() (ids []string) {
+		for _, in := range intents {
+			ids = append(ids, ok(c.send(roomID, &roomv1.SendRequest{Cause: &roomv1.Cause{UserId: alice, DeviceId: "D", TxnId: "T"},
+				Events: []*roomv1.EventIntent{in}})).EventIds[0])
+		}
+		return ids
+	}
+	first := sendAll()
+	again := sendAll()
+	for n := range 2 * recentCauses { // they are forgotten
+		ok(c.send(roomID, &roomv1.SendRequest{Cause: &roomv1.Cause{UserId: alice, DeviceId: "D", TxnId: fmt.Sprint(n)}, Events: intents[:1]}))
+	}
+	forgotten := sendAll()
+	for range 2 {
+		c.start()
+	}
+	for _, w := range c.workers[:2] {
+		w.stop()
+	}
+	c.workers = c.workers[2:]
+	c.settle()
+	restarted := sendAll()
+	if d := slices.Compact(slices.Sorted(slices.Values(first))); len(d) != len(intents) {
+		t.Fatalf("%d events of %d requests: %v", len(d), len(intents), first)
+	}
+	for _, later := range [][]string{again, forgotten, restarted} {
+		if !slices.Equal(first, later) {
+			t.Fatalf("repeated requests made %v, then %v", first, later)
+		}
 	}
 }
 

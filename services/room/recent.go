@@ -45,8 +45,9 @@ const recentCauses = 32
 
 // done is a request that was taken.
 type done struct {
-	change *change // nil if nothing had to be written
-	ids    []id.Event
+	change   *change // nil if nothing had to be written
+	ids      []id.Event
+	endpoint string // of a request that has a transaction id
 }
 
 func newCauses() *causes {

@@ -229,14 +229,16 @@ func (r *room) founded(ctx context.Context, why cause) (*roomv1.CreateResponse, 
 	for i := range keys {
 		keys[i] = why.at(i)
 	}
-	ids, _, err := r.s.byCause(ctx, r, keys)
+	made, err := r.s.byCause(ctx, r, keys)
 	if err != nil {
 		return nil, err
 	}
-	if len(ids) == 0 {
+	if len(made) == 0 {
 		return nil, merr.RoomInUse()
 	}
-	resp.EventIds = texts(ids)
+	for _, e := range made {
+		resp.EventIds = append(resp.EventIds, string(e.id))
+	}
 	return resp, nil
 }
 

@@ -1,6 +1,7 @@
 package room
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,11 +55,14 @@ func (s *Service) sendAll(ctx context.Context, roomID id.Room, ins []intent) (*r
 // write drafts a change in a room that we are in, queues it and waits for its commit. The request that the intents
 // stem from has its effect once, however often it comes.
 func (s *Service) write(ctx context.Context, roomID id.Room, ins []intent, draft func(context.Context, *writer) ([]id.Event, error)) (*roomv1.SendResponse, error) {
-	var err error
 	for range maxRebuilds {
-		var resp *roomv1.SendResponse
-		resp, err = s.writeOnce(ctx, roomID, ins, draft)
-		if !errors.Is(err, errStale) {
+		resp, err := s.writeOnce(ctx, roomID, ins, draft)
+		switch {
+		case errors.Is(err, errOtherEndpoint):
+			for i := range ins {
+				ins[i].cause = ins[i].cause.elsewhere(ins[0].endpoint())
+			}
+		case !errors.Is(err, errStale):
 			return resp, err
 		}
 	}
@@ -73,10 +77,13 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 	why := ins[0].cause.base
 	if d := r.causes.by[why]; d != nil && why != "" {
 		r.unlock()
+		if ins[0].cause.txn != "" && d.endpoint != ins[0].endpoint() {
+			return nil, errOtherEndpoint
+		}
 		return d.answer(ctx, r)
 	}
 	if why != "" && s.repeats.Contains(ins[0].cause.user) {
-		if known, _, err := s.byCause(ctx, r, []string{why}); err != nil || len(known) > 0 {
+		if known, err := s.byCause(ctx, r, []string{why}); err != nil || len(known) > 0 {
 			r.unlock()
 			if err != nil {
 				return nil, err
@@ -85,7 +92,7 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 		}
 	}
 	w := s.newWriter(ctx, r)
-	d := &done{}
+	d := &done{endpoint: ins[0].endpoint()}
 	if d.ids, err = draft(ctx, w); err == nil && len(w.c.events) > 0 {
 		if err = w.put(); err == nil {
 			d.change = w.c
@@ -154,19 +161,27 @@ func (s *Service) repeated(ctx context.Context, roomID id.Room, ins []intent) (*
 	for i := range ins {
 		keys[i] = ins[0].cause.at(i)
 	}
-	written, last, err := s.byCause(ctx, r, keys)
+	written, err := s.byCause(ctx, r, keys)
 	if err != nil {
 		return nil, err
 	}
+	if ins[0].cause.txn != "" && len(written) > 0 {
+		if same, err := s.madeBy(ctx, r, &ins[0], written[0].nid); err != nil || !same {
+			return nil, cmp.Or(err, errOtherEndpoint)
+		}
+	}
 	w := s.newWriter(ctx, r)
-	resp := &roomv1.SendResponse{Part: r.p.part, Pos: last}
+	resp := &roomv1.SendResponse{Part: r.p.part}
+	for _, e := range written {
+		resp.Pos = max(resp.Pos, e.ord)
+	}
 	for _, in := range ins {
 		if in.stateKey != nil && len(written) < len(ins) {
 			same, err := w.unchanged(ctx, in)
 			if err != nil {
 				return nil, err
 			}
-			if same != "" && (len(written) == 0 || written[0] != same) {
+			if same != "" && (len(written) == 0 || written[0].id != same) {
 				resp.EventIds = append(resp.EventIds, string(same))
 				continue
 			}
@@ -174,38 +189,43 @@ func (s *Service) repeated(ctx context.Context, roomID id.Room, ins []intent) (*
 		if len(written) == 0 {
 			return nil, merr.Unknown("the request was made before, but not all of its events are known")
 		}
-		resp.EventIds = append(resp.EventIds, string(written[0]))
+		resp.EventIds = append(resp.EventIds, string(written[0].id))
 		written = written[1:]
 	}
 	return resp, nil
 }
 
+// caused is an event that a request made.
+type caused struct {
+	id       id.Event
+	nid, ord int64
+}
+
 // byCause returns the events that a request made, in order.
-func (s *Service) byCause(ctx context.Context, r *room, keys []string) (ids []id.Event, last int64, err error) {
+func (s *Service) byCause(ctx context.Context, r *room, keys []string) (made []caused, err error) {
 	rows, err := s.shards.For(r.p.part).Query(ctx, sqlCauses, int32(r.p.part), r.nid, keys)
 	if err != nil {
-		return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+		return nil, fmt.Errorf("look for repeated request: %w", err)
 	}
 	defer rows.Close()
-	found := make(map[string]id.Event, len(keys))
+	found := make(map[string]caused, len(keys))
 	for rows.Next() {
 		var key string
-		var nid, ord int64
-		var eventID id.Event
-		if err := rows.Scan(&key, &nid, &eventID, &ord); err != nil {
-			return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+		var e caused
+		if err := rows.Scan(&key, &e.nid, &e.id, &e.ord); err != nil {
+			return nil, fmt.Errorf("look for repeated request: %w", err)
 		}
-		found[key], last = eventID, max(last, ord)
+		found[key] = e
 	}
 	if err := rows.Err(); err != nil {
-		return nil, 0, fmt.Errorf("look for repeated request: %w", err)
+		return nil, fmt.Errorf("look for repeated request: %w", err)
 	}
 	for _, key := range keys {
-		if eventID, ok := found[key]; ok {
-			ids = append(ids, eventID)
+		if e, ok := found[key]; ok {
+			made = append(made, e)
 		}
 	}
-	return ids, last, nil
+	return made, nil
 }
 
 // intents decodes and checks what a caller wants to send.
