@@ -68,6 +68,9 @@ func (k *Key) Open(name string, signed []byte, now time.Time) ([]byte, error) {
 	return signed[headSize:], nil
 }
 
+// Digest returns what a value can be recognised by and not be guessed from. No signature of this key is like it.
+func (k *Key) Digest(value []byte) []byte { return k.tag("\x00digest", value) }
+
 // tag is of the name, with its length before it, and the rest.
 func (k *Key) tag(name string, rest []byte) []byte {
 	h := hmac.New(sha256.New, k.key)

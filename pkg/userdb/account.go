@@ -281,6 +281,12 @@ func (d *DB) UseRegistrationToken(ctx context.Context, token string, allowed int
 	return n > 0, err
 }
 
+// ReturnRegistrationToken takes back a use of a registration token that made no account.
+func (d *DB) ReturnRegistrationToken(ctx context.Context, token string) error {
+	part := partition.Of(token)
+	return db.New(d.shards.For(part)).ReturnRegistrationToken(ctx, int32(part), token)
+}
+
 // RegistrationTokenUses returns how often a registration token was used.
 func (d *DB) RegistrationTokenUses(ctx context.Context, token string) (int64, error) {
 	part := partition.Of(token)

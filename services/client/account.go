@@ -52,11 +52,11 @@ func (c *Client) changePassword(w http.ResponseWriter, r *http.Request) error {
 		return errNoWay()
 	}
 	var q struct {
-		rawAuth
 		NewPassword   *string `json:"new_password"`
 		LogoutDevices *bool   `json:"logout_devices"`
 	}
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, i.User, &q)
+	if err != nil {
 		return err
 	}
 	if q.NewPassword != nil {
@@ -64,7 +64,7 @@ func (c *Client) changePassword(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	if _, err := c.interactive(r, q.Auth, i.User, [][]string{{stagePassword}}); err != nil {
+	if err := c.finishUIA(r, s, [][]string{{stagePassword}}); err != nil {
 		return err
 	}
 	if q.NewPassword == nil {
@@ -93,13 +93,13 @@ func (c *Client) deactivate(w http.ResponseWriter, r *http.Request) error {
 		return errNoWay()
 	}
 	var q struct {
-		rawAuth
 		Erase bool `json:"erase"`
 	}
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, i.User, &q)
+	if err != nil {
 		return err
 	}
-	if err := c.confirm(r, q.Auth); err != nil {
+	if err := c.confirm(r, s); err != nil {
 		return err
 	}
 	if err := c.closeAccount(r.Context(), i.User, q.Erase); err != nil {

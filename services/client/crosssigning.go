@@ -67,12 +67,12 @@ func signedBy(obj json.RawMessage, user id.User, keyID, public string) bool {
 // uploadCrossSigning answers POST /keys/device_signing/upload (client-server API, "Cross-signing").
 func (c *Client) uploadCrossSigning(w http.ResponseWriter, r *http.Request) error {
 	var q struct {
-		rawAuth
 		Master      json.RawMessage `json:"master_key"`
 		SelfSigning json.RawMessage `json:"self_signing_key"`
 		UserSigning json.RawMessage `json:"user_signing_key"`
 	}
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, me(r).User, &q)
+	if err != nil {
 		return err
 	}
 	ctx, user := r.Context(), me(r).User
@@ -103,7 +103,7 @@ func (c *Client) uploadCrossSigning(w http.ResponseWriter, r *http.Request) erro
 		return httpx.Empty(w) // a retry: nothing is new
 	}
 	if have.CrossSigning[userdb.MasterKey] != nil {
-		if err := c.confirm(r, q.Auth); err != nil {
+		if err := c.confirm(r, s); err != nil {
 			return err
 		}
 	}

@@ -116,11 +116,11 @@ func (c *Client) renameDevice(ctx context.Context, user id.User, device id.Devic
 }
 
 func (c *Client) deleteDevice(w http.ResponseWriter, r *http.Request) error {
-	var q rawAuth
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, me(r).User, &struct{}{})
+	if err != nil {
 		return err
 	}
-	if err := c.confirm(r, q.Auth); err != nil {
+	if err := c.confirm(r, s); err != nil {
 		return err
 	}
 	if err := c.deleteDevices(r.Context(), me(r).User, []id.Device{id.Device(param(r, "deviceId"))}); err != nil {
@@ -131,16 +131,16 @@ func (c *Client) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 
 func (c *Client) deleteManyDevices(w http.ResponseWriter, r *http.Request) error {
 	var q struct {
-		rawAuth
 		Devices *[]id.Device `json:"devices"`
 	}
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, me(r).User, &q)
+	if err != nil {
 		return err
 	}
 	if q.Devices == nil {
 		return merr.MissingParam("devices")
 	}
-	if err := c.confirm(r, q.Auth); err != nil {
+	if err := c.confirm(r, s); err != nil {
 		return err
 	}
 	if err := c.deleteDevices(r.Context(), me(r).User, *q.Devices); err != nil {

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -323,10 +322,12 @@ func checkDevice(device, name string) error {
 	return nil
 }
 
+func newDeviceID() id.Device { return id.Device(rand.Text()[:10]) }
+
 // newSession gives a user a session: on the device, or a new one if it is empty.
 func (c *Client) newSession(ctx context.Context, user id.User, device id.Device, name string, refreshable bool) (*sessionAnswer, error) {
 	if device == "" {
-		device = id.Device(rand.Text()[:10])
+		device = newDeviceID()
 	}
 	part := partition.Of(string(user))
 	answer := &sessionAnswer{UserID: user, DeviceID: device, HomeServer: user.Server()}
@@ -434,9 +435,4 @@ func (c *Client) whoami(w http.ResponseWriter, r *http.Request) error {
 		answer["device_id"] = i.Device
 	}
 	return httpx.OK(w, answer)
-}
-
-// rawAuth is the part that all requests with user-interactive authentication share.
-type rawAuth struct {
-	Auth json.RawMessage `json:"auth"`
 }

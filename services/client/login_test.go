@@ -71,6 +71,7 @@ func TestRegister(t *testing.T) {
 func TestRegistrationPolicy(t *testing.T) {
 	closed := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.Enabled = false })
 	closed.do("POST", v3+"/register", "", map[string]any{"username": "x", "password": "y"}).fails(403, "M_FORBIDDEN")
+	closed.do("GET", v3+"/register/available?username=free", "", nil).fails(403, "M_FORBIDDEN")
 	closed.do("GET", "/_synapse/admin/v1/register", "", nil).fails(400, "M_UNKNOWN")
 
 	c := newCluster(t, func(cfg *Config, _ *Deps) {
@@ -97,6 +98,103 @@ func TestRegistrationPolicy(t *testing.T) {
 	}
 	c.do("GET", v3+"/account/whoami", guest.str("access_token"), nil).ok()
 	c.do("GET", v3+"/devices", guest.str("access_token"), nil).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+}
+
+// Client-server API, "User-Interactive Authentication API" and "Account registration": a request whose answer was lost
+// comes again, and makes no second account; a stage that is shown again has the result that it had.
+func TestRegistrationComesAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		tokens map[string]int64
+		stage  map[string]string
+	}{
+		"dummy": {nil, map[string]string{"type": "m.login.dummy"}},
+		"token": {map[string]int64{"once": 1}, map[string]string{"type": "m.login.registration_token", "token": "once"}},
+	} {
+		for _, username := range []string{"", "Anna"} {
+			t.Run(name+" "+username, func(t *testing.T) {
+				c := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.Tokens = tc.tokens })
+				q := map[string]any{"password": testPassword}
+				if username != "" {
+					q["username"] = username
+				}
+				begin := c.do("POST", v3+"/register", "", q)
+				if completed, ok := begin.get("completed").([]any); begin.status != 401 || !ok || len(completed) != 0 {
+					t.Fatalf("first answer: %d %s", begin.status, begin.raw)
+				}
+				auth := map[string]string{"session": begin.str("session")}
+				for k, v := range tc.stage {
+					auth[k] = v
+				}
+				q["auth"] = auth
+				first := c.do("POST", v3+"/register", "", q).ok()
+				again := c.do("POST", v3+"/register", "", q).ok()
+				if first.str("user_id") != again.str("user_id") || first.str("device_id") != again.str("device_id") {
+					t.Errorf("made %s, then %s", first.raw, again.raw)
+				}
+				c.do("GET", v3+"/account/whoami", again.str("access_token"), nil).ok()
+				// Another request is not what was authenticated, and the password is what proves that it is the same client.
+				q["password"] = "another long password"
+				a := c.do("POST", v3+"/register", "", q)
+				if a.status == 200 || a.str("session") == begin.str("session") {
+					t.Errorf("another request of a finished session: %d %s", a.status, a.raw)
+				}
+				if tc.tokens != nil {
+					used, err := c.users.RegistrationTokenUses(t.Context(), "once")
+					must(t, err)
+					if used != 1 {
+						t.Errorf("the token was used %d times", used)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The same, at the same time.
+func TestRegistrationComesTwiceAtOnce(t *testing.T) {
+	c := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.Tokens = map[string]int64{"many": 4} })
+	q := map[string]any{"password": testPassword}
+	q["auth"] = map[string]string{"session": c.do("POST", v3+"/register", "", q).str("session"), "type": "m.login.registration_token", "token": "many"}
+	answers := make(chan *reply)
+	for range 4 {
+		go func() { answers <- c.do("POST", v3+"/register", "", q) }()
+	}
+	names := map[string]bool{}
+	for range 4 {
+		names[(<-answers).ok().str("user_id")] = true
+	}
+	used, err := c.users.RegistrationTokenUses(t.Context(), "many")
+	must(t, err)
+	if len(names) != 1 || used != 1 {
+		t.Errorf("accounts %v, %d uses of the token", names, used)
+	}
+}
+
+// Client-server API, "User-Interactive Authentication API": a session belongs to its operation and its user.
+func TestSessionsAreNotLent(t *testing.T) {
+	c := newCluster(t)
+	anna, bert := c.register("anna"), c.register("bert")
+	change := map[string]any{"new_password": "another long password"}
+	a := anna.do("POST", v3+"/account/password", change).fails(401, "")
+	auth := anna.auth()
+	auth["session"] = a.str("session")
+	change["auth"] = auth
+	anna.do("POST", v3+"/account/password", change).ok()
+	anna.do("POST", v3+"/account/password", change).ok() // the answer was lost; the old password is not right any more
+	sessionOnly := map[string]any{"session": a.str("session")}
+	for what, r := range map[string]*reply{
+		"other user":      bert.do("POST", v3+"/account/password", map[string]any{"new_password": "another long password", "auth": sessionOnly}),
+		"other operation": anna.do("POST", v3+"/account/deactivate", map[string]any{"auth": sessionOnly}),
+		"other password":  anna.do("POST", v3+"/account/password", map[string]any{"new_password": "yet another password", "auth": sessionOnly}),
+	} {
+		if r.status != 401 || r.str("session") == a.str("session") {
+			t.Errorf("%s: %d %s", what, r.status, r.raw)
+		}
+	}
+	failed := anna.do("POST", v3+"/account/deactivate", map[string]any{"auth": map[string]any{"type": "m.login.password", "password": "wrong"}})
+	if completed, ok := failed.get("completed").([]any); failed.status != 401 || !ok || len(completed) != 0 {
+		t.Errorf("a stage that failed: %d %s", failed.status, failed.raw)
+	}
 }
 
 // Registration as Synapse's tools do it.

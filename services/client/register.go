@@ -33,7 +33,6 @@ func (c *Client) registerRoutes(rt *routes) {
 }
 
 type registerRequest struct {
-	rawAuth
 	Type         string  `json:"type"`
 	Username     *string `json:"username"`
 	User         string  `json:"user"` // what old bridges send
@@ -51,7 +50,8 @@ func (c *Client) register(w http.ResponseWriter, r *http.Request) error {
 	}
 	kind := r.URL.Query().Get("kind")
 	var q registerRequest
-	if err := httpx.Decode(r, &q); err != nil {
+	s, err := c.beginUIA(r, "", &q)
+	if err != nil {
 		return err
 	}
 	if err := checkDevice(q.DeviceID, q.DeviceName); err != nil {
@@ -64,17 +64,16 @@ func (c *Client) register(w http.ResponseWriter, r *http.Request) error {
 		return c.registerGuest(w, r, &q)
 	case kind != "" && kind != "user":
 		return merr.InvalidParam("Unknown kind of account: " + kind)
-	case !c.cfg.Registration.Enabled && len(c.cfg.Registration.Tokens) == 0:
-		return merr.Forbidden("Registration has been disabled")
+	case c.registrationClosed():
+		return errRegistrationClosed()
 	}
-	return c.registerUser(w, r, &q)
+	return c.registerUser(w, r, &q, s)
 }
 
-func (c *Client) registerUser(w http.ResponseWriter, r *http.Request, q *registerRequest) error {
-	ctx, server := r.Context(), c.server(r)
+func (c *Client) registerUser(w http.ResponseWriter, r *http.Request, q *registerRequest, s *uiaSession) error {
+	ctx := r.Context()
 	// These checks come before authentication ("Homeservers MUST perform the relevant checks").
-	user, err := c.newUserID(ctx, server, q.Username, nil)
-	if err != nil {
+	if err := c.chooseAccount(ctx, c.server(r), q, s); err != nil {
 		return err
 	}
 	if q.Password != nil {
@@ -86,27 +85,87 @@ func (c *Client) registerUser(w http.ResponseWriter, r *http.Request, q *registe
 	if len(c.cfg.Registration.Tokens) > 0 {
 		flow = []string{stageToken}
 	}
-	s, err := c.interactive(r, q.Auth, "", [][]string{flow})
-	if err != nil {
+	if err := c.finishUIA(r, s, [][]string{flow}); err != nil {
 		return err
 	}
 	if q.Password == nil {
 		return merr.MissingParam("password")
 	}
+	if s.again {
+		if done, err := c.registeredBefore(ctx, s.Account, *q.Password); err != nil {
+			return err
+		} else if done {
+			return c.answerRegistration(w, r, q, s.Account)
+		}
+	}
 	hash, err := c.hasher.Hash(ctx, *q.Password)
 	if err != nil {
 		return err
 	}
-	if s.Token != "" {
-		ok, err := c.users.UseRegistrationToken(ctx, s.Token, c.cfg.Registration.Tokens[s.Token])
+	created, err := c.createWithToken(ctx, s.Token, userdb.NewAccount{User: s.Account, PasswordHash: hash})
+	if err != nil {
+		return err
+	}
+	if !created { // by the same request, which came twice at once, or by somebody else
+		if done, err := c.registeredBefore(ctx, s.Account, *q.Password); err != nil {
+			return err
+		} else if !done {
+			return merr.UserInUse()
+		}
+	}
+	return c.answerRegistration(w, r, q, s.Account)
+}
+
+// chooseAccount settles which account and device a session registers, when it begins or the client changes its mind.
+func (c *Client) chooseAccount(ctx context.Context, server id.Server, q *registerRequest, s *uiaSession) error {
+	same := q.Username == nil || *q.Username == "" || id.NewUser(lowerASCII(*q.Username), server) == s.Account
+	if !same || s.Account.Server() != server {
+		user, err := c.newUserID(ctx, server, q.Username, nil)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			return merr.Forbidden("The registration token was used as often as it may be")
-		}
+		s.Account, s.Device = user, newDeviceID()
 	}
-	return c.finishRegistration(w, r, q, userdb.NewAccount{User: user, PasswordHash: hash})
+	if q.DeviceID == "" {
+		q.DeviceID = string(s.Device)
+	}
+	return nil
+}
+
+// registeredBefore says whether a session has made its account already: its password is the one in the request.
+func (c *Client) registeredBefore(ctx context.Context, user id.User, pw string) (bool, error) {
+	a, err := c.users.Account(ctx, user)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || a.Deactivated {
+		return false, err
+	}
+	if err := c.limitPassword(ctx, user); err != nil {
+		return false, err
+	}
+	return c.checkPassword(ctx, pw, a.PasswordHash)
+}
+
+// createWithToken creates an account that costs a use of a registration token, if there is one.
+func (c *Client) createWithToken(ctx context.Context, token string, a userdb.NewAccount) (created bool, err error) {
+	if token == "" {
+		return c.createAccount(ctx, a)
+	}
+	ok, err := c.users.UseRegistrationToken(ctx, token, c.cfg.Registration.Tokens[token])
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		if exists, err := c.users.AccountExists(ctx, a.User); err != nil || exists {
+			return false, err
+		}
+		return false, merr.Forbidden("The registration token was used as often as it may be")
+	}
+	if created, err = c.createAccount(ctx, a); err == nil && !created {
+		err = c.users.ReturnRegistrationToken(ctx, token)
+	}
+	return created, err
 }
 
 // newUserID checks the wanted name, or makes one up, for a user of an application service or, if that is nil, of
@@ -158,22 +217,29 @@ func checkNewPassword(pw string) error {
 
 // finishRegistration creates the account and, unless the client does not want it, a session.
 func (c *Client) finishRegistration(w http.ResponseWriter, r *http.Request, q *registerRequest, a userdb.NewAccount) error {
-	ctx := r.Context()
-	a.CreatedTS = userdb.Millis(time.Now())
-	if a.Displayname == "" && !a.Guest {
-		a.Displayname = a.User.Localpart()
-	}
-	created, err := c.users.CreateAccount(ctx, a)
+	created, err := c.createAccount(r.Context(), a)
 	if err != nil {
 		return err
 	}
 	if !created {
 		return merr.UserInUse()
 	}
-	if q.InhibitLogin {
-		return httpx.OK(w, &sessionAnswer{UserID: a.User, HomeServer: a.User.Server()})
+	return c.answerRegistration(w, r, q, a.User)
+}
+
+func (c *Client) createAccount(ctx context.Context, a userdb.NewAccount) (created bool, err error) {
+	a.CreatedTS = userdb.Millis(time.Now())
+	if a.Displayname == "" && !a.Guest {
+		a.Displayname = a.User.Localpart()
 	}
-	answer, err := c.newSession(ctx, a.User, id.Device(q.DeviceID), q.DeviceName, q.RefreshToken)
+	return c.users.CreateAccount(ctx, a)
+}
+
+func (c *Client) answerRegistration(w http.ResponseWriter, r *http.Request, q *registerRequest, user id.User) error {
+	if q.InhibitLogin {
+		return httpx.OK(w, &sessionAnswer{UserID: user, HomeServer: user.Server()})
+	}
+	answer, err := c.newSession(r.Context(), user, id.Device(q.DeviceID), q.DeviceName, q.RefreshToken)
 	if err != nil {
 		return err
 	}
@@ -225,6 +291,9 @@ func (c *Client) registerAvailable(w http.ResponseWriter, r *http.Request) error
 	if err := c.limits.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
 		return err
 	}
+	if c.registrationClosed() {
+		return errRegistrationClosed()
+	}
 	q := r.URL.Query()
 	if !q.Has("username") {
 		return merr.MissingParam("username")
@@ -261,8 +330,8 @@ func (c *Client) registrationTokenValidity(w http.ResponseWriter, r *http.Reques
 	if token == "" {
 		return merr.MissingParam("token")
 	}
-	if len(c.cfg.Registration.Tokens) == 0 && !c.cfg.Registration.Enabled {
-		return merr.Forbidden("Registration has been disabled")
+	if c.registrationClosed() {
+		return errRegistrationClosed()
 	}
 	valid, err := c.registrationTokenValid(r.Context(), token)
 	if err != nil {
@@ -270,6 +339,12 @@ func (c *Client) registrationTokenValidity(w http.ResponseWriter, r *http.Reques
 	}
 	return httpx.OK(w, map[string]bool{"valid": valid})
 }
+
+func (c *Client) registrationClosed() bool {
+	return !c.cfg.Registration.Enabled && len(c.cfg.Registration.Tokens) == 0
+}
+
+func errRegistrationClosed() error { return merr.Forbidden("Registration has been disabled") }
 
 // nonceLife is how long a nonce of the shared secret registration is good for.
 const nonceLife = time.Minute

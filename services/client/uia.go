@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -33,6 +34,18 @@ type uiaSession struct {
 	Done      []string `json:"done,omitempty"`
 	// Token is the registration token that was shown.
 	Token string `json:"token,omitempty"`
+	// Account and Device are what a registration makes. They are chosen when the session begins, so that a request that
+	// comes again makes the same.
+	Account id.User   `json:"account,omitempty"`
+	Device  id.Device `json:"device,omitempty"`
+	// Finished is the digest of the request that was let through. The session goes on letting that one through, as its
+	// answer may have been lost.
+	Finished []byte `json:"finished,omitempty"`
+
+	id     string
+	auth   uiaAuth
+	digest []byte
+	again  bool // the request was let through before
 }
 
 // uiaAuth is the auth member of a request.
@@ -45,44 +58,74 @@ type uiaAuth struct {
 	Token      string      `json:"token"`
 }
 
-// interactive does user-interactive authentication (client-server API, "User-Interactive Authentication API"). It
-// returns the finished session, or the 401 that asks for more. user is who makes the request, "" before there is an
+// beginUIA finds or makes the session of a request with user-interactive authentication (client-server API,
+// "User-Interactive Authentication API"), and decodes its body. user is who makes the request, "" before there is an
 // account.
-func (c *Client) interactive(r *http.Request, raw json.RawMessage, user id.User, flows [][]string) (*uiaSession, error) {
+func (c *Client) beginUIA(r *http.Request, user id.User, body any) (*uiaSession, error) {
+	raw, err := httpx.JSONBody(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := httpx.Unmarshal(raw, body); err != nil {
+		return nil, err
+	}
+	rest, err := members(raw)
+	if err != nil {
+		return nil, err
+	}
 	var auth uiaAuth
-	if len(raw) > 0 && string(raw) != "null" {
-		if err := httpx.Unmarshal(raw, &auth); err != nil {
+	if a := rest["auth"]; len(a) > 0 && string(a) != "null" {
+		if err := httpx.Unmarshal(a, &auth); err != nil {
 			return nil, err
 		}
 	}
-	ctx := r.Context()
-	sid, s := auth.Session, c.loadUIA(ctx, auth.Session)
-	operation := r.Method + " " + r.URL.Path
-	if s == nil || s.Operation != operation || s.User != user {
-		// A session that is unknown, has expired, or was made for something else: start again. What the request shows
-		// counts for the new one, so that flows of one stage need one request.
-		sid, s = rand.Text(), &uiaSession{Operation: operation, User: user}
+	delete(rest, "auth")
+	if raw, err = json.Marshal(rest); err != nil {
+		return nil, err
 	}
+	digest := c.uia.Digest(raw)
+	s, lost := c.loadUIA(r.Context(), auth.Session)
+	operation := r.Method + " " + r.URL.Path
+	if s == nil || s.Operation != operation || s.User != user || s.Finished != nil && !bytes.Equal(s.Finished, digest) {
+		// A session that is unknown, has expired, or was made for something else: start again. What the request shows
+		// counts for the new one, so that flows of one stage need one request. A registration may have been done by
+		// the session that is not known any more: who registers has to say again that this is wanted.
+		if user == "" && auth.Session != "" && !lost {
+			auth.Type = ""
+		}
+		s = &uiaSession{Operation: operation, User: user, id: rand.Text()}
+	}
+	s.auth, s.digest, s.again = auth, digest, s.Finished != nil
+	return s, nil
+}
+
+// finishUIA takes the stage that a request shows. It returns nil when all stages of a flow are done, else the 401 that
+// asks for more.
+func (c *Client) finishUIA(r *http.Request, s *uiaSession, flows [][]string) error {
+	ctx := r.Context()
 	var failed *merr.Error
-	if auth.Type != "" {
-		if err := c.stage(r, &auth, s, user, flows); err != nil {
+	// A stage that is shown again has the result that it had: what was right then, such as a token with one use, need
+	// not be right still.
+	if s.auth.Type != "" && !slices.Contains(s.Done, s.auth.Type) {
+		if err := c.stage(r, &s.auth, s, flows); err != nil {
 			var e *merr.Error
 			if !errors.As(err, &e) || e.Status >= http.StatusInternalServerError || e.Code == merr.CodeLimitExceeded {
-				return nil, err
+				return err
 			}
 			failed = e
-		} else if !slices.Contains(s.Done, auth.Type) {
-			s.Done = append(s.Done, auth.Type)
+		} else {
+			s.Done = append(s.Done, s.auth.Type)
 		}
 	}
-	for _, flow := range flows {
-		if failed == nil && containsAll(s.Done, flow) {
-			c.dropUIA(ctx, sid)
-			return s, nil
-		}
+	done := failed == nil && slices.ContainsFunc(flows, func(flow []string) bool { return containsAll(s.Done, flow) })
+	if done {
+		s.Finished = s.digest
 	}
-	c.storeUIA(ctx, sid, s)
-	return nil, uiaAnswer(sid, s, flows, failed)
+	c.storeUIA(ctx, s)
+	if done {
+		return nil
+	}
+	return uiaAnswer(s, flows, failed)
 }
 
 func containsAll(done, flow []string) bool {
@@ -94,15 +137,12 @@ func containsAll(done, flow []string) bool {
 	return true
 }
 
-func uiaAnswer(sid string, s *uiaSession, flows [][]string, failed *merr.Error) error {
+func uiaAnswer(s *uiaSession, flows [][]string, failed *merr.Error) error {
 	list := make([]map[string]any, len(flows))
 	for i, f := range flows {
 		list[i] = map[string]any{"stages": f}
 	}
-	body := map[string]any{"session": sid, "flows": list, "params": map[string]any{}}
-	if len(s.Done) > 0 {
-		body["completed"] = s.Done
-	}
+	body := map[string]any{"session": s.id, "flows": list, "params": map[string]any{}, "completed": append([]string{}, s.Done...)}
 	if failed == nil {
 		return merr.UIA("", "", body)
 	}
@@ -110,7 +150,7 @@ func uiaAnswer(sid string, s *uiaSession, flows [][]string, failed *merr.Error) 
 }
 
 // stage checks one stage.
-func (c *Client) stage(r *http.Request, auth *uiaAuth, s *uiaSession, user id.User, flows [][]string) error {
+func (c *Client) stage(r *http.Request, auth *uiaAuth, s *uiaSession, flows [][]string) error {
 	if !slices.ContainsFunc(flows, func(f []string) bool { return slices.Contains(f, auth.Type) }) {
 		return merr.New(http.StatusUnauthorized, merr.CodeUnrecognized, "Unknown authentication type")
 	}
@@ -120,7 +160,7 @@ func (c *Client) stage(r *http.Request, auth *uiaAuth, s *uiaSession, user id.Us
 	case stageToken:
 		return c.tokenStage(r.Context(), auth, s)
 	case stagePassword:
-		return c.passwordStage(r, auth, user)
+		return c.passwordStage(r, auth, s.User)
 	}
 	return merr.New(http.StatusUnauthorized, merr.CodeUnrecognized, "Unknown authentication type")
 }
@@ -163,6 +203,12 @@ func (c *Client) tokenStage(ctx context.Context, auth *uiaAuth, s *uiaSession) e
 		return err
 	}
 	if !valid {
+		// This session may have used it up: who knows the account's password gets the answer again.
+		if valid, err = c.users.AccountExists(ctx, s.Account); err != nil {
+			return err
+		}
+	}
+	if !valid {
 		return merr.New(http.StatusUnauthorized, merr.CodeUnauthorized, "Invalid registration token")
 	}
 	s.Token = auth.Token
@@ -171,55 +217,47 @@ func (c *Client) tokenStage(ctx context.Context, auth *uiaAuth, s *uiaSession) e
 
 func uiaKey(sid string) string { return "hanse:uia:" + sid }
 
-// loadUIA returns a session, or nil. Without Redis there are no sessions; the client starts again.
-func (c *Client) loadUIA(ctx context.Context, sid string) *uiaSession {
+// loadUIA returns a session, or nil. Without Redis sessions are lost; the client starts again.
+func (c *Client) loadUIA(ctx context.Context, sid string) (s *uiaSession, lost bool) {
 	if sid == "" || len(sid) > 64 {
-		return nil
+		return nil, false
 	}
 	signed, err := c.redis.Get(ctx, uiaKey(sid)).Bytes()
 	if err != nil {
-		if !errors.Is(err, redis.Nil) {
+		if lost = !errors.Is(err, redis.Nil); lost {
 			c.log.WarnContext(ctx, "authentication session not read", "err", err)
 		}
-		return nil
+		return nil, lost
 	}
 	raw, err := c.uia.Open(uiaKey(sid), signed, time.Now())
 	if err != nil {
 		c.log.WarnContext(ctx, "authentication session not believed", "err", err)
-		return nil
+		return nil, false
 	}
-	s := new(uiaSession)
+	s = &uiaSession{id: sid}
 	if err := json.Unmarshal(raw, s); err != nil {
 		c.log.WarnContext(ctx, "authentication session not readable", "err", err)
-		return nil
+		return nil, false
 	}
-	return s
+	return s, false
 }
 
-func (c *Client) storeUIA(ctx context.Context, sid string, s *uiaSession) {
+func (c *Client) storeUIA(ctx context.Context, s *uiaSession) {
 	raw, err := json.Marshal(s)
 	if err == nil {
-		signed := c.uia.Sign(uiaKey(sid), raw, time.Now().Add(c.cfg.UIATimeout))
-		err = c.redis.Set(ctx, uiaKey(sid), signed, c.cfg.UIATimeout).Err()
+		signed := c.uia.Sign(uiaKey(s.id), raw, time.Now().Add(c.cfg.UIATimeout))
+		err = c.redis.Set(ctx, uiaKey(s.id), signed, c.cfg.UIATimeout).Err()
 	}
 	if err != nil {
 		c.log.WarnContext(ctx, "authentication session not stored", "err", err)
 	}
 }
 
-func (c *Client) dropUIA(ctx context.Context, sid string) {
-	if err := c.redis.Del(ctx, uiaKey(sid)).Err(); err != nil {
-		c.log.WarnContext(ctx, "authentication session not dropped", "err", err)
-	}
-}
-
 // confirm asks who makes the request for their password, unless it is an application service (application service
 // API, "Device management" and "Cross-signing").
-func (c *Client) confirm(r *http.Request, auth json.RawMessage) error {
-	i := me(r)
-	if i.Appservice != nil {
+func (c *Client) confirm(r *http.Request, s *uiaSession) error {
+	if me(r).Appservice != nil {
 		return nil
 	}
-	_, err := c.interactive(r, auth, i.User, [][]string{{stagePassword}})
-	return err
+	return c.finishUIA(r, s, [][]string{{stagePassword}})
 }

@@ -55,6 +55,9 @@ INSERT INTO registration_token_use (part, token, used) VALUES ($1, $2, 1)
 ON CONFLICT (part, token) DO UPDATE SET used = registration_token_use.used + 1
 WHERE sqlc.arg(allowed)::bigint = 0 OR registration_token_use.used < sqlc.arg(allowed)::bigint;
 
+-- name: ReturnRegistrationToken :exec
+UPDATE registration_token_use SET used = used - 1 WHERE part = $1 AND token = $2 AND used > 0;
+
 -- name: RegistrationTokenUses :one
 SELECT coalesce((SELECT used FROM registration_token_use WHERE part = $1 AND token = $2), 0)::bigint;
 

@@ -243,6 +243,15 @@ func (q *Queries) RegistrationTokenUses(ctx context.Context, part int32, token s
 	return column_1, err
 }
 
+const returnRegistrationToken = `-- name: ReturnRegistrationToken :exec
+UPDATE registration_token_use SET used = used - 1 WHERE part = $1 AND token = $2 AND used > 0
+`
+
+func (q *Queries) ReturnRegistrationToken(ctx context.Context, part int32, token string) error {
+	_, err := q.db.Exec(ctx, returnRegistrationToken, part, token)
+	return err
+}
+
 const setAdmin = `-- name: SetAdmin :execrows
 UPDATE account SET admin = $3 WHERE part = $1 AND user_id = $2
 `
