@@ -3,6 +3,7 @@ package roomdb
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"hanse/pkg/matrix/id"
 )
@@ -88,13 +89,16 @@ func (d *DB) EventIDs(ctx context.Context, part uint32, nids []int64) (map[int64
 	return ids, nil
 }
 
-// nearby is how many neighbours in the timeline ClosestTo compares.
-const nearby = 50
+// nearby is how many neighbours in the timeline AroundTime returns on either side.
+const nearby = 100
 
-// ClosestTo returns the visible event whose timestamp is nearest to ts, at or behind it in the direction of looking;
-// nil if there is none. It takes timestamps to grow with the timeline, give or take some neighbours, so that it can
-// search by halves: senders choose timestamps as they like, and an index of them would cost every event.
-func (d *DB) ClosestTo(ctx context.Context, room *Room, ts int64, backwards bool) (*Event, error) {
+// AroundTime returns the visible events around the place where a time belongs in the timeline, in its order. It takes
+// timestamps to grow with the timeline, give or take some neighbours, so that it can search by halves: senders choose
+// timestamps as they like, and an index of them would cost every event.
+func (d *DB) AroundTime(ctx context.Context, room *Room, ts int64, backwards bool) ([]*Event, error) {
+	if backwards {
+		ts++ // the place is behind all events of that time
+	}
 	low, high := room.FirstOrd-1, room.LastPos+1 // what is at or before low is too old, what is at or behind high is not
 	for low+1 < high {
 		mid := low + (high-low)/2
@@ -111,30 +115,25 @@ func (d *DB) ClosestTo(ctx context.Context, room *Room, ts int64, backwards bool
 			high = mid
 		}
 	}
-	around, err := d.around(ctx, room, high)
+	before, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: Start, UpTo: high - 1, Backwards: true, Limit: nearby})
 	if err != nil {
 		return nil, err
 	}
-	var best *Event
-	for _, e := range around {
-		off := e.OriginServerTS - ts
-		if backwards {
-			off = -off
-		}
-		if off >= 0 && (best == nil || off < abs(best.OriginServerTS-ts)) {
-			best = e
-		}
-	}
-	return best, nil
-}
-
-func (d *DB) around(ctx context.Context, room *Room, ord int64) ([]*Event, error) {
-	before, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: Start, UpTo: ord - 1, Backwards: true, Limit: nearby})
-	if err != nil {
-		return nil, err
-	}
-	behind, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: ord - 1, UpTo: End, Limit: nearby})
+	behind, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: high - 1, UpTo: End, Limit: nearby})
+	slices.Reverse(before)
 	return append(before, behind...), err
 }
 
-func abs(n int64) int64 { return max(n, -n) }
+// ClosestTo returns the event of a timeline whose timestamp is nearest to ts, at or behind it in the direction of
+// looking, and of several with the same time the one that is met first; nil if there is none.
+func ClosestTo(events []*Event, ts int64, backwards bool) *Event {
+	var best *Event
+	for _, e := range events {
+		switch {
+		case backwards && e.OriginServerTS <= ts && (best == nil || e.OriginServerTS >= best.OriginServerTS),
+			!backwards && e.OriginServerTS >= ts && (best == nil || e.OriginServerTS < best.OriginServerTS):
+			best = e
+		}
+	}
+	return best
+}

@@ -127,8 +127,9 @@ func (d *DB) DeviceChanges(ctx context.Context, part uint32, roomNID, after, upT
 	return users, nil
 }
 
-// Unread is what a user has not read of a room.
-type Unread struct{ Mentions, OwnNotifying int64 }
+// Unread is what a user has not read of a room: how many events mention the user, and how many of those that notify
+// by the default rules do not notify this user.
+type Unread struct{ Mentions, Silent int64 }
 
 // UnreadSpan asks for what lies behind a user's read position.
 type UnreadSpan struct {
@@ -136,10 +137,11 @@ type UnreadSpan struct {
 	After, UpTo int64 // ords
 }
 
-// Unread counts, behind read positions, the events that mention a user and the user's own events among those that
-// notify others.
-func (d *DB) Unread(ctx context.Context, user id.User, spans []UnreadSpan) (map[RoomKey]Unread, error) {
+// Unread counts behind read positions. A user's own events, those of ignored users and redacted ones are silent, and
+// mention nobody.
+func (d *DB) Unread(ctx context.Context, user id.User, ignored []id.User, spans []UnreadSpan) (map[RoomKey]Unread, error) {
 	found := make(map[RoomKey]Unread, len(spans))
+	silent := append(ignored[:len(ignored):len(ignored)], user)
 	parts := make([]uint32, len(spans))
 	for i, s := range spans {
 		parts[i] = s.Part
@@ -151,11 +153,12 @@ func (d *DB) Unread(ctx context.Context, user id.User, spans []UnreadSpan) (map[
 		}
 		rows, err := q.Query(ctx, `SELECT r.p, r.n,
 			(SELECT count(*) FROM mention m JOIN event e ON e.part = m.part AND e.room_nid = m.room_nid AND e.ord = m.ord
-				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($5, '') AND m.ord > r.a AND m.ord <= r.u AND e.sender <> $5),
-			(SELECT count(*) FROM event e WHERE e.part = r.p AND e.room_nid = r.n AND e.ord > r.a AND e.ord <= r.u AND e.sender = $5
-				AND e.notify_seq > coalesce((SELECT b.notify_seq FROM event b
+				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($5, '') AND m.ord > r.a AND m.ord <= r.u
+					AND e.sender <> ALL($6) AND e.redacted_by IS NULL),
+			(SELECT count(*) FROM event e WHERE e.part = r.p AND e.room_nid = r.n AND e.ord > r.a AND e.ord <= r.u
+				AND (e.sender = ANY($6) OR e.redacted_by IS NOT NULL) AND e.notify_seq > coalesce((SELECT b.notify_seq FROM event b
 					WHERE b.part = e.part AND b.room_nid = e.room_nid AND b.ord < e.ord ORDER BY b.ord DESC LIMIT 1), 0))
-			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, after, upTo, string(user))
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, after, upTo, string(user), silent)
 		if err != nil {
 			return fmt.Errorf("count unread: %w", err)
 		}
@@ -163,7 +166,7 @@ func (d *DB) Unread(ctx context.Context, user id.User, spans []UnreadSpan) (map[
 		for rows.Next() {
 			var key RoomKey
 			var u Unread
-			if err := rows.Scan(&key.Part, &key.NID, &u.Mentions, &u.OwnNotifying); err != nil {
+			if err := rows.Scan(&key.Part, &key.NID, &u.Mentions, &u.Silent); err != nil {
 				return fmt.Errorf("count unread: %w", err)
 			}
 			found[key] = u

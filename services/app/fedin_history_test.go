@@ -126,6 +126,25 @@ func testFedEvents(t *testing.T, w *inbound) {
 			t.Errorf("%s", found.raw)
 		}
 		p.do("GET", fedPath("timestamp_to_event", r)+"?dir=f&ts="+fmt.Sprint(time.Now().UnixMilli()+1000), nil).fails(404, "M_NOT_FOUND")
+		// Of events with the same time the newest is the nearest one backwards, the oldest forwards, however many there are.
+		at1 := time.Now().UnixMilli() + 100_000
+		var same []string
+		for range 3 {
+			var pdus [][]byte
+			for range 45 {
+				pdu, err := event.Build(event.Draft{RoomID: room, Type: "m.room.message", Sender: j.user, Content: json.RawMessage(`{"body":"x"}`),
+					Depth: j.last.Depth + 1, OriginServerTS: at1, PrevEvents: []id.Event{j.last.ID}, AuthEvents: j.auth}, j.rules, p.name, p.key)
+				check(t, err)
+				j.last = pdu
+				pdus, same = append(pdus, pdu.JSON), append(same, string(pdu.ID))
+			}
+			p.transaction(pdus).ok()
+		}
+		for dir, want := range map[string]string{"f": same[0], "b": same[len(same)-1]} {
+			if got := p.do("GET", fedPath("timestamp_to_event", r)+"?dir="+dir+"&ts="+fmt.Sprint(at1), nil).ok().get("event_id").Str; got != want {
+				t.Errorf("of %d events at the same time, %s: number %d", len(same), dir, slices.Index(same, got))
+			}
+		}
 		p.do("GET", fedPath("timestamp_to_event", r)+"?dir=x&ts=1", nil).fails(400, "M_INVALID_PARAM")
 		p.do("GET", fedPath("timestamp_to_event", r)+"?dir=f&ts=x", nil).fails(400, "M_INVALID_PARAM")
 

@@ -144,6 +144,24 @@ func testPreviews(t *testing.T, w *world) {
 	bert.do("GET", in(room, "members"), nil).ok()
 	bert.do("GET", in(room, "aliases"), nil).ok()
 	bert.do("GET", in(room, "joined_members"), nil).fails(403, "M_FORBIDDEN")
+	// Who left, or was banned, sees no less than a stranger.
+	bert.join(room)
+	bert.do("POST", in(room, "leave"), object{}).ok()
+	anna.set(room, "m.room.topic", "", object{"topic": "news"})
+	later := anna.say(room, "for everybody still")
+	for range 2 {
+		if got := bert.page(room, "?dir=b&limit=50").texts("chunk.#.event_id"); !slices.Contains(got, later) || !slices.Contains(got, shown) {
+			t.Errorf("who left sees %v", got)
+		}
+		bert.do("GET", in(room, "event", later), nil).ok()
+		if around := bert.do("GET", in(room, "context", shown), nil).ok(); !slices.Contains(around.texts("events_after.#.event_id"), later) {
+			t.Errorf("context for who left: %s", around.raw)
+		}
+		if topic := bert.state(room, "m.room.topic", "").ok().str("topic"); topic != "news" {
+			t.Errorf("state for who left: %q", topic)
+		}
+		anna.do("POST", in(room, "ban"), object{"user_id": bert.id}).ok()
+	}
 }
 
 // Client-server API, "Event Context".

@@ -190,6 +190,20 @@ func testSyncIgnored(t *testing.T, w *world) {
 	if slices.Contains(c.events[room], hidden) {
 		t.Errorf("an ignored user's message is told: %s", r.raw)
 	}
+	// Nor does it count, or end a poll: not even many, which are more than a timeline takes.
+	for i := range 15 {
+		bert.say(room, "spam")
+		if i%5 == 0 {
+			bert.send(room, "m.room.message", mention(anna.id))
+		}
+	}
+	bert.everywhere(room, bert.say(room, "spam"))
+	if r := c.poll(200 * time.Millisecond); r.get("rooms").Exists() {
+		t.Errorf("ignored messages end a poll: %s", r.raw)
+	}
+	if got := counts(anna.client("").poll(0).room("join", room).Get("unread_notifications")); got != [2]int64{} {
+		t.Errorf("ignored messages count: %v", got)
+	}
 	anna.do("PUT", v3+"/user/"+anna.id+"/account_data/m.ignored_user_list", object{"ignored_users": object{}}).ok()
 	if !anna.client("").poll(0).room("invite", invited).Exists() {
 		t.Error("the invite is gone")
@@ -228,6 +242,15 @@ func testSyncTyping(t *testing.T, w *world) {
 	}
 	anna.do("PUT", in(room, "typing", anna.id), object{"typing": false}).ok()
 	c.until("end of typing", func(r *reply) bool { ok, users := typing(r); return ok && len(users) == 0 })
+	// Who is out of the room types no more.
+	anna.do("PUT", in(room, "typing", anna.id), object{"typing": true, "timeout": 120000}).ok()
+	c.until("typing", func(r *reply) bool { _, users := typing(r); return slices.Equal(users, []string{anna.id}) })
+	anna.do("POST", in(room, "leave"), object{}).ok()
+	start := time.Now()
+	c.until("end of typing", func(r *reply) bool { ok, users := typing(r); return ok && len(users) == 0 })
+	if time.Since(start) > 100*time.Second {
+		t.Error("the end of the membership did not end the typing")
+	}
 }
 
 // Client-server API, module "Presence": of those who share a room.

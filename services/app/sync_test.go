@@ -19,7 +19,7 @@ func TestSync(t *testing.T) {
 		"forgotten": testSyncForgotten, "kicked while polling": testSyncKicked, "ignored users": testSyncIgnored,
 		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice,
 		"device lists": testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
-		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "typing": testSyncTyping,
+		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,
 		"presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -220,6 +220,19 @@ func testSyncUnread(t *testing.T, w *world) {
 	c.unread("all read", room, 0, 0)
 	anna.send(room, "m.room.message", object{"msgtype": "m.text", "body": "all", "m.mentions": object{"room": true}})
 	c.unread("the whole room", room, 1, 1)
+	// What is redacted is nothing to be read any more.
+	gone := []string{anna.say(room, "oops"), anna.send(room, "m.room.message", mention(bert.id))}
+	c.unread("before they are redacted", room, 3, 2)
+	for i, e := range gone {
+		anna.do("PUT", in(room, "redact", e, fmt.Sprint("r", i)), object{}).ok()
+	}
+	c.unread("after", room, 1, 1)
+	if got := counts(bert.client("").poll(0).room("join", room).Get("unread_notifications")); got != [2]int64{1, 1} {
+		t.Errorf("initial: %v", got)
+	}
+	if got := bert.client(`{"room":{"timeline":{"unread_thread_notifications":true}}}`).poll(0).room("join", room).Get("unread_notifications"); counts(got) != [2]int64{1, 1} {
+		t.Errorf("by thread: %s", got.Raw)
+	}
 }
 
 // Client-server API, "Push Rules": rooms that are muted, keywords, no notifications at all.
@@ -324,6 +337,33 @@ func testSyncReceipts(t *testing.T, w *world) {
 		r := name.client("").poll(0)
 		if at(r, second, "m.read.private").Exists() != p || at(r, first, "m.read").Get("ts").Int() == 0 || at(r, third, "m.read").Get("thread_id").Str != "main" {
 			t.Errorf("initial: %s", receipts(r).Raw)
+		}
+	}
+}
+
+// MSC4102, "Clarifying precedence in threaded and unthreaded read receipts in EDUs": of a user's receipts for one event
+// the unthreaded one is told, whichever came last.
+func testSyncUnthreadedReceipts(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	room := anna.create(object{"preset": "public_chat"})
+	bert.join(room)
+	for i, bodies := range [][]object{{{}, {"thread_id": "main"}}, {{"thread_id": "main"}, {}}} {
+		c := anna.client("")
+		c.poll(0)
+		event := anna.say(room, fmt.Sprint(i))
+		for _, body := range bodies {
+			bert.do("POST", in(room, "receipt", "m.read", event), body).ok()
+		}
+		told := func(r *reply) gjson.Result {
+			return find(r.room("join", room).Get("ephemeral.events"), "m.receipt", "").Get("content." + escape(event) + "." + escape("m.read") + "." + escape(bert.id))
+		}
+		marker := anna.say(room, "behind the receipts")
+		anna.everywhere(room, marker)
+		if r := c.poll(0); !told(r).Exists() || told(r).Get("thread_id").Exists() {
+			t.Errorf("incremental, %v: %s", bodies, r.raw)
+		}
+		if r := anna.client("").poll(0); !told(r).Exists() || told(r).Get("thread_id").Exists() {
+			t.Errorf("initial, %v: %s", bodies, r.raw)
 		}
 	}
 }

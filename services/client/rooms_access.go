@@ -51,8 +51,8 @@ type access struct {
 // errNotInRoom is what users hear who may not read a room, whether it exists or not.
 func errNotInRoom() error { return merr.Forbidden("You aren't a member of the room.") }
 
-// read returns what a user may read of a room: members all, those who left what was there until then, others what is
-// open to the world. Everybody else gets 403 M_FORBIDDEN.
+// read returns what a user may read of a room: members all, those who left what was there until then, everybody what is
+// open to the world. Others get 403 M_FORBIDDEN.
 func (c *Client) read(ctx context.Context, user id.User, roomID id.Room) (*access, error) {
 	m, err := c.users.Membership(ctx, user, roomID)
 	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
@@ -71,16 +71,17 @@ func (c *Client) read(ctx context.Context, user id.User, roomID id.Room) (*acces
 		a.reader.Joined = true
 		return a, nil
 	case (m.Membership == leave || m.Membership == ban) && !m.Forgotten:
-		was, err := c.wasMember(ctx, a, m.EventNID)
-		if was || err != nil {
-			return a, err
+		if err := c.wasMember(ctx, a, m.EventNID); err != nil {
+			return nil, err
 		}
 	}
 	world, err := c.worldReadable(ctx, room)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if !world {
+	case world:
+		a.left = nil // who was a member sees no less than a stranger
+	case a.left == nil:
 		return nil, errNotInRoom()
 	}
 	return a, nil
@@ -106,32 +107,32 @@ func (c *Client) whole(ctx context.Context, room *roomdb.Room) (*roomdb.Room, er
 }
 
 // wasMember finds out until when somebody who is out of the room was in it.
-func (c *Client) wasMember(ctx context.Context, a *access, nid int64) (bool, error) {
+func (c *Client) wasMember(ctx context.Context, a *access, nid int64) error {
 	const steps = 16 // leave, ban, unban, invite, leave, ... before the last join
 	for range steps {
 		events, err := c.rooms.Events(ctx, a.room.Part, []int64{nid})
 		if err != nil {
-			return false, err
+			return err
 		}
 		e := events[nid]
 		if e == nil || e.SID == 0 || !e.Visible() {
-			return false, nil // we were not in the room
+			return nil // we were not in the room
 		}
 		m, err := c.rooms.State(ctx, e.Part, e.SID)
 		if err != nil {
-			return false, err
+			return err
 		}
 		before, err := c.rooms.StateEvent(ctx, e.Part, m, typeMember, string(a.reader.User))
 		if err != nil || before == nil {
-			return false, err
+			return err
 		}
 		if before.Membership() == join {
 			a.left, a.reader.JoinedUntil = e, e.Ord
-			return true, nil
+			return nil
 		}
 		nid = before.NID
 	}
-	return false, nil
+	return nil
 }
 
 func (c *Client) worldReadable(ctx context.Context, room *roomdb.Room) (bool, error) {

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -170,60 +169,14 @@ func (c *Client) timestampToEvent(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	e, err := c.closest(ctx, a, ts, back)
+	at, err := c.atTime(ctx, a, ts, back)
 	if err != nil {
 		return err
 	}
-	if e == nil {
+	if at == nil {
 		return merr.NotFound("Unable to find event from " + text + " in the given direction")
 	}
-	return httpx.OK(w, map[string]any{"event_id": e.ID, "origin_server_ts": e.OriginServerTS})
-}
-
-// timestampWindow is how many events around the place where a time belongs are compared: timelines are in the order in
-// which events came, which is nearly that of their times.
-const timestampWindow = 100
-
-// closest finds the place of a time in the timeline by bisection, and picks the best event there.
-func (c *Client) closest(ctx context.Context, a *access, ts int64, back bool) (*roomdb.Event, error) {
-	low, high := a.room.FirstOrd-1, a.room.LastPos
-	for high-low > 1 {
-		mid := low + (high-low)/2
-		at, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: low, UpTo: mid, Backwards: true, Limit: 1})
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case len(at) == 0 || at[0].OriginServerTS < ts: // all of (low, mid] is older
-			low = mid
-		default:
-			high = at[0].Ord - 1
-		}
-	}
-	before, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: high, Backwards: true, Limit: timestampWindow})
-	if err != nil {
-		return nil, err
-	}
-	after, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: high, UpTo: roomdb.End, Limit: timestampWindow})
-	if err != nil {
-		return nil, err
-	}
-	seen, err := view.Visible(ctx, c.rooms, a.reader, append(before, after...))
-	if err != nil {
-		return nil, err
-	}
-	var best *roomdb.Event
-	distance := int64(math.MaxInt64)
-	for _, e := range seen {
-		d := e.OriginServerTS - ts
-		if back {
-			d = -d
-		}
-		if d >= 0 && d < distance {
-			best, distance = e, d
-		}
-	}
-	return best, nil
+	return httpx.OK(w, at)
 }
 
 func (c *Client) timeline(ctx context.Context, a *access, q roomdb.TimelineQuery) ([]*roomdb.Event, error) {

@@ -257,10 +257,11 @@ func (f *Fedin) timestampToEvent(w http.ResponseWriter, q *request) error {
 	if dir != "f" && dir != "b" {
 		return merr.InvalidParam("dir is neither f nor b")
 	}
-	e, err := f.rooms.ClosestTo(q.Context(), room, ts, dir == "b")
+	around, err := f.rooms.AroundTime(q.Context(), room, ts, dir == "b")
 	if err != nil {
 		return err
 	}
+	e := roomdb.ClosestTo(around, ts, dir == "b")
 	if e == nil {
 		return merr.NotFound("Unable to find event from " + query.Get("ts") + " in direction " + dir)
 	}

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"context"
 	"encoding/json"
 	"hash/fnv"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/token"
 	logv1 "hanse/proto/log/v1"
@@ -123,6 +125,27 @@ func (t *typing) set(room id.Room, user id.User, timeout time.Duration) {
 	}
 }
 
+// handle takes what the log reader delivers.
+func (s *Service) handle(ctx context.Context, d bus.Delivery) error {
+	for _, e := range d.Entries {
+		s.typing.ends(e)
+	}
+	return s.tail.handle(ctx, d)
+}
+
+// ends hears who is out of a room: nobody types there any more (client-server API, "Typing Notifications").
+func (t *typing) ends(e *logv1.Entry) {
+	ev := e.GetEvent()
+	if ev != nil && ev.Membership != "" && ev.Membership != "join" && ev.StateKey != nil && !ev.Overruled {
+		t.set(id.Room(e.RoomId), id.User(*ev.StateKey), 0)
+	}
+	for _, m := range slices.Concat(ev.GetMoved(), e.GetFilled().GetMoved()) {
+		if m.Membership != "join" {
+			t.set(id.Room(e.RoomId), id.User(m.UserId), 0)
+		}
+	}
+}
+
 func (t *typing) expire(room id.Room, user id.User, until time.Time) {
 	t.mu.Lock()
 	r := t.rooms[room]
@@ -211,7 +234,8 @@ func (s *Service) addTyping(p *poll, v *roomView) {
 	}
 }
 
-// receiptEvent writes receipts as one m.receipt event (client-server API, module Receipts).
+// receiptEvent writes receipts as one m.receipt event (client-server API, module Receipts). Of a user's receipts of one
+// type for one event it takes the unthreaded one ("Threaded read receipts", MSC4102): all clients understand it.
 func receiptEvent(receipts []receipt) []byte {
 	type data struct {
 		TS     int64  `json:"ts"`
@@ -227,7 +251,9 @@ func receiptEvent(receipts []receipt) []byte {
 		if byType[r.typ] == nil {
 			byType[r.typ] = make(map[string]data)
 		}
-		byType[r.typ][r.user] = data{r.ts, r.thread}
+		if other, ok := byType[r.typ][r.user]; !ok || other.Thread != "" || r.thread == "" {
+			byType[r.typ][r.user] = data{r.ts, r.thread}
+		}
 	}
 	b, err := json.Marshal(content)
 	if err != nil {

@@ -35,7 +35,7 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	if err != nil {
 		return nil, false, err
 	}
-	d, err := s.delta(ctx, p, r, after, upTo)
+	d, err := s.delta(ctx, p, pr, r, after, upTo)
 	if err != nil {
 		return nil, false, err
 	}

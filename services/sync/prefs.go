@@ -173,6 +173,9 @@ func (p *prefs) ignores(who id.User) bool {
 	return yes
 }
 
+// heeds says whether the user is to see an event: state, and what others than ignored users sent.
+func (p *prefs) heeds(e *roomdb.Event) bool { return e.StateKey != nil || !p.ignores(e.Sender) }
+
 // heed takes out of a timeline what ignored users sent, but for state (client-server API, "Ignoring Users").
 func (p *prefs) heed(events []*roomdb.Event) []*roomdb.Event {
 	if len(p.ignored) == 0 {
@@ -180,7 +183,7 @@ func (p *prefs) heed(events []*roomdb.Event) []*roomdb.Event {
 	}
 	kept := make([]*roomdb.Event, 0, len(events))
 	for _, e := range events {
-		if e.StateKey != nil || !p.ignores(e.Sender) {
+		if p.heeds(e) {
 			kept = append(kept, e)
 		}
 	}

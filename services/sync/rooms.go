@@ -234,9 +234,9 @@ type memberChange struct {
 
 // delta collects what happened in a room in (after, upTo], from the tail or from PostgreSQL. It ends before the user was
 // made to leave, of which the log may tell sooner than the membership index: the room is then told as one that was left.
-func (s *Service) delta(ctx context.Context, p *poll, r *userdb.Membership, after, upTo int64) (*delta, error) {
+func (s *Service) delta(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, after, upTo int64) (*delta, error) {
 	if entries, ok := s.tail.since(r.RoomPart, r.RoomNID, after, upTo); ok {
-		return s.deltaOfEntries(p, entries), nil
+		return s.deltaOfEntries(p, pr, entries), nil
 	}
 	d, err := s.deltaFromDB(ctx, p, r, after, upTo)
 	if err != nil {
@@ -267,7 +267,7 @@ func (s *Service) leftAt(ctx context.Context, r *userdb.Membership, sid int64) (
 	return e.Ord, nil
 }
 
-func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
+func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 	d := new(delta)
 	f := &p.filter.Room.Timeline
 	all := f.all()
@@ -286,7 +286,7 @@ func (s *Service) deltaOfEntries(p *poll, entries []*entry) *delta {
 			}
 			d.after = e.after
 			d.addMembers(e)
-			if all || f.wants(e.event.PDU) {
+			if pr.heeds(e.event) && (all || f.wants(e.event.PDU)) {
 				d.events = append(d.events, e.event)
 				p.delivered(e)
 			}

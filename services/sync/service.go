@@ -108,7 +108,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.openings = newOpenings(cfg.Openings, d.Registerer)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
-		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.tail.handle, DeadLetter: s.deadLetter, Log: s.log,
+		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.handle, DeadLetter: s.deadLetter, Log: s.log,
 	})
 	return s, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
@@ -42,7 +43,7 @@ func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 		if root != "" {
 			read = threads[root]
 		}
-		if e.Ord <= read || e.Sender == p.who.User {
+		if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignores(e.Sender) {
 			continue
 		}
 		st.add(root, pr.judge(e, e.NotifySeq > before, c))
@@ -55,7 +56,7 @@ func (s *Service) countEntry(ctx context.Context, p *poll, pr *prefs, st *readSt
 	notifies := e.log.NotifySeq > st.head
 	st.head = e.log.NotifySeq
 	me := string(p.who.User)
-	if e.log.Sender == me {
+	if e.log.Sender == me || e.log.Redacted || pr.ignores(id.User(e.log.Sender)) {
 		return nil
 	}
 	if pr.program == nil {

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -12,7 +13,8 @@ import (
 )
 
 // An unread count is a subtraction: the events of the room that notify by the default rules, which each event carries
-// as a running number, less those up to the user's receipt and the user's own behind it. Only mentions are rows.
+// as a running number, less those up to the user's receipt, and behind it the user's own, those of ignored users and
+// redacted ones. Only mentions are rows.
 // Users with rules of their own that look at single messages, and users who read by threads, have their unread events
 // looked at one by one, newest first and no more than so many; see tally.go.
 
@@ -23,12 +25,14 @@ type readState struct {
 
 	// Without threads:
 	ord, notifySeq int64 // of the read position
-	own            int64 // events of the user's own behind the read position that notify others
+	silent         int64 // events behind the read position that notify others, but not this user (roomdb.Unread)
 	mentions       int64
 
 	// One by one, if tallies is not nil: by thread, "" for the main timeline.
 	tallies map[string]tally
 	rules   []byte // the rules that they were counted with
+
+	ignore []byte // the ignored users without whose events it was counted
 }
 
 // tally is what counts of one thread.
@@ -79,7 +83,7 @@ func (t tally) muted(level ruleLevel) tally {
 func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
 	level := pr.level(room)
 	if s.tallies == nil {
-		all := max(0, s.head-s.notifySeq-s.own)
+		all := max(0, s.head-s.notifySeq-s.silent)
 		u := unread{tally: tally{max(all, s.mentions), s.mentions}.muted(level)}
 		if byThread {
 			u.threads = map[string]tally{}
@@ -158,10 +162,21 @@ func (u *user) keepRead(key roomdb.RoomKey, st *readState) {
 
 // fits says whether a state can go on with these rules.
 func (s *readState) fits(pr *prefs, byThread bool) bool {
+	if !bytes.Equal(s.ignore, pr.rawIgnore) {
+		return false
+	}
 	if s.tallies == nil {
-		return pr.program == nil && (!byThread || s.head-s.notifySeq-s.own <= 0 && s.mentions == 0)
+		return pr.program == nil && (!byThread || s.allRead())
 	}
 	return pr.program == nil && s.rules == nil || pr.program != nil && string(s.rules) == string(pr.rawRules)
+}
+
+// allRead says whether nothing is unread, in no thread.
+func (s *readState) allRead() bool {
+	if s.tallies != nil {
+		return len(s.tallies) == 0
+	}
+	return s.head-s.notifySeq-s.silent <= 0 && s.mentions == 0
 }
 
 // advance continues a read state with what the tail holds; nil if that is not all.
@@ -187,25 +202,27 @@ func (s *Service) advance(ctx context.Context, p *poll, pr *prefs, old *readStat
 			if !now.read(e) {
 				return nil, nil // how much of it lies behind the receipt, PostgreSQL knows
 			}
+		case e.event != nil && e.log.Redacts != "" && !now.allRead():
+			return nil, nil // nor is it known here whether what is redacted was unread
 		case e.event != nil && now.tallies != nil:
 			if err := s.countEntry(ctx, p, pr, &now, r, e); err != nil {
 				return nil, err
 			}
 		case e.event != nil:
-			now.count(e, me)
+			now.count(e, me, pr)
 		}
 	}
 	return &now, nil
 }
 
 // count goes on by an event.
-func (s *readState) count(e *entry, me string) {
+func (s *readState) count(e *entry, me string, pr *prefs) {
 	notifies := e.log.NotifySeq > s.head
 	s.head = e.log.NotifySeq
 	switch {
-	case e.log.Sender == me:
+	case e.log.Sender == me, pr.ignores(id.User(e.log.Sender)), e.log.Redacted:
 		if notifies {
-			s.own++
+			s.silent++
 		}
 	case mentioned(e, me):
 		s.mentions++
@@ -224,7 +241,7 @@ func (s *readState) read(e *entry) bool {
 	}
 	if s.tallies == nil {
 		if r.ThreadId != "" {
-			return s.head <= s.notifySeq+s.own && s.mentions == 0 // nothing is unread, in no thread
+			return s.allRead()
 		}
 		if r.Ord <= s.ord {
 			return true
@@ -232,7 +249,7 @@ func (s *readState) read(e *entry) bool {
 		if r.NotifySeq < s.head {
 			return false
 		}
-		s.ord, s.notifySeq, s.own, s.mentions = r.Ord, r.NotifySeq, 0, 0
+		s.ord, s.notifySeq, s.silent, s.mentions = r.Ord, r.NotifySeq, 0, 0
 		return true
 	}
 	if len(s.tallies) == 0 {
@@ -298,7 +315,7 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 	ends := make(map[uint32]int64)
 	for i, r := range rooms {
 		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos}
+		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos, ignore: pr.rawIgnore}
 		joins[keys[i]], ends[r.RoomPart] = r.JoinPos, upTo(r.RoomPart)
 	}
 	heads, err := s.rooms.NotifySeqs(ctx, keys, ends, joins)
@@ -324,12 +341,12 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 			spans = append(spans, roomdb.UnreadSpan{RoomKey: key, After: st.ord, UpTo: st.upTo})
 		}
 	}
-	counts, err := s.rooms.Unread(ctx, p.who.User, spans)
+	counts, err := s.rooms.Unread(ctx, p.who.User, slices.Collect(maps.Keys(pr.ignored)), spans)
 	if err != nil {
 		return nil, err
 	}
 	for key, c := range counts {
-		states[key].own, states[key].mentions = c.OwnNotifying, c.Mentions
+		states[key].silent, states[key].mentions = c.Silent, c.Mentions
 	}
 	return states, nil
 }

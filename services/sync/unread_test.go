@@ -88,7 +88,7 @@ func TestReceiptsClearWhatTheyCover(t *testing.T) {
 
 func TestCountsByLevelAndThread(t *testing.T) {
 	p := &prefs{rooms: map[id.Room]ruleLevel{"!quiet:a": notifyMentions, "!mute:a": notifyNone}}
-	plain := &readState{head: 10, notifySeq: 3, own: 2, mentions: 1}
+	plain := &readState{head: 10, notifySeq: 3, silent: 2, mentions: 1}
 	threads := &readState{tallies: map[string]tally{"": {3, 1}, "$t": {2, 1}, "$read": {}}}
 	for _, c := range []struct {
 		st       *readState

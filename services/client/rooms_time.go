@@ -1,0 +1,163 @@
+package client
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/view"
+	roomv1 "hanse/proto/room/v1"
+)
+
+const (
+	// timeServers is how many other servers are asked for the event at a time, and timeAnswer how long they have.
+	timeServers = 4
+	timeAnswer  = 5 * time.Second
+	// timeBackfills bounds the requests for history that lead to the event that another server told of.
+	timeBackfills = 4
+)
+
+// eventAt is an event and its time.
+type eventAt struct {
+	ID id.Event `json:"event_id"`
+	TS int64    `json:"origin_server_ts"`
+}
+
+// closer says whether an event is nearer to a time than another; an event on the wrong side of it never is.
+func (e *eventAt) closer(other *eventAt, ts int64, back bool) bool {
+	if back {
+		return e.TS <= ts && (other == nil || e.TS > other.TS)
+	}
+	return e.TS >= ts && (other == nil || e.TS < other.TS)
+}
+
+// atTime finds the event closest to a time. Where history that we lack may have a closer one, other servers in the room
+// are asked (client-server API, "Getting an event ID by timestamp").
+func (c *Client) atTime(ctx context.Context, a *access, ts int64, back bool) (*eventAt, error) {
+	ours, gap, err := c.localAtTime(ctx, a, ts, back)
+	if err != nil || !gap || a.room.JoinedLocal == 0 {
+		return ours, err
+	}
+	theirs, err := c.askForTime(ctx, a, ts, back)
+	if err != nil || theirs == nil || !theirs.closer(ours, ts, back) {
+		return ours, err
+	}
+	if known, err := c.fetchBack(ctx, a, theirs.ID); err != nil || !known {
+		return theirs, err
+	}
+	// What was fetched with it may be closer still, or may not be for the user's eyes.
+	if a.room, err = c.rooms.Room(ctx, a.room.ID); err != nil {
+		return nil, err
+	}
+	ours, _, err = c.localAtTime(ctx, a, ts, back)
+	return ours, err
+}
+
+// localAtTime looks at what we hold; gap says that something we lack may be closer.
+func (c *Client) localAtTime(ctx context.Context, a *access, ts int64, back bool) (at *eventAt, gap bool, err error) {
+	around, err := c.rooms.AroundTime(ctx, a.room, ts, back)
+	if err != nil {
+		return nil, false, err
+	}
+	seen, err := view.Visible(ctx, c.rooms, a.reader, around)
+	if err != nil {
+		return nil, false, err
+	}
+	e := roomdb.ClosestTo(seen, ts, back)
+	if e != nil {
+		at = &eventAt{e.ID, e.OriginServerTS}
+	}
+	edge := roomdb.ClosestTo(around, ts, back)
+	switch {
+	case edge == nil:
+		gap, err = c.rooms.HistoryMissing(ctx, a.room)
+	case !back:
+		gap, err = c.rooms.GapBefore(ctx, edge)
+	default:
+		if next := behind(around, edge); next != nil {
+			gap, err = c.rooms.GapBefore(ctx, next)
+		}
+	}
+	return at, gap, err
+}
+
+// behind returns the event that follows another one in a timeline.
+func behind(events []*roomdb.Event, e *roomdb.Event) *roomdb.Event {
+	for i := range events[:max(len(events)-1, 0)] {
+		if events[i] == e {
+			return events[i+1]
+		}
+	}
+	return nil
+}
+
+// askForTime asks some servers in the room, and returns the best of their answers; nil if none has any.
+func (c *Client) askForTime(ctx context.Context, a *access, ts int64, back bool) (*eventAt, error) {
+	servers, err := c.rooms.Servers(ctx, a.room.Part, a.room.NID)
+	if err != nil {
+		return nil, err
+	}
+	dir := "f"
+	if back {
+		dir = "b"
+	}
+	uri := "/_matrix/federation/v1/timestamp_to_event/" + url.PathEscape(string(a.room.ID)) + "?dir=" + dir + "&ts=" + strconv.FormatInt(ts, 10)
+	answers, asked := make(chan *eventAt, timeServers), 0
+	for _, server := range servers {
+		if asked == timeServers {
+			break
+		}
+		if c.servers.IsLocal(server) {
+			continue
+		}
+		asked++
+		go func() {
+			at := new(eventAt)
+			if err := c.federate(ctx, a.reader.User.Server(), server, "GET", uri, nil, at, timeAnswer); err != nil {
+				c.log.InfoContext(ctx, "event at a time", "room", a.room.ID, "server", server, "err", err)
+				at = nil
+			} else if _, err := id.ParseEvent(string(at.ID)); err != nil {
+				at = nil
+			}
+			answers <- at
+		}()
+	}
+	var best *eventAt
+	for range asked {
+		if at := <-answers; at != nil && at.closer(best, ts, back) {
+			best = at
+		}
+	}
+	return best, nil
+}
+
+// fetchBack has history fetched until an event is there, if it is not too far back: clients go on from it with /context.
+func (c *Client) fetchBack(ctx context.Context, a *access, eventID id.Event) (known bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, backfillTime)
+	defer cancel()
+	for range timeBackfills {
+		e, err := c.rooms.EventByID(ctx, a.room, eventID)
+		if err == nil && e.Visible() {
+			return true, nil
+		}
+		if err != nil && !isNotFound(err) {
+			return false, err
+		}
+		var resp *roomv1.BackfillResponse
+		err = c.room(wait, a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+			resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(a.room.ID), Limit: backfillEvents})
+			return err
+		})
+		if err != nil || resp.Stored == 0 {
+			return false, ctx.Err() // it is told all the same
+		}
+	}
+	e, err := c.rooms.EventByID(ctx, a.room, eventID)
+	if isNotFound(err) {
+		return false, nil
+	}
+	return err == nil && e.Visible(), err
+}
