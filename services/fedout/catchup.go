@@ -162,7 +162,7 @@ func (d *dest) rewindMembers(ctx context.Context, part uint32, from int64, c *ca
 
 // readMissed makes the next transaction of a partition, and says how far it goes.
 func (d *dest) readMissed(ctx context.Context, part uint32, from int64, c *catchUp) (*transaction, int64, error) {
-	t := &transaction{patient: true}
+	t := new(transaction)
 	to, err := c.upTo, error(nil)
 	if from < c.upTo && len(c.rooms) > 0 {
 		if to, err = d.missedEvents(ctx, part, from, c, t); err != nil {

@@ -16,8 +16,8 @@ import (
 
 // Config is what an operator may set of the role.
 type Config struct {
-	Transactions int    `yaml:"transactions" doc:"Transactions on their way to other servers at once; one at most goes to each."`
-	Requests     int    `yaml:"requests" doc:"Requests of other roles to other servers at once; beyond it they are refused."`
+	Transactions int    `yaml:"transactions" doc:"Transactions on their way at once to servers that have answered soon lately; half as many to others, and four times as many that have waited for an answer for a second. One at most goes to each server."`
+	Requests     int    `yaml:"requests" doc:"Requests of other roles to other servers at once, and an eighth of that to one server; beyond it they are refused."`
 	KeyFetches   int    `yaml:"key_fetches" doc:"Servers that are asked for their keys at once."`
 	QueueEvents  int    `yaml:"queue_events" doc:"Entries that wait in memory for one server; one that is slower is served from the database."`
 	QueueBytes   int64  `yaml:"queue_bytes" doc:"Memory for all that waits for other servers, in bytes."`

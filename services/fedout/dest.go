@@ -44,6 +44,9 @@ type dest struct {
 	// These belong to the goroutine that sends.
 	told  map[deviceChange]struct{}
 	catch map[uint32]*catchUp
+	// leaveSlot gives the slot back that the goroutine has; nil: it has none. patient says which kind of slot it takes.
+	leaveSlot func()
+	patient   bool
 }
 
 type typingKey struct {

@@ -21,6 +21,9 @@ type destPart struct {
 	part  uint32
 	epoch int64       // under which what is known of the destinations is stored
 	lost  atomic.Bool // somebody else has raised it
+	// ctx is that of requests to the destinations.
+	ctx  context.Context
+	stop context.CancelFunc
 	// handed is, for each log partition, the last position that was given to the destinations that are in the room.
 	handed []atomic.Int64
 	// active log partitions had something for a destination since their cursor was stored.
@@ -98,8 +101,10 @@ func (f *sender) load(ctx context.Context, part uint32) (*destPart, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read cursors: %w", err)
 	}
+	p.ctx, p.stop = context.WithCancel(f.ctx)
 	if err := p.look(ctx); err != nil {
 		p.leave()
+		p.stop()
 		return nil, err
 	}
 	return p, nil
@@ -124,6 +129,7 @@ func (p *destPart) quiet() <-chan struct{} {
 
 // drop forgets what waited.
 func (p *destPart) drop() {
+	p.stop()
 	for _, d := range p.all() {
 		d.mu.Lock()
 		for _, it := range d.queue {

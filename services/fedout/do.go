@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,12 +37,11 @@ func (s *Service) Do(in *fedv1.DoRequest, stream grpc.ServerStreamingServer[fedv
 	if err != nil {
 		return err
 	}
-	select {
-	case s.requests <- struct{}{}:
-		defer func() { <-s.requests }()
-	default:
-		return s.unreachable(q.Server, errors.New("too many requests to other servers are under way"), destination.State{})
+	leave, err := s.requests.enter(q.Server)
+	if err != nil {
+		return s.unreachable(q.Server, err, destination.State{})
 	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(stream.Context(), requestTimeout(in.TimeoutMs))
 	defer cancel()
 	if !in.IgnoreBackoff {
@@ -212,4 +212,43 @@ func (s *Service) unreachable(server id.Server, cause error, st destination.Stat
 		return err
 	}
 	return st2.Err()
+}
+
+// requestSlots bounds the requests of other roles that are under way: in all, and to one server, so that one that hangs
+// does not take them all.
+type requestSlots struct {
+	most int
+
+	mu  sync.Mutex
+	all int
+	to  map[id.Server]int
+}
+
+func newRequestSlots(most int) *requestSlots {
+	return &requestSlots{most: most, to: make(map[id.Server]int)}
+}
+
+// shareOfOne is the part of all requests that may go to one server.
+const shareOfOne = 8
+
+// enter takes a slot, or fails at once; leave gives it back.
+func (r *requestSlots) enter(server id.Server) (leave func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all >= r.most {
+		return nil, errors.New("too many requests to other servers are under way")
+	}
+	if r.to[server] >= max(1, r.most/shareOfOne) {
+		return nil, errors.New("too many requests to this server are under way")
+	}
+	r.all++
+	r.to[server]++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.all--
+		if r.to[server]--; r.to[server] == 0 {
+			delete(r.to, server)
+		}
+	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -440,5 +441,42 @@ func TestNotary(t *testing.T) {
 	k.keyServers = []string{notary.remote.name}
 	if err := dead.request(t, w.ring(k), dead.key); err != nil {
 		t.Errorf("with a trusted key server: %v", err)
+	}
+}
+
+// A server that lets requests wait takes no more than its share of them: other servers can be asked meanwhile.
+func TestRequestsToHangingServer(t *testing.T) {
+	w := newWorld(t)
+	hangs, good := w.remote(), w.remote()
+	release := make(chan struct{})
+	var inside atomic.Int32
+	wait := func(*http.Request, []byte) int { inside.Add(1); <-release; return http.StatusOK }
+	hangs.answer.Store(&wait)
+	good.extra = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	k := w.start("one", func(c *Config) { c.Requests = 2 * shareOfOne })
+	get := func(r *remote) error {
+		_, err := k.do(t.Context(), &fedv1.DoRequest{Origin: ours, Destination: r.name, Method: "GET", Uri: "/"})
+		return err
+	}
+	ended := make(chan error, 2)
+	for range 2 {
+		go func() { ended <- get(hangs) }()
+	}
+	w.waitFor("the requests are not under way", func() bool { return inside.Load() == 2 })
+	if u := unreachableDetail(get(hangs)); u == nil || u.BackingOff {
+		t.Errorf("one more than its share: %v", u)
+	}
+	if err := get(good); err != nil {
+		t.Errorf("another server: %v", err)
+	}
+	close(release)
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	hangs.up()
+	if err := get(hangs); status.Code(err) == codes.Unavailable {
+		t.Errorf("afterwards: %v", err)
 	}
 }

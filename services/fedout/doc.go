@@ -21,9 +21,10 @@
 //
 // # Invariants
 //
-// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. A quarter of the slots for
-// transactions is never taken by what goes to more than a hundred servers, or is caught up. Events of a room are
-// sent in the order of the log. Everything arrives at least once; receivers know a repeated event by its id. A server
+// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. Servers that hang do not
+// delay those that answer well (slots.go): the latter have slots of their own, nobody keeps a slot for longer than a
+// second, and transactions that wait longer are bounded apart from these. A quarter of the slots is never taken by what
+// goes to more than a hundred servers, or is caught up. Events of a room are sent in the order of the log. Everything arrives at least once; receivers know a repeated event by its id. A server
 // gets only events of rooms that it was in when they were sent, or that concern its own users.
 //
 // # Failures

@@ -40,6 +40,8 @@ type sender struct {
 	rooms  *roomCache
 	reader *bus.LogReader
 	slots  *slots
+	// swift are servers that answered their last transaction well.
+	swift *expirable.LRU[id.Server, struct{}]
 	bytes  atomic.Int64
 
 	// ctx is that of requests to other servers.
@@ -70,7 +72,8 @@ type sender struct {
 func newSender(s *Service) *sender {
 	n := s.shards.P()
 	f := &sender{
-		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: newSlots(s.cfg.Transactions),
+		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: newSlots(s.cfg.Transactions, slowQueues*s.cfg.QueueBytes),
+		swift: expirable.NewLRU[id.Server, struct{}](swiftServers, nil, swiftFor),
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
 		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
 		greeted:   expirable.NewLRU[greeting, struct{}](10_000, nil, greetedFor),
@@ -233,6 +236,7 @@ func (f *sender) take(ctx context.Context, gain []uint32) error {
 		for _, p := range loaded {
 			if p != nil {
 				p.leave()
+				p.stop()
 			}
 		}
 		return err
@@ -286,8 +290,8 @@ func (f *sender) owned() []*destPart {
 	return out
 }
 
-// giveUp leaves partitions to others: what is on its way may end, then it is stored where they stand. What was not
-// delivered stays in front of the cursor, and the next worker reads it again.
+// giveUp leaves partitions to others: what is on its way has lastWords to end, then it is stored where they stand. What
+// was not delivered stays in front of the cursor, and the next worker reads it again.
 func (f *sender) giveUp(lose []*destPart) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), 2*lastWords)
 	defer cancel()
@@ -308,6 +312,11 @@ func (f *sender) giveUp(lose []*destPart) {
 			select {
 			case <-p.quiet():
 			case <-patience.Done():
+				p.stop()
+				select {
+				case <-p.quiet():
+				case <-ctx.Done():
+				}
 			}
 			if err := p.flush(ctx, true); err != nil && !errors.Is(err, errLost) {
 				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)

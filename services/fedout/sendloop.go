@@ -20,15 +20,24 @@ var errStopped = errors.New("stopped")
 // run sends until nothing is left, the destination fails, or the partition is lost.
 func (d *dest) run() {
 	for {
-		work, ok := d.next()
-		if !ok {
+		if _, ok := d.next(); !ok {
 			return
 		}
 		began := time.Now()
-		if err := work(d.f.ctx); err != nil {
+		err := d.enterSlot() // first: what waits for a slot is not in memory twice
+		if err == nil {
+			work, ok := d.next()
+			if !ok {
+				return
+			}
+			began = time.Now()
+			err = work(d.p.ctx)
+		}
+		if err != nil {
 			d.end(err, began)
 			return
 		}
+		d.giveSlot()
 	}
 }
 
@@ -36,21 +45,49 @@ func (d *dest) run() {
 func (d *dest) next() (work func(context.Context) error, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || !d.hasWork() || time.Now().Before(d.retryAt) || d.f.ctx.Err() != nil {
+	if d.gone || !d.hasWork() || time.Now().Before(d.retryAt) || d.p.ctx.Err() != nil {
+		d.giveSlot()
 		d.running, d.used = false, time.Now()
 		return nil, false
 	}
 	if d.isBehind() {
+		d.patient = true
 		return d.catchUpOnce, true
 	}
+	d.patient = !d.hasEDUs && !slices.ContainsFunc(d.queue, func(it *item) bool { return !it.many })
 	return d.sendQueued, true
+}
+
+// enterSlot waits for a slot, if the goroutine has none.
+func (d *dest) enterSlot() error {
+	if d.leaveSlot != nil {
+		return nil
+	}
+	lane := &d.f.slots.others
+	if d.f.swift.Contains(d.server) {
+		lane = &d.f.slots.swift
+	}
+	leave, err := lane.enter(d.p.ctx, d.patient)
+	if err != nil {
+		return err
+	}
+	d.leaveSlot = leave
+	return nil
+}
+
+// giveSlot gives back the slot that the goroutine has.
+func (d *dest) giveSlot() {
+	if d.leaveSlot != nil {
+		d.leaveSlot()
+		d.leaveSlot = nil
+	}
 }
 
 // end stops after an error of what was begun: that of the destination makes it back off, our own makes it wait a little.
 func (d *dest) end(err error, began time.Time) {
 	var own *ownError
 	switch {
-	case errors.Is(err, errStopped) || d.f.ctx.Err() != nil:
+	case errors.Is(err, errStopped) || d.p.ctx.Err() != nil:
 		d.mu.Lock()
 		d.fallBehind(d.inflight) // stays in front of the cursor
 		d.inflight = nil
@@ -69,6 +106,7 @@ func (d *dest) end(err error, began time.Time) {
 		d.failed(st.RetryAfter)
 	}
 	d.mu.Lock()
+	d.giveSlot()
 	d.running, d.used = false, time.Now()
 	d.start() // it may have been revived meanwhile
 	d.mu.Unlock()
@@ -107,7 +145,6 @@ func (d *dest) sendQueued(ctx context.Context) error {
 	if err := d.fill(ctx, t, batch); err != nil {
 		return own(err)
 	}
-	t.patient = len(rows) == 0 && !slices.ContainsFunc(batch, func(it *item) bool { return !it.many })
 	used := t.addRows(rows)
 	if err := d.addEphemeral(t); err != nil {
 		return own(err)
@@ -223,12 +260,12 @@ func (d *dest) deliver(t *transaction) error {
 // apart sends the parts of a refused transaction one by one.
 func (d *dest) apart(t *transaction) error {
 	for _, e := range t.edus {
-		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), patient: t.patient, traces: t.traces}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), traces: t.traces}); err != nil {
 			return err
 		}
 	}
 	for _, p := range t.pdus {
-		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), patient: t.patient, traces: t.traces}); err != nil {
+		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), traces: t.traces}); err != nil {
 			return err
 		}
 	}

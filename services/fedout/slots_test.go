@@ -2,15 +2,16 @@ package fedout
 
 import (
 	"context"
+	"errors"
 	"testing"
 )
 
 // However many patient transactions there are, others find a slot; all slots are used, and all come back.
-func TestSlots(t *testing.T) {
+func TestLane(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, n := range []int{1, 2, 4, 256} {
-		s := newSlots(n)
+		s := newLane(n)
 		var leave []func()
 		enter := func(patient bool) {
 			t.Helper()
@@ -52,4 +53,43 @@ func TestSlots(t *testing.T) {
 			t.Fatalf("%d and %d slots of %d are taken", len(s.all), len(s.patient), n)
 		}
 	}
+}
+
+// The slow ones are bounded in number and in bytes: the one that has waited longest has to end. Who ends gives its place
+// back, once.
+func TestSlow(t *testing.T) {
+	s := slow{most: 3, mostBytes: 100}
+	var ones []*slowOne
+	ended := make(map[int]error)
+	add := func(bytes int64) {
+		n := len(ones)
+		ones = append(ones, &slowOne{bytes: bytes, cancel: func(why error) { ended[n] = why }})
+		s.add(ones[n])
+	}
+	check := func(waiting int, bytes int64, over ...int) {
+		t.Helper()
+		if s.waiting.Len() != waiting || s.bytes != bytes || len(ended) != len(over) {
+			t.Fatalf("%d wait with %d bytes and %v have ended, want %d, %d and %v", s.waiting.Len(), s.bytes, ended, waiting, bytes, over)
+		}
+		for _, n := range over {
+			if !errors.Is(ended[n], errOverloaded) {
+				t.Fatalf("%d ended with %v", n, ended[n])
+			}
+		}
+	}
+	for range 4 {
+		add(10)
+	}
+	check(3, 30, 0)
+	add(90)
+	check(2, 100, 0, 1, 2)
+	s.remove(ones[0])
+	s.remove(ones[3])
+	s.remove(ones[3])
+	check(1, 90, 0, 1, 2)
+	add(500) // one may always wait
+	check(1, 500, 0, 1, 2, 4)
+	s.remove(ones[5])
+	s.add(ones[5]) // its timer came late
+	check(0, 0, 0, 1, 2, 4)
 }

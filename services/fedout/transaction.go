@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -34,8 +35,6 @@ type transaction struct {
 	pdus   []pdu
 	edus   []edu
 	bytes  int
-	// patient says that it leaves some slots to others.
-	patient bool
 	// traces are those that its entries stem from.
 	traces []trace.Link
 }
@@ -108,39 +107,62 @@ func (r *refusal) Error() string { return fmt.Sprintf("answered %d %s", r.status
 
 // send makes one transaction. An error that is not a *refusal means that the destination failed.
 func (d *dest) send(t *transaction) error {
-	leave, err := d.f.slots.enter(d.f.ctx, t.patient)
-	if err != nil {
+	if err := d.enterSlot(); err != nil {
 		return err
 	}
-	defer leave()
-	ctx, cancel := context.WithTimeout(d.f.ctx, transactionTimeout)
-	defer cancel()
 	s := d.f.s
 	q := fedclient.Request{Server: d.server, Method: http.MethodPut, URI: "/_matrix/federation/v1/send/" + rand.Text(),
 		Body: t.body(time.Now()), MaxBytes: transactionAnswer}
-	if err := s.sign(ctx, t.origin, &q); err != nil {
+	if err := s.sign(d.p.ctx, t.origin, &q); err != nil {
 		return err
 	}
 	start := time.Now()
-	resp, err := s.client.Do(ctx, q)
+	status, answer, err := d.request(q)
+	if err == nil && time.Since(start) < swiftAnswer {
+		d.f.swift.Add(d.server, struct{}{})
+	} else {
+		d.f.swift.Remove(d.server)
+	}
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("read answer of %s: %w", d.server, err)
-	}
-	switch resp.Status {
+	switch status {
 	case http.StatusOK:
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return &refusal{resp.Status, fmt.Sprintf("%.200s", answer)}
+		return &refusal{status, fmt.Sprintf("%.200s", answer)}
 	default:
-		return fmt.Errorf("%s answered %d %.200s", d.server, resp.Status, answer)
+		return fmt.Errorf("%s answered %d %.200s", d.server, status, answer)
 	}
 	s.metrics.seconds.Observe(time.Since(start).Seconds())
 	d.account(t, answer)
 	return nil
+}
+
+// request makes a request in the slot that the goroutine has. If the answer takes long, the slot is somebody else's
+// afterwards.
+func (d *dest) request(q fedclient.Request) (status int, answer []byte, err error) {
+	stopping, stop := context.WithCancelCause(d.p.ctx)
+	defer stop(nil)
+	ctx, cancel := context.WithTimeout(stopping, transactionTimeout)
+	defer cancel()
+	end := d.f.slots.move(d.leaveSlot, len(q.Body), stop)
+	defer func() {
+		if !end() {
+			d.leaveSlot = nil
+		}
+		if cause := context.Cause(ctx); err != nil && errors.Is(cause, errOverloaded) {
+			err = cause
+		}
+	}()
+	resp, err := d.f.s.client.Do(ctx, q)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	if answer, err = io.ReadAll(resp.Body); err != nil {
+		return 0, nil, fmt.Errorf("read answer of %s: %w", d.server, err)
+	}
+	return resp.Status, answer, nil
 }
 
 // account counts what was sent. Errors of single events concern the receiver: they are not sent again.
