@@ -19,12 +19,25 @@ import (
 const maxFederationAnswer = 8 << 20
 
 // federate makes a request to another server, on behalf of one of ours, and decodes its answer. A Matrix error of the
-// other server is returned as such (a *merr.Error with its status); that it cannot be reached is a 502.
+// other server is returned as such (a *merr.Error with its status); that it cannot be reached is a 502. As a user waits
+// for it, the server is asked even while it backs off.
 func (c *Client) federate(ctx context.Context, origin, destination id.Server, method, uri string, body, answer any, timeout time.Duration) error {
-	req := &fedv1.DoRequest{
+	return c.askServer(ctx, &fedv1.DoRequest{
 		Origin: string(origin), Destination: string(destination), Method: method, Uri: uri,
-		TimeoutMs: timeout.Milliseconds(), MaxBytes: maxFederationAnswer,
-	}
+		TimeoutMs: timeout.Milliseconds(), MaxBytes: maxFederationAnswer, IgnoreBackoff: true,
+	}, body, answer, timeout)
+}
+
+// federateSparing is federate for what clients ask often and of many servers at once: a server for which somebody has
+// waited long in vain a moment ago is not asked while it backs off.
+func (c *Client) federateSparing(ctx context.Context, origin, destination id.Server, method, uri string, body, answer any, timeout time.Duration) error {
+	return c.askServer(ctx, &fedv1.DoRequest{
+		Origin: string(origin), Destination: string(destination), Method: method, Uri: uri,
+		TimeoutMs: timeout.Milliseconds(), MaxBytes: maxFederationAnswer, IgnoreBackoff: true, Sparing: true,
+	}, body, answer, timeout)
+}
+
+func (c *Client) askServer(ctx context.Context, req *fedv1.DoRequest, body, answer any, timeout time.Duration) error {
 	if body != nil {
 		var err error
 		if req.Body, err = json.Marshal(body); err != nil {
@@ -41,7 +54,7 @@ func (c *Client) federate(ctx context.Context, origin, destination id.Server, me
 		return remoteError(status, raw)
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
-		return merr.BadGateway("The answer of " + string(destination) + " was not understood").WithCause(err)
+		return merr.BadGateway("The answer of " + req.Destination + " was not understood").WithCause(err)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func (c *Client) claimRemote(ctx context.Context, a *claimAnswer, origin, server
 	var answer struct {
 		Keys map[id.User]map[id.Device]map[string]json.RawMessage `json:"one_time_keys"`
 	}
-	err := c.federate(ctx, origin, server, http.MethodPost, "/_matrix/federation/v1/user/keys/claim",
+	err := c.federateSparing(ctx, origin, server, http.MethodPost, "/_matrix/federation/v1/user/keys/claim",
 		map[string]any{"one_time_keys": users}, &answer, timeout)
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -240,7 +240,7 @@ func (c *Client) followOne(ctx context.Context, a *keyAnswer, origin id.Server, 
 	}
 	var raw json.RawMessage
 	uri := "/_matrix/federation/v1/user/devices/" + url.PathEscape(string(u))
-	if err := c.federate(ctx, origin, u.Server(), http.MethodGet, uri, nil, &raw, timeout); err != nil {
+	if err := c.federateSparing(ctx, origin, u.Server(), http.MethodGet, uri, nil, &raw, timeout); err != nil {
 		return err
 	}
 	var d remoteDevices
@@ -327,7 +327,7 @@ func (c *Client) askKeys(ctx context.Context, a *keyAnswer, origin, server id.Se
 		Master      map[id.User]json.RawMessage               `json:"master_keys"`
 		SelfSigning map[id.User]json.RawMessage               `json:"self_signing_keys"`
 	}
-	err := c.federate(ctx, origin, server, http.MethodPost, "/_matrix/federation/v1/user/keys/query",
+	err := c.federateSparing(ctx, origin, server, http.MethodPost, "/_matrix/federation/v1/user/keys/query",
 		map[string]any{"device_keys": q}, &answer, timeout)
 	if err != nil {
 		a.fail(server, err)

@@ -26,6 +26,46 @@ func (c *cluster) far(answers map[string]string) {
 	}
 }
 
+// Server-server API: what a client waits for is asked even of a server that backs off; what clients ask often, of many
+// servers, is not asked if somebody has waited in vain a moment ago.
+func TestUserWaitsForServerThatBacksOff(t *testing.T) {
+	c := newCluster(t)
+	anna := c.register("anna")
+	rita := "@rita:far.example"
+	for _, tc := range []struct {
+		method, path string
+		body         any
+		asked        string
+		sparing      bool
+	}{
+		{"GET", "/directory/room/" + url.PathEscape("#a:far.example"), nil, "/query/directory", false},
+		{"POST", "/publicRooms?server=far.example", map[string]any{}, "/publicRooms", false},
+		{"GET", "/profile/" + rita, nil, "/query/profile", false},
+		{"POST", "/keys/query", map[string]any{"device_keys": map[string]any{rita: []string{}}}, "/user/keys/query", true},
+		{"POST", "/keys/claim", map[string]any{"one_time_keys": map[string]any{rita: map[string]any{"R": "signed_curve25519"}}}, "/user/keys/claim", true},
+		{"GET", "/rooms/" + url.PathEscape("!r:far.example") + "/hierarchy", nil, "/hierarchy", true},
+	} {
+		c.remote.mu.Lock()
+		c.remote.asked = nil
+		c.remote.mu.Unlock()
+		if strings.HasSuffix(tc.path, "/hierarchy") {
+			anna.do(tc.method, "/_matrix/client/v1"+tc.path, tc.body)
+		} else {
+			anna.do(tc.method, v3+tc.path, tc.body)
+		}
+		c.remote.mu.Lock()
+		asked := c.remote.asked
+		c.remote.mu.Unlock()
+		if len(asked) == 0 || !strings.HasPrefix(asked[0].Uri, "/_matrix/federation/v1"+tc.asked) {
+			t.Errorf("%s: asked %v", tc.path, asked)
+			continue
+		}
+		if !asked[0].IgnoreBackoff || asked[0].Sparing != tc.sparing {
+			t.Errorf("%s: in spite of a backoff %v, sparing %v, want %v", tc.path, asked[0].IgnoreBackoff, asked[0].Sparing, tc.sparing)
+		}
+	}
+}
+
 // Client-server API, "Room aliases"; server-server API, GET /query/directory.
 func TestRemoteAlias(t *testing.T) {
 	c := newCluster(t)

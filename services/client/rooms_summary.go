@@ -138,7 +138,7 @@ func (c *Client) askSummary(ctx context.Context, origin id.Server, user id.User,
 			break
 		}
 		uri := "/_matrix/federation/v1/hierarchy/" + url.PathEscape(string(t.Room)) + "?suggested_only=false"
-		if err := c.federate(ctx, origin, server, http.MethodGet, uri, nil, &answer, summaryTime); err != nil {
+		if err := c.federateSparing(ctx, origin, server, http.MethodGet, uri, nil, &answer, summaryTime); err != nil {
 			c.log.DebugContext(ctx, "ask for a room", "room", t.Room, "server", server, "err", err)
 			continue
 		}

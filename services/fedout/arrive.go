@@ -223,7 +223,7 @@ func (d *dest) listDevices(ctx context.Context, users []id.User, into map[id.Ser
 		}
 		t := into[user.Server()]
 		if t == nil {
-			t = &transaction{origin: user.Server(), patient: true}
+			t = &transaction{origin: user.Server()}
 			into[t.origin] = t
 		}
 		for _, device := range slices.Sorted(maps.Keys(k.Devices)) {

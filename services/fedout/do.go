@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,12 +38,12 @@ func (s *Service) Do(in *fedv1.DoRequest, stream grpc.ServerStreamingServer[fedv
 	}
 	leave, err := s.requests.enter(q.Server)
 	if err != nil {
-		return s.unreachable(q.Server, err, destination.State{})
+		return unreachable(q.Server, err, destination.State{}, false)
 	}
 	defer leave()
 	ctx, cancel := context.WithTimeout(stream.Context(), requestTimeout(in.TimeoutMs))
 	defer cancel()
-	if !in.IgnoreBackoff {
+	if !in.IgnoreBackoff || in.Sparing && s.vain.lately(q.Server) {
 		if err := s.checkBackoff(ctx, q.Server); err != nil {
 			return err
 		}
@@ -143,7 +142,7 @@ func (s *Service) checkBackoff(ctx context.Context, server id.Server) error {
 		return nil
 	}
 	if st.BackingOff(time.Now()) {
-		return s.unreachable(server, errors.New("backing off"), st)
+		return unreachable(server, errors.New("backing off"), st, true)
 	}
 	return nil
 }
@@ -164,7 +163,8 @@ func (s *Service) failed(caller context.Context, server id.Server, waited time.D
 	if caller.Err() != nil && (waited < patience || errors.Is(caller.Err(), context.Canceled)) {
 		return caller.Err()
 	}
-	return s.unreachable(server, cause, s.noteFailure(caller, server, time.Now().Add(-waited)))
+	s.vain.waited(server, waited)
+	return unreachable(server, cause, s.noteFailure(caller, server, time.Now().Add(-waited)), false)
 }
 
 // noteFailure raises the backoff of a destination, of which a request failed.
@@ -185,6 +185,7 @@ func (s *Service) answered(ctx context.Context, server id.Server, began time.Tim
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		s.noteFailure(ctx, server, began)
 	default:
+		s.vain.answered(server)
 		s.noteSuccess(ctx, server, time.Now())
 	}
 }
@@ -199,9 +200,10 @@ func (s *Service) noteSuccess(ctx context.Context, server id.Server, answered ti
 	s.sender.revive(server)
 }
 
-// unreachable is the error for callers: UNAVAILABLE with its reason, and a Matrix error for whoever passes it on.
-func (s *Service) unreachable(server id.Server, cause error, st destination.State) error {
-	detail := &fedv1.Unreachable{Destination: string(server)}
+// unreachable is the error for callers: UNAVAILABLE with its reason, and a Matrix error for whoever passes it on. untried
+// says that the destination was not asked.
+func unreachable(server id.Server, cause error, st destination.State, untried bool) error {
+	detail := &fedv1.Unreachable{Destination: string(server), Untried: untried}
 	if wait := time.Until(st.RetryAfter); wait > 0 {
 		detail.BackingOff, detail.RetryAfterMs = true, wait.Milliseconds()
 	}
@@ -212,43 +214,4 @@ func (s *Service) unreachable(server id.Server, cause error, st destination.Stat
 		return err
 	}
 	return st2.Err()
-}
-
-// requestSlots bounds the requests of other roles that are under way: in all, and to one server, so that one that hangs
-// does not take them all.
-type requestSlots struct {
-	most int
-
-	mu  sync.Mutex
-	all int
-	to  map[id.Server]int
-}
-
-func newRequestSlots(most int) *requestSlots {
-	return &requestSlots{most: most, to: make(map[id.Server]int)}
-}
-
-// shareOfOne is the part of all requests that may go to one server.
-const shareOfOne = 8
-
-// enter takes a slot, or fails at once; leave gives it back.
-func (r *requestSlots) enter(server id.Server) (leave func(), err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.all >= r.most {
-		return nil, errors.New("too many requests to other servers are under way")
-	}
-	if r.to[server] >= max(1, r.most/shareOfOne) {
-		return nil, errors.New("too many requests to this server are under way")
-	}
-	r.all++
-	r.to[server]++
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.all--
-		if r.to[server]--; r.to[server] == 0 {
-			delete(r.to, server)
-		}
-	}, nil
 }

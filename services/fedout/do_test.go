@@ -480,3 +480,34 @@ func TestRequestsToHangingServer(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+// A request that is made often is not made while the server backs off and somebody has waited for it in vain; one that a
+// user waits for is.
+func TestSparingRequest(t *testing.T) {
+	w := newWorld(t)
+	a := w.remote()
+	a.extra = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	k := w.start("one")
+	get := func(sparing bool) *fedv1.Unreachable {
+		_, err := k.do(t.Context(), &fedv1.DoRequest{Origin: ours, Destination: a.name, Method: "GET", Uri: "/", IgnoreBackoff: true, Sparing: sparing})
+		if err == nil {
+			return nil
+		}
+		return unreachableDetail(err)
+	}
+	a.down()
+	if u := get(true); u == nil || u.Untried {
+		t.Fatalf("first attempt: %v", u)
+	}
+	k.vain.waited(id.Server(a.name), time.Hour)
+	if u := get(true); u == nil || !u.Untried {
+		t.Errorf("after a long wait: %v", u)
+	}
+	a.up()
+	if u := get(false); u != nil {
+		t.Errorf("a user waits: %v", u)
+	}
+	if u := get(true); u != nil {
+		t.Errorf("it has answered since: %v", u)
+	}
+}

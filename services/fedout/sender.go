@@ -42,7 +42,7 @@ type sender struct {
 	slots  *slots
 	// swift are servers that answered their last transaction well.
 	swift *expirable.LRU[id.Server, struct{}]
-	bytes  atomic.Int64
+	bytes atomic.Int64
 
 	// ctx is that of requests to other servers.
 	ctx  context.Context

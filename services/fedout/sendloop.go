@@ -226,7 +226,7 @@ func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
 // alone is dropped.
 func (d *dest) deliver(t *transaction) error {
 	for len(t.edus) > maxEDUs {
-		some := &transaction{origin: t.origin, edus: t.edus[:maxEDUs], bytes: t.bytes, patient: t.patient, traces: t.traces}
+		some := &transaction{origin: t.origin, edus: t.edus[:maxEDUs], bytes: t.bytes, traces: t.traces}
 		if err := d.deliver(some); err != nil {
 			return err
 		}

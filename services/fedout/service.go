@@ -75,6 +75,7 @@ type Service struct {
 	presence *presence.Store
 	sender   *sender
 	requests *requestSlots
+	vain     *inVain
 	keySlots chan struct{} // slots of key look-ups
 	faults   faults
 }
@@ -101,7 +102,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, shards: d.Shards, db: d.DB, users: d.Users, bus: d.Bus, members: d.Members, servers: d.Servers,
 		dests: d.Destinations, keyServers: d.Network.TrustedKeyServers, client: fedclient.New(cc), keys: keyring.NewStore(d.Shards), tracer: d.Tracer, log: d.Log,
-		presence: presence.New(d.Redis, d.Bus), metrics: newMetrics(d.Registerer), requests: newRequestSlots(cfg.Requests), keySlots: make(chan struct{}, cfg.KeyFetches),
+		presence: presence.New(d.Redis, d.Bus), metrics: newMetrics(d.Registerer), requests: newRequestSlots(cfg.Requests), vain: newInVain(), keySlots: make(chan struct{}, cfg.KeyFetches),
 	}
 	if s.dests == nil {
 		s.dests = destination.New(d.Shards, d.Bus)

@@ -34,7 +34,7 @@ func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*r
 		return &roomv1.BackfillResponse{Complete: true}, nil
 	}
 	limit := min(max(int(req.Limit), 1), backfillLimit)
-	for _, server := range servers {
+	for ctx, server := range inTurn(ctx, servers) {
 		in.origin = server
 		stored, err := in.backfillFrom(ctx, from, limit)
 		if retry(err) || ctx.Err() != nil {

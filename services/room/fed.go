@@ -88,9 +88,11 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
+	how := attemptOf(ctx)
 	stream, err := s.fedout.Do(ctx, &federationv1.DoRequest{Origin: string(q.origin), Destination: string(q.dest), Method: q.method,
-		Uri: q.uri, Body: body, TimeoutMs: q.timeout.Milliseconds(), MaxBytes: q.max})
+		Uri: q.uri, Body: body, TimeoutMs: q.timeout.Milliseconds(), MaxBytes: q.max, IgnoreBackoff: how.always})
 	if err != nil {
+		how.failed(err)
 		return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 	}
 	status, answer := 0, []byte(nil)
@@ -101,6 +103,7 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 			break
 		}
 		if err != nil {
+			how.failed(err)
 			return fmt.Errorf("ask %s: %w: %w", q.dest, errUnanswered, err)
 		}
 		if m.Status != 0 {

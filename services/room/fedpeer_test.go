@@ -17,7 +17,9 @@ import (
 
 	"github.com/tidwall/gjson"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/matrix/event"
@@ -42,6 +44,8 @@ type network struct {
 	held    chan struct{} // requests wait until it is closed
 	holding chan struct{} // one for each request that waits
 	old     *merr.Error   // what servers answer that do not know version 2 of invite
+	// backOff are servers that are asked only if they are asked in spite of that.
+	backOff map[id.Server]bool
 	// strangers is the key of all servers that are no clusters.
 	strangers *signing.Key
 }
@@ -160,6 +164,16 @@ func (a *answer) Header() (metadata.MD, error) { return nil, nil }
 
 // Do implements federationv1.FedOutClient.
 func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[federationv1.DoResponse], error) {
+	n.mu.Lock()
+	backOff := n.backOff[id.Server(in.Destination)]
+	n.mu.Unlock()
+	if backOff && !in.IgnoreBackoff {
+		st, err := status.New(codes.Unavailable, "backing off").WithDetails(&federationv1.Unreachable{Destination: in.Destination, Untried: true})
+		if err != nil {
+			return nil, err
+		}
+		return nil, st.Err()
+	}
 	c := n.at(id.Server(in.Destination))
 	if c == nil || n.at(id.Server(in.Origin)) == nil {
 		return nil, errors.New("no route to " + in.Destination)
@@ -201,13 +215,13 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	default:
 		out, err = c.serveInvite(ctx, args[0], in)
 	}
-	status := int32(200)
+	code := int32(200)
 	if err != nil {
 		m := merr.From(err)
-		status, out = int32(m.Status), json.RawMessage(m.AppendJSON(nil))
+		code, out = int32(m.Status), json.RawMessage(m.AppendJSON(nil))
 	}
 	if out, ok := out.(chunks); ok {
-		a := &answer{messages: []*federationv1.DoResponse{{Status: status}}}
+		a := &answer{messages: []*federationv1.DoResponse{{Status: code}}}
 		for _, c := range out {
 			a.messages = append(a.messages, &federationv1.DoResponse{Chunk: c})
 		}
@@ -217,7 +231,7 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	if err != nil {
 		return nil, err
 	}
-	return &answer{messages: []*federationv1.DoResponse{{Status: status}, {Chunk: body}}}, nil
+	return &answer{messages: []*federationv1.DoResponse{{Status: code}, {Chunk: body}}}, nil
 }
 
 // serve is a minimal federation API over the room role.

@@ -26,7 +26,7 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 	if err != nil || known != nil {
 		return known, err
 	}
-	raw, err := s.askInvite(ctx, pdu, target.Server(), shown)
+	raw, err := s.askInvite(forUser(ctx), pdu, target.Server(), shown)
 	if err != nil {
 		return nil, elsewhereError(err, "")
 	}
@@ -196,7 +196,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	if err != nil {
 		return nil, err
 	}
-	for _, server := range servers {
+	for ctx, server := range inTurn(ctx, servers) {
 		pdu, err := s.leaveVia(ctx, roomID, in, server)
 		if err == nil {
 			return s.outsideAnswer(ctx, pdu, in.sender, "leave", nil)
@@ -262,7 +262,7 @@ func (s *Service) knockElsewhere(ctx context.Context, roomID id.Room, in intent,
 		return nil, err
 	}
 	var failed error
-	for _, server := range servers {
+	for ctx, server := range inTurn(ctx, servers) {
 		pdu, stripped, err := s.knockVia(ctx, roomID, in, server)
 		if err == nil {
 			return s.outsideAnswer(ctx, pdu, in.sender, "knock", stripped)

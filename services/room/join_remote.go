@@ -54,7 +54,7 @@ func (s *Service) joinThrough(ctx context.Context, roomID id.Room, in intent, vi
 		return nil, err
 	}
 	var failed error
-	for _, server := range servers {
+	for ctx, server := range inTurn(ctx, servers) {
 		joined, err := s.joinVia(ctx, roomID, in, server)
 		if err == nil {
 			return joined, nil

@@ -36,8 +36,11 @@ type DoRequest struct {
 	TimeoutMs int64  `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
 	// Largest answer that is accepted, in bytes; 0 means 16 MiB.
 	MaxBytes int64 `protobuf:"varint,7,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
-	// Try even if the destination is backing off.
+	// Try even if the destination is backing off: a user waits for the answer.
 	IgnoreBackoff bool `protobuf:"varint,8,opt,name=ignore_backoff,json=ignoreBackoff,proto3" json:"ignore_backoff,omitempty"`
+	// With ignore_backoff: do not try if somebody has waited long for this destination in vain a short while ago. For
+	// requests that go without the answer if need be, and are made often.
+	Sparing       bool `protobuf:"varint,9,opt,name=sparing,proto3" json:"sparing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -128,6 +131,13 @@ func (x *DoRequest) GetIgnoreBackoff() bool {
 	return false
 }
 
+func (x *DoRequest) GetSparing() bool {
+	if x != nil {
+		return x.Sparing
+	}
+	return false
+}
+
 type DoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the first message only.
@@ -188,7 +198,9 @@ type Unreachable struct {
 	Destination string                 `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
 	BackingOff  bool                   `protobuf:"varint,2,opt,name=backing_off,json=backingOff,proto3" json:"backing_off,omitempty"`
 	// When it will be tried again, in milliseconds from now; 0 if unknown.
-	RetryAfterMs  int64 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	RetryAfterMs int64 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	// It was not asked, as it is backing off.
+	Untried       bool `protobuf:"varint,4,opt,name=untried,proto3" json:"untried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +254,13 @@ func (x *Unreachable) GetRetryAfterMs() int64 {
 		return x.RetryAfterMs
 	}
 	return 0
+}
+
+func (x *Unreachable) GetUntried() bool {
+	if x != nil {
+		return x.Untried
+	}
+	return false
 }
 
 type KeysRequest struct {
@@ -474,7 +493,7 @@ var File_federation_v1_fedout_proto protoreflect.FileDescriptor
 
 const file_federation_v1_fedout_proto_rawDesc = "" +
 	"\n" +
-	"\x1afederation/v1/fedout.proto\x12\x13hanse.federation.v1\"\xe6\x01\n" +
+	"\x1afederation/v1/fedout.proto\x12\x13hanse.federation.v1\"\x80\x02\n" +
 	"\tDoRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12 \n" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x16\n" +
@@ -484,16 +503,18 @@ const file_federation_v1_fedout_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMs\x12\x1b\n" +
 	"\tmax_bytes\x18\a \x01(\x03R\bmaxBytes\x12%\n" +
-	"\x0eignore_backoff\x18\b \x01(\bR\rignoreBackoff\":\n" +
+	"\x0eignore_backoff\x18\b \x01(\bR\rignoreBackoff\x12\x18\n" +
+	"\asparing\x18\t \x01(\bR\asparing\":\n" +
 	"\n" +
 	"DoResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12\x14\n" +
-	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"v\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x90\x01\n" +
 	"\vUnreachable\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x1f\n" +
 	"\vbacking_off\x18\x02 \x01(\bR\n" +
 	"backingOff\x12$\n" +
-	"\x0eretry_after_ms\x18\x03 \x01(\x03R\fretryAfterMs\"F\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\x03R\fretryAfterMs\x12\x18\n" +
+	"\auntried\x18\x04 \x01(\bR\auntried\"F\n" +
 	"\vKeysRequest\x127\n" +
 	"\aqueries\x18\x01 \x03(\v2\x1d.hanse.federation.v1.KeyQueryR\aqueries\"n\n" +
 	"\bKeyQuery\x12\x16\n" +
