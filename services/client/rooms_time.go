@@ -116,7 +116,7 @@ func (c *Client) askForTime(ctx context.Context, a *access, ts int64, back bool)
 		asked++
 		go func() {
 			at := new(eventAt)
-			if err := c.federate(ctx, a.reader.User.Server(), server, "GET", uri, nil, at, timeAnswer); err != nil {
+			if err := c.federateSparing(ctx, a.reader.User.Server(), server, "GET", uri, nil, at, timeAnswer); err != nil {
 				c.log.InfoContext(ctx, "event at a time", "room", a.room.ID, "server", server, "err", err)
 				at = nil
 			} else if _, err := id.ParseEvent(string(at.ID)); err != nil {
