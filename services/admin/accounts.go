@@ -183,7 +183,7 @@ func (a *Admin) User(ctx context.Context, name string) (*UserDetails, error) {
 		return nil, err
 	}
 	for _, m := range memberships {
-		d.Rooms[string(m.Membership)]++
+		d.Rooms[m.Membership]++
 	}
 	return d, nil
 }

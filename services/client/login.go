@@ -86,13 +86,30 @@ func (i *identifier) user(server id.Server) (id.User, error) {
 	if i.User == "" {
 		return "", merr.MissingParam("identifier.user")
 	}
-	name := i.User
+	u, err := typedUser(i.User, server)
+	if err != nil {
+		return "", merr.Forbidden("Invalid username or password").WithCause(err)
+	}
+	return u, nil
+}
+
+// typedUser returns the user id that a person means who logs in at a server: by a localpart, or by an id, which may lack
+// the @ or the port of the server's name and may have spaces around it.
+func typedUser(text string, server id.Server) (id.User, error) {
+	name := strings.TrimSpace(text)
+	if !strings.HasPrefix(name, "@") && strings.Contains(name, ":") {
+		name = "@" + name
+	}
 	if !strings.HasPrefix(name, "@") {
-		name = string(id.NewUser(name, server))
+		return id.ParseUser(string(id.NewUser(name, server)))
 	}
 	u, err := id.ParseUser(name)
 	if err != nil {
-		return "", merr.Forbidden("Invalid username or password").WithCause(err)
+		return "", err
+	}
+	host, _ := server.HostPort()
+	if typed := string(u.Server()); strings.EqualFold(typed, string(server)) || strings.EqualFold(typed, host) {
+		return id.NewUser(u.Localpart(), server), nil
 	}
 	return u, nil
 }

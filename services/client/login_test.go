@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
 )
@@ -347,4 +348,28 @@ func TestRefresh(t *testing.T) {
 	c.do("GET", v3+"/account/whoami", fourth.str("access_token"), nil).ok()
 	refresh("").fails(400, "M_MISSING_PARAM")
 	refresh("garbage").fails(401, "M_UNKNOWN_TOKEN")
+}
+
+// Client-server API, "Matrix User ID" (identifier types): what people type for their user id.
+func TestTypedUser(t *testing.T) {
+	const server = "localhost:8448"
+	for text, want := range map[string]id.User{
+		"alice":                 "@alice:localhost:8448",
+		" alice ":               "@alice:localhost:8448",
+		"@alice:localhost:8448": "@alice:localhost:8448",
+		"@alice:localhost":      "@alice:localhost:8448",
+		"alice:localhost":       "@alice:localhost:8448",
+		"@Alice:LOCALHOST":      "@Alice:localhost:8448", // the account is looked for in lower case too
+		"@alice:localhost:8449": "@alice:localhost:8449",
+		"@alice:else.example":   "@alice:else.example",
+	} {
+		if got, err := typedUser(text, server); err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"@", "@alice", ":"} {
+		if got, err := typedUser(text, server); err == nil {
+			t.Errorf("%q is %q", text, got)
+		}
+	}
 }
