@@ -37,11 +37,15 @@ func diffMaps(ms []Map, emit func(string, []int64) bool) {
 	if len(ms) < 2 {
 		return
 	}
-	d := differ{emit: emit, nids: make([]int64, len(ms)), pos: make([]int, len(ms))}
+	newDiffer(ms, emit).run(0)
+}
+
+func newDiffer(ms []Map, emit func(string, []int64) bool) *differ {
+	d := &differ{emit: emit, nids: make([]int64, len(ms)), pos: make([]int, len(ms))}
 	for _, m := range ms {
 		d.stack = append(d.stack, m.root)
 	}
-	d.run(0)
+	return d
 }
 
 // differ walks k subtrees that cover the same range of keys at once.
@@ -51,12 +55,15 @@ type differ struct {
 	pos   []int
 	lists [][]entry
 	stack []*node // frames of k nodes each; reused, so that a level costs no allocation
+
+	compared int // nodes and entries, for the tests
 }
 
 // run compares the k nodes that start at stack[at]; false means stop.
 func (d *differ) run(at int) bool {
 	k := len(d.nids)
 	nodes := d.stack[at : at+k : at+k]
+	d.compared += k
 	equal, inners := true, true
 	for _, nd := range nodes {
 		equal = equal && same(nodes[0], nd)
@@ -144,6 +151,7 @@ func (d *differ) merge(nodes []*node) bool {
 		default:
 			lists[i] = nd.appendTo(make([]entry, 0, nd.n))
 		}
+		d.compared += len(lists[i])
 	}
 	clear(d.pos)
 	for {

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,18 @@ func (c *Counter) Of(f func()) (statements, rows float64) {
 	s, r := c.statements.Load(), c.rows.Load()
 	f()
 	return float64(c.statements.Load() - s), float64(c.rows.Load() - r)
+}
+
+// Each runs an operation some times, and returns what the middle one of them made: what runs beside them by the clock is not
+// counted.
+func (c *Counter) Each(times int, op func(i int)) (statements, rows float64) {
+	s, r := make([]float64, times), make([]float64, times)
+	for i := range times {
+		s[i], r[i] = c.Of(func() { op(i) })
+	}
+	slices.Sort(s)
+	slices.Sort(r)
+	return s[times/2], r[times/2]
 }
 
 // TraceQueryStart implements [pgx.QueryTracer].
