@@ -2,6 +2,7 @@ package httpx
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -10,52 +11,180 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/merr"
 )
 
 // MaxDepth is how deeply JSON in a request may be nested.
 const MaxDepth = 100
 
-// bodyTimeout bounds the reading of a request body.
-const bodyTimeout = 60 * time.Second
+// bodyLeast is what a body is charged for at least while it is read: a buffer, and its connection.
+const bodyLeast = 4 << 10
 
-// Body reads the request body, up to the route's limit (413 M_TOO_LARGE beyond it).
+// Body reads the request body, up to the route's limit (413 M_TOO_LARGE beyond it). Its memory is taken as it arrives, from
+// the account of the user (KnownUser) or the address that sends it, and is given back when the request is answered. 429 if
+// the account has no room, 408 if the body comes too slowly.
 func Body(r *http.Request) ([]byte, error) {
-	limit, rc := int64(1<<20), (*http.ResponseController)(nil)
-	if s := stateOf(r); s != nil {
-		limit = s.route.maxBody
-		rc = http.NewResponseController(s.w.ResponseWriter)
-	}
-	if r.ContentLength > limit {
-		return nil, merr.TooLarge("The request body is too large")
-	}
-	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+	s := stateOf(r)
+	if s == nil && r.Body == nil {
 		return nil, nil
 	}
-	if rc != nil {
-		// Errors mean that the connection cannot have deadlines, as in tests. The deadline ends
-		// with the body: a long poll has none.
-		_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
-		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	if s == nil {
+		return io.ReadAll(io.LimitReader(r.Body, 1<<20)) // outside of a router, in tests
 	}
-	// A client may promise much and send nothing: memory follows what arrives.
-	var buf bytes.Buffer
-	if n := r.ContentLength; n > 0 {
-		buf.Grow(int(min(n, 64<<10)) + bytes.MinRead)
+	b, _, err := s.read(r, s.payers())
+	if err != nil {
+		return nil, err
 	}
-	if _, err := buf.ReadFrom(io.LimitReader(r.Body, limit+1)); err != nil {
-		return nil, bodyError(err)
-	}
-	b := buf.Bytes()
-	if int64(len(b)) > limit {
-		return nil, merr.TooLarge("The request body is too large")
-	}
-	return b, nil
+	return b, s.settle(nil)
 }
 
-func bodyError(err error) error {
+// ServerBody reads the body of a request that claims to come from a server, until Proven. A body of which that is likely,
+// as it comes from where the server has proven it before, is charged to the server's account; others to the sender's
+// address and to the claimed name, among strangers. It may have to make room for others: the context ends when it has to.
+func ServerBody(r *http.Request, server string, likely bool) ([]byte, context.Context, error) {
+	s := stateOf(r)
+	names := serverPayers(server)
+	if !likely {
+		names = append(s.payers(), admission.Name{Kind: payClaimed, Key: server})
+	}
+	return s.read(r, names)
+}
+
+// Proven says that the request comes from the server: from now on its body is charged to the server's account.
+func Proven(r *http.Request, server string) error { return stateOf(r).settle(serverPayers(server)) }
+
+func serverPayers(server string) []admission.Name {
+	return []admission.Name{{Kind: payKnown}, {Kind: payServer, Key: server}}
+}
+
+// KeepBody has the body's memory counted until release is called, also after the answer.
+func KeepBody(r *http.Request) (release func()) {
+	s := stateOf(r)
+	if s == nil || s.body == nil {
+		return func() {}
+	}
+	e := s.body
+	s.body = nil
+	return e.Release
+}
+
+// settle says that a body that was read stays, and to whom it is charged if that has changed.
+func (s *state) settle(names []admission.Name) error {
+	var err error
+	switch {
+	case s.body == nil:
+		return nil
+	case names == nil:
+		err = s.body.Settle()
+	default:
+		err = s.body.Move(names...)
+	}
+	if err != nil {
+		return merr.LimitExceeded(1000).WithCause(err)
+	}
+	return nil
+}
+
+// read reads the body into memory that is charged to accounts. The context is the request's, and ends when the body has to
+// make room for others.
+func (s *state) read(r *http.Request, names []admission.Name) ([]byte, context.Context, error) {
+	limit := s.route.maxBody
+	if r.ContentLength > limit {
+		return nil, nil, merr.TooLarge("The request body is too large")
+	}
+	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return nil, r.Context(), nil
+	}
+	// An error of the controller means that the connection cannot have deadlines, as in tests.
+	rc := http.NewResponseController(s.w.ResponseWriter)
+	ctx, cancel := context.WithCancel(r.Context())
+	s.cancel = cancel
+	s.body = s.intake.pool.Enter(func() {
+		s.bodyFailed.Store(true)
+		_ = rc.SetReadDeadline(longAgo)
+		cancel()
+	}, names...)
+	s.giveSlot()
+	b, err := s.fill(r, rc, limit)
+	if err != nil {
+		s.bodyFailed.Store(true)
+		return nil, nil, s.bodyError(err)
+	}
+	_ = rc.SetReadDeadline(time.Time{}) // it is for the body only: a long poll has none
+	if err := s.takeSlot(); err != nil {
+		return nil, nil, err
+	}
+	return b, ctx, nil
+}
+
+// longAgo is a deadline that ends what goes on.
+var longAgo = time.Unix(1, 0)
+
+// fill reads the body. The buffer grows as bytes arrive, whatever length was announced.
+func (s *state) fill(r *http.Request, rc *http.ResponseController, limit int64) ([]byte, error) {
+	most := limit + 1 // one more byte says that it is too large
+	if r.ContentLength > 0 {
+		most = r.ContentLength
+	}
+	if err := s.body.Take(bodyLeast); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, min(most, bodyLeast))
+	for began := time.Now(); ; {
+		if len(b) == cap(b) {
+			if int64(len(b)) == most {
+				return b, s.end(r, limit, most)
+			}
+			larger := min(2*int64(cap(b)), most)
+			if err := s.body.Take(larger); err != nil {
+				return nil, err
+			}
+			grown := make([]byte, len(b), larger)
+			copy(grown, b)
+			s.body.Free(int64(max(cap(b), bodyLeast)))
+			b = grown
+		}
+		_ = rc.SetReadDeadline(s.intake.deadline(began, len(b)))
+		if s.body.Evicted() { // the deadline that said so is overwritten
+			return nil, admission.ErrEvicted
+		}
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			if int64(len(b)) > limit {
+				return nil, errTooLarge
+			}
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// end looks whether a body ends where it has to.
+func (s *state) end(r *http.Request, limit, most int64) error {
+	if most > limit {
+		return errTooLarge
+	}
+	// The announced length has arrived. Readers that say so with the last bytes have been heard already.
+	if _, err := r.Body.Read(make([]byte, 1)); err != nil && err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+var errTooLarge = merr.TooLarge("The request body is too large")
+
+func (s *state) bodyError(err error) error {
 	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return err
+	case errors.Is(err, admission.ErrFull), errors.Is(err, admission.ErrEvicted), s.body.Evicted():
+		return merr.LimitExceeded(1000).WithCause(err)
+	case errors.As(err, &ne) && ne.Timeout():
 		return merr.New(http.StatusRequestTimeout, merr.CodeUnknown, "The request body took too long").WithCause(err)
 	}
 	return merr.NotJSON("The request body was cut short").WithCause(err)

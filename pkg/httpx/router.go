@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/merr"
 )
 
@@ -31,11 +33,13 @@ type RouterConfig struct {
 	CORS bool
 	// MaxBody bounds request bodies in bytes unless the route says otherwise (default 1 MiB).
 	MaxBody int64
-	// MaxConcurrent bounds the requests in progress, long polls apart (default 4096); beyond it
-	// requests get 429 M_LIMIT_EXCEEDED at once.
+	// MaxConcurrent bounds the requests that are worked on, long polls apart (default 4096); beyond
+	// it requests get 429 M_LIMIT_EXCEEDED at once. Those whose body has not arrived do not count.
 	MaxConcurrent int
 	// MaxPolls bounds the long polls in progress (default 100,000).
 	MaxPolls int
+	// Intake takes the request bodies in; nil: one of the router's own.
+	Intake *Intake
 	// TrustedProxies may name the client in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
 	// Tracer is nil if nothing is traced.
@@ -85,6 +89,9 @@ func NewRouter(cfg RouterConfig) *Router {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Intake == nil {
+		cfg.Intake = NewIntake(DefaultIntake(), nil)
 	}
 	return &Router{cfg: cfg, root: &node{}, metrics: newMetrics(cfg.Registerer, cfg.Name),
 		busy: make(chan struct{}, cfg.MaxConcurrent), polls: make(chan struct{}, cfg.MaxPolls)}
@@ -289,6 +296,28 @@ type state struct {
 	values []string
 	client netip.Addr
 	w      *response
+	intake *Intake
+
+	slots   chan struct{}
+	hasSlot bool
+	refused prometheus.Counter // counts that there was none
+
+	user   string           // who sends the body, if that is known
+	body   *admission.Entry // what the body holds; nil if there is none
+	cancel func()           // of the context that read has made; may be nil
+	// bodyFailed says that there is an answer to give although the connection cannot be read any more.
+	bodyFailed atomic.Bool
+}
+
+// release gives back what the request holds.
+func (s *state) release() {
+	s.giveSlot()
+	if s.body != nil {
+		s.body.Release()
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
 }
 
 func stateOf(r *http.Request) *state {

@@ -2,7 +2,6 @@ package httpx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -43,39 +42,37 @@ func (rt *Router) ServeHTTP(hw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := l.route
-	slots := rt.busy
+	s := &state{route: route, names: l.names, values: values, w: w, intake: rt.cfg.Intake, slots: rt.busy, refused: rt.metrics.refused}
 	if route.long {
-		slots = rt.polls
+		s.slots = rt.polls
 	}
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	default:
-		rt.metrics.refused.Inc()
-		_ = merr.WriteHTTP(w, merr.LimitExceeded(1000))
+	s.client = clientAddr(r, rt.cfg.TrustedProxies)
+	r = withState(r, s)
+	if err := s.takeSlot(); err != nil {
+		_ = merr.WriteHTTP(w, err)
 		route.metric.observe(w.status, start, route.long)
 		return
 	}
-	s := &state{route: route, names: l.names, values: values, w: w}
-	s.client = clientAddr(r, rt.cfg.TrustedProxies)
-	r = withState(r, s)
+	defer s.release()
 	var span trace.Span
 	if rt.cfg.Tracer != nil {
 		r, span = rt.startSpan(r, route)
 	}
 	route.metric.inFlight.Inc()
 	defer func() {
-		if v := recover(); v != nil {
-			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				route.metric.inFlight.Dec()
-				panic(v)
-			}
+		v := recover()
+		aborted := v == http.ErrAbortHandler
+		if v != nil && !aborted {
 			rt.panicked(w, r, v)
 		}
 		route.metric.inFlight.Dec()
 		route.metric.observe(w.status, start, route.long)
 		if span != nil {
 			endSpan(span, w.status)
+		}
+		if aborted || w.status == statusClientGone {
+			// Nobody takes what was not sent for an empty answer.
+			panic(http.ErrAbortHandler)
 		}
 	}()
 	if err := route.handler(w, r); err != nil {
@@ -92,7 +89,8 @@ var (
 // fail answers with an error, and logs those that are ours.
 func (rt *Router) fail(w *response, r *http.Request, err error) {
 	e := errorOf(err)
-	gone := r.Context().Err() != nil
+	// A body that comes too slowly ends the request's context, too, but its sender waits for the answer.
+	gone := r.Context().Err() != nil && !stateOf(r).bodyFailed.Load()
 	if e.Status >= http.StatusInternalServerError && !gone {
 		rt.cfg.Log.ErrorContext(r.Context(), "request failed", "method", r.Method,
 			"route", stateOf(r).route.pattern, "status", e.Status, "err", err)
@@ -133,11 +131,14 @@ func endSpan(span trace.Span, status int) {
 	span.End()
 }
 
-// writeTimeout bounds the sending of an answer, from its first byte.
-const writeTimeout = 60 * time.Second
+const (
+	// writeTimeout bounds the sending of each writeStep of an answer: it is cut off when its reader makes no progress.
+	writeTimeout = 60 * time.Second
+	writeStep    = 256 << 10
+)
 
-// response knows whether the answer has begun, and gives its sending a deadline. Long polls have
-// none while they wait.
+// response knows whether the answer has begun, and gives its sending a deadline that moves with it. Long polls have none
+// while they wait.
 type response struct {
 	http.ResponseWriter
 	status int
@@ -148,18 +149,30 @@ type response struct {
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
-		// An error means that the connection cannot have deadlines, as in tests.
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+		w.progress()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// progress gives the next step of the answer its time.
+func (w *response) progress() {
+	// An error means that the connection cannot have deadlines, as in tests.
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
+}
+
 // Write implements io.Writer.
-func (w *response) Write(b []byte) (int, error) {
+func (w *response) Write(b []byte) (n int, err error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	return w.ResponseWriter.Write(b)
+	for {
+		w.progress()
+		sent, err := w.ResponseWriter.Write(b[:min(len(b), writeStep)])
+		n += sent
+		if b = b[sent:]; err != nil || len(b) == 0 {
+			return n, err
+		}
+	}
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -11,7 +11,7 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/net/netutil"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // ServerConfig describes one listener.
@@ -20,9 +20,12 @@ type ServerConfig struct {
 	Listen string
 	// TLS is nil behind a proxy that ends TLS.
 	TLS *tls.Config
-	// MaxConns bounds open connections (default 200,000); beyond it new ones wait in the kernel.
+	// MaxConns bounds open connections (default 200,000); beyond it those without a request make room.
 	MaxConns int
-	Log      *slog.Logger
+	// Name labels the metrics.
+	Name       string
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // may be nil
 }
 
 // Server is an HTTP server on one listener.
@@ -44,15 +47,20 @@ func NewServer(cfg ServerConfig, h http.Handler) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
 	}
-	s := &Server{listener: netutil.LimitListener(l, cfg.MaxConns), tls: cfg.TLS != nil}
+	limited := newConns(l, cfg.MaxConns, cfg.Name, cfg.Registerer)
+	s := &Server{listener: limited, tls: cfg.TLS != nil}
 	s.http = &http.Server{
-		Handler: h,
+		Handler:     prompt(h),
+		ConnState:   limited.state,
+		ConnContext: withConn,
 		// No ReadTimeout and WriteTimeout: they would end long polls. Body gives the reading of a
-		// body a deadline, and response the sending of an answer.
+		// body deadlines, and response the sending of an answer.
 		ReadHeaderTimeout: 15 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(debugWriter{cfg.Log}, "", 0),
+		// What HTTP/2 keeps of bodies that nobody has asked for is not in any account.
+		HTTP2:          &http.HTTP2Config{MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: 64 << 10, MaxConcurrentStreams: 100},
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       log.New(debugWriter{cfg.Log}, "", 0),
 	}
 	if cfg.TLS != nil {
 		s.http.TLSConfig = cfg.TLS.Clone()
@@ -83,11 +91,14 @@ func (s *Server) CloseIdle() { s.http.SetKeepAlivesEnabled(false) }
 // Shutdown stops to listen, lets requests in progress finish until ctx ends, then cuts them off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
-		_ = s.http.Close() // the listener is closed already; connections are cut
+		s.Cut() // the listener is closed already
 		return fmt.Errorf("http shutdown: %w", err)
 	}
 	return nil
 }
+
+// Cut ends all connections at once.
+func (s *Server) Cut() { _ = s.http.Close() }
 
 // debugWriter sends the complaints of net/http about single connections (TLS handshakes of port
 // scanners) to the debug log.

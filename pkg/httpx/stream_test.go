@@ -3,6 +3,7 @@ package httpx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -91,21 +92,27 @@ func TestLarge(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	var leave []func()
-	for {
-		next, err := l.Begin(gone)
-		if err != nil && l.Len() == len(leave) && len(leave) >= 32 {
-			break // both are ready in a select as long as there is a place
-		}
-		if err == nil {
+	for range 5 {
+		if next, err := l.Begin(gone, "@0:a"); err == nil {
 			leave = append(leave, next)
 		}
+	}
+	if len(leave) != 4 {
+		t.Fatalf("%d answers of one user are under way", len(leave))
+	}
+	for {
+		next, err := l.Begin(gone, fmt.Sprint("@", len(leave)/4, ":a"))
+		if err != nil {
+			break
+		}
+		leave = append(leave, next)
 	}
 	if len(leave) != 32 {
 		t.Fatalf("%d answers are under way", len(leave))
 	}
 	waiting := make(chan func())
 	go func() {
-		next, err := l.Begin(t.Context())
+		next, err := l.Begin(t.Context(), "@a:b")
 		if err != nil {
 			t.Error(err)
 		}

@@ -123,6 +123,7 @@ func (c *Checker) Required(next httpx.Handler) httpx.Handler {
 		if err != nil {
 			return err
 		}
+		httpx.KnownUser(r, string(i.User))
 		return next(w, With(r, i))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/password"
 	"hanse/pkg/pg"
@@ -35,17 +36,18 @@ type Config struct {
 	DrainDelay   time.Duration `yaml:"drain_delay" doc:"How long a process that ends still takes new requests after /readyz has said no; more than the interval of the load balancer's health checks."`
 	DrainTimeout time.Duration `yaml:"drain_timeout" doc:"How long a process that ends waits for requests under way and for other workers to take its partitions over."`
 
-	Listen      Listen          `yaml:"listen"`
-	PostgreSQL  pg.Config       `yaml:"postgresql"`
-	NATS        NATS            `yaml:"nats"`
-	Redis       Redis           `yaml:"redis"`
-	Password    password.Config `yaml:"password"`
-	Federation  Federation      `yaml:"federation"`
-	RateLimits  RateLimits      `yaml:"rate_limits"`
-	AppServices AppServices     `yaml:"appservices"`
-	Log         Log             `yaml:"log"`
-	Tracing     Tracing         `yaml:"tracing"`
-	Memory      Memory          `yaml:"memory"`
+	Listen      Listen             `yaml:"listen"`
+	PostgreSQL  pg.Config          `yaml:"postgresql"`
+	NATS        NATS               `yaml:"nats"`
+	Redis       Redis              `yaml:"redis"`
+	Password    password.Config    `yaml:"password"`
+	Bodies      httpx.IntakeConfig `yaml:"bodies"`
+	Federation  Federation         `yaml:"federation"`
+	RateLimits  RateLimits         `yaml:"rate_limits"`
+	AppServices AppServices        `yaml:"appservices"`
+	Log         Log                `yaml:"log"`
+	Tracing     Tracing            `yaml:"tracing"`
+	Memory      Memory             `yaml:"memory"`
 
 	Client client.Config   `yaml:"client"`
 	Sync   syncrole.Config `yaml:"sync"`
@@ -69,7 +71,10 @@ type Listen struct {
 	Federation     API            `yaml:"federation"`
 	Monitoring     Monitoring     `yaml:"monitoring"`
 	GRPC           GRPC           `yaml:"grpc"`
-	TrustedProxies []netip.Prefix `yaml:"trusted_proxies" doc:"Networks of reverse proxies whose X-Forwarded-For is believed."`
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies" doc:"Networks of reverse proxies whose X-Forwarded-For is believed. Without it all who come through a proxy share the budgets of its address."`
+	Connections    int            `yaml:"connections" doc:"Open connections of each API; at most three quarters of the files that the process may open. Beyond it those without a request under way are closed, the longest idle first."`
+	Requests       int            `yaml:"requests" doc:"Requests of each API that are worked on at a time, long polls apart; beyond it they are refused."`
+	Polls          int            `yaml:"polls" doc:"Long polls of each API that wait at a time; beyond it they are refused."`
 }
 
 // API is one HTTP listener.
@@ -145,13 +150,15 @@ func Defaults() *Config {
 		DrainDelay:   time.Second,
 		DrainTimeout: 20 * time.Second,
 		Listen: Listen{
-			Client:     API{Address: "127.0.0.1:8008"},
-			Federation: API{Address: "127.0.0.1:8448"},
-			Monitoring: Monitoring{Address: "127.0.0.1:9080"},
+			Client:      API{Address: "127.0.0.1:8008"},
+			Federation:  API{Address: "127.0.0.1:8448"},
+			Monitoring:  Monitoring{Address: "127.0.0.1:9080"},
+			Connections: 200_000, Requests: 4096, Polls: 100_000,
 		},
 		PostgreSQL: pg.Defaults(),
 		NATS:       NATS{Replicas: 1},
 		Password:   password.Defaults(),
+		Bodies:     httpx.DefaultIntake(),
 		RateLimits: RateLimits{Enabled: true, Keys: 100_000, Limits: defaultLimits()},
 		Log:        Log{Format: "json"},
 		Tracing:    Tracing{Ratio: 0.01},
@@ -222,6 +229,9 @@ func (l *Listen) Validate() error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			errs = append(errs, fmt.Errorf("%s: want host:port, not %q", name, addr))
 		}
+	}
+	if min(l.Connections, l.Requests, l.Polls) < 1 {
+		errs = append(errs, errors.New("connections, requests and polls: must be positive"))
 	}
 	return errors.Join(errs...)
 }

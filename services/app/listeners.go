@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -62,7 +63,8 @@ func (p *process) listen(name string, api API, h http.Handler) error {
 	if err != nil {
 		return err
 	}
-	srv, err := httpx.NewServer(httpx.ServerConfig{Listen: api.Address, TLS: tc, Log: p.log}, h)
+	srv, err := httpx.NewServer(httpx.ServerConfig{Listen: api.Address, TLS: tc, MaxConns: p.cfg.Listen.Connections,
+		Name: strings.TrimSuffix(name, " API"), Log: p.log, Registerer: p.metrics}, h)
 	if err != nil {
 		return err
 	}

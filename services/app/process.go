@@ -156,9 +156,10 @@ func (p *process) background(ctx context.Context, name string, run func(context.
 
 // buildRoles builds the roles and lets them run; requests come later.
 func (p *process) buildRoles(ctx context.Context) error {
+	intake := httpx.NewIntake(p.cfg.Bodies, p.metrics)
 	api := func(name string, cors bool) *httpx.Router {
-		return httpx.NewRouter(httpx.RouterConfig{Name: name, CORS: cors, TrustedProxies: p.cfg.Listen.TrustedProxies,
-			Tracer: p.tracer, Log: p.log, Registerer: p.metrics})
+		return httpx.NewRouter(httpx.RouterConfig{Name: name, CORS: cors, TrustedProxies: p.cfg.Listen.TrustedProxies, Intake: intake,
+			MaxConcurrent: p.cfg.Listen.Requests, MaxPolls: p.cfg.Listen.Polls, Tracer: p.tracer, Log: p.log, Registerer: p.metrics})
 	}
 	p.node.ClientAPI, p.node.FederationAPI = api("client", true), api("federation", false)
 	b, err := newBuilder(p.cfg, p.node)

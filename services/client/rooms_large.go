@@ -32,7 +32,7 @@ func (c *Client) sendSteps(w http.ResponseWriter, r *http.Request, head string, 
 	}
 	step := add
 	if len(nids) > fewMembers {
-		leave, err := c.large.Begin(ctx)
+		leave, err := c.large.Begin(ctx, string(me(r).User))
 		if err != nil {
 			return err
 		}

@@ -8,9 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/httpx"
 	"hanse/pkg/keyring"
 	"hanse/pkg/matrix/id"
@@ -21,15 +23,22 @@ import (
 const (
 	// refusedFor is how long a key that could not be had is not asked for again.
 	refusedFor = time.Minute
-	// unknownAtOnce bounds the requests of servers that were not verified lately that wait for keys.
-	unknownAtOnce = 64
-	// verifyAtOnce and verifyWaiting bound the requests of one server that wait for keys.
-	verifyAtOnce, verifyWaiting = 4, 256
+	// keyWaits bounds the requests that wait for keys, keyWaitsAddress those from one address, and keyWaitsClaim those from
+	// there that claim to come from one server.
+	keyWaits, keyWaitsAddress, keyWaitsClaim = 1024, 512, 64
 	// verifyTime bounds that wait.
 	verifyTime = 30 * time.Second
-	// maxBodies and maxStrangerBodies bound the request bodies in memory, in bytes.
-	maxBodies, maxStrangerBodies = 256 << 20, 64 << 20
 )
+
+// place is a server, and the network from which it has spoken.
+type place struct {
+	server  id.Server
+	network string
+}
+
+func placeOf(r *http.Request, server id.Server) place {
+	return place{server, httpx.Network(httpx.ClientAddr(r))}
+}
 
 type keyName struct {
 	server id.Server
@@ -64,8 +73,7 @@ func (q *request) decode(v any) error {
 // signed makes a handler of one that needs to know who asks (server-server API, "Request Authentication").
 func (f *Fedin) signed(h handler) httpx.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q, release, err := f.authenticate(r)
-		defer release()
+		q, err := f.authenticate(r)
 		if err != nil {
 			f.metrics.requests.WithLabelValues(refusal(err)).Inc()
 			return err
@@ -88,54 +96,40 @@ func refusal(err error) string {
 	return "failed"
 }
 
-// authenticate reads and verifies a request. release, which is never nil, gives back what it took.
-func (f *Fedin) authenticate(r *http.Request) (q *request, release func(), err error) {
-	release = func() {}
+// authenticate reads and verifies a request. What it holds meanwhile is the sender's, whatever name the header has: the
+// server that it names pays for what is proven only.
+func (f *Fedin) authenticate(r *http.Request) (*request, error) {
 	x, err := f.header(r)
 	if err != nil {
-		return nil, release, err
+		return nil, err
 	}
 	if _, ok := f.refused.Get(keyName{x.Origin, x.KeyID}); ok {
-		return nil, release, errNoKey
+		return nil, errNoKey
 	}
-	if release, err = f.memory(r, x.Origin); err != nil {
-		return nil, func() {}, err
-	}
-	body, err := httpx.Body(r)
+	from := placeOf(r, x.Origin)
+	_, likely := f.known.Get(from)
+	body, pending, err := httpx.ServerBody(r, string(x.Origin), likely)
 	if err != nil {
-		return nil, release, err
+		return nil, err
 	}
-	if err := f.verify(r, x, body); err != nil {
-		return nil, release, err
+	if err := f.verify(pending, r, x, body); err != nil {
+		if pending.Err() != nil && r.Context().Err() == nil {
+			return nil, merr.LimitExceeded(1000).WithCause(err) // the body had to make room
+		}
+		return nil, err
 	}
-	f.known.Add(x.Origin, struct{}{})
+	if err := httpx.Proven(r, string(x.Origin)); err != nil {
+		return nil, err
+	}
+	f.known.Add(from, struct{}{})
 	if err := f.destinations.Seen(r.Context(), x.Origin); err != nil {
 		f.log.WarnContext(r.Context(), "server not noted as seen", "server", x.Origin, "err", err)
 	}
-	return &request{Request: r, origin: x.Origin, server: x.Destination, body: body}, release, nil
+	return &request{Request: r, origin: x.Origin, server: x.Destination, body: body}, nil
 }
 
 // errNoKey is a variable as it is the answer to strangers.
 var errNoKey = merr.Unauthorized("The key of the request's signature is not available")
-
-// memory waits until there is room for the body, until the request is answered. Servers that were not verified lately
-// share a small part.
-func (f *Fedin) memory(r *http.Request, origin id.Server) (release func(), err error) {
-	size := r.ContentLength
-	if size < 0 || size > maxTransaction {
-		size = maxTransaction
-	}
-	budget := f.bodies
-	if _, ok := f.known.Get(origin); !ok {
-		budget = f.strangerBodies
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), verifyTime)
-	defer cancel()
-	if err := budget.Acquire(ctx, size); err != nil {
-		return nil, merr.LimitExceeded(5000).WithCause(err)
-	}
-	return func() { budget.Release(size) }, nil
-}
 
 // header reads the X-Matrix header. The errors are those of Synapse.
 func (f *Fedin) header(r *http.Request) (signing.XMatrix, error) {
@@ -167,31 +161,60 @@ func (f *Fedin) header(r *http.Request) (signing.XMatrix, error) {
 	return x, nil
 }
 
-// verify checks the signature, with bounds on who waits for keys.
-func (f *Fedin) verify(r *http.Request, x signing.XMatrix, body []byte) error {
-	ctx, cancel := context.WithTimeout(r.Context(), verifyTime)
+// verify checks the signature. If the key is neither in memory nor stored, the request waits for it; see waitForKey.
+func (f *Fedin) verify(ctx context.Context, r *http.Request, x signing.XMatrix, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
-	leave, err := f.gates.enter(ctx, "verify", x.Origin, verifyAtOnce, verifyWaiting)
+	atHand, err := f.keys.AtHand(ctx, keyring.Name{Server: x.Origin, KeyID: x.KeyID}, time.Now().UnixMilli())
 	if err != nil {
 		return err
 	}
-	defer leave()
 	key := keyName{x.Origin, x.KeyID}
-	if _, ok := f.refused.Get(key); ok { // found out while we waited
-		return errNoKey
-	}
-	if _, ok := f.known.Get(x.Origin); !ok {
-		select {
-		case f.unknown <- struct{}{}:
-			defer func() { <-f.unknown }()
-		case <-ctx.Done():
-			return merr.LimitExceeded(5000).WithCause(ctx.Err())
+	if !atHand {
+		if !f.worthAsking(x.Origin) {
+			return errNoKey
 		}
+		waiting, leave, err := f.waitForKey(ctx, r, x.Origin)
+		if err != nil {
+			return err
+		}
+		ctx = waiting
+		err = f.keys.VerifyRequest(ctx, x, r.Method, r.RequestURI, body)
+		if slotErr := leave(); slotErr != nil {
+			return slotErr
+		}
+		return f.verdict(key, err)
 	}
-	if err := f.worthAsking(ctx, key); err != nil {
-		return err
+	return f.verdict(key, f.keys.VerifyRequest(ctx, x, r.Method, r.RequestURI, body))
+}
+
+func newKeyWaits(reg prometheus.Registerer) *admission.Pool {
+	return admission.New(admission.Config{Name: "key_waits", Registerer: reg,
+		Limits: map[string]int64{"waits": keyWaits, "address": keyWaitsAddress, "claim": keyWaitsClaim}})
+}
+
+// waitForKey lets a request wait for a key. It gives its slot back meanwhile, and those of which there are too many end with
+// the context: of one claim from one address, of one address, and of all, the one that has waited for the longest time.
+// Servers whose keys never come so keep nobody out.
+func (f *Fedin) waitForKey(ctx context.Context, r *http.Request, server id.Server) (_ context.Context, leave func() error, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	from := placeOf(r, server)
+	e := f.keyWaits.Enter(cancel, admission.Name{Kind: "waits"}, admission.Name{Kind: "address", Key: from.network},
+		admission.Name{Kind: "claim", Key: from.network + " " + string(server)})
+	if err := e.Take(1); err != nil {
+		cancel()
+		return nil, nil, merr.LimitExceeded(1000).WithCause(err)
 	}
-	err = f.keys.VerifyRequest(ctx, x, r.Method, r.RequestURI, body)
+	resume := httpx.Waiting(r)
+	return ctx, func() error {
+		e.Release()
+		cancel()
+		return resume()
+	}, nil
+}
+
+// verdict is what the answer of the keyring means for a request.
+func (f *Fedin) verdict(key keyName, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -222,17 +245,7 @@ func (f *Fedin) noKey(key keyName) {
 }
 
 // worthAsking keeps who makes up names of keys from making us ask a server for each of them.
-func (f *Fedin) worthAsking(ctx context.Context, key keyName) error {
-	if n, ok := f.madeUp.Get(key.server); !ok || n.Load() < madeUpKeys {
-		return nil
-	}
-	name := keyring.Name{Server: key.server, KeyID: key.key}
-	stored, err := f.keyStore.Keys(ctx, []keyring.Name{name})
-	if err != nil {
-		return err
-	}
-	if !stored[name].ValidAt(time.Now().UnixMilli()) {
-		return errNoKey
-	}
-	return nil
+func (f *Fedin) worthAsking(server id.Server) bool {
+	n, ok := f.madeUp.Get(server)
+	return !ok || n.Load() < madeUpKeys
 }

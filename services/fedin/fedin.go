@@ -11,9 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/keyring"
@@ -83,17 +83,15 @@ type Fedin struct {
 	metrics      *metrics
 
 	gates    gates
-	known    *cache.Cache[id.Server, struct{}]      // servers that were verified a short while ago
+	known    *cache.Cache[place, struct{}]          // where servers were verified a short while ago
 	refused  *cache.Cache[keyName, struct{}]        // keys that could not be had
 	madeUp   *cache.Cache[id.Server, *atomic.Int32] // how many, lately
-	unknown  chan struct{}                          // slots of requests of servers that are not known
+	keyWaits *admission.Pool                        // requests that wait for keys
 	incoming chan struct{}                          // slots of transactions
 	acls     *cache.Cache[aclKey, *aclOf]
 	shares   *cache.Cache[id.Server, struct{}] // servers with which a room is shared
 	apart    *cache.Cache[id.Server, struct{}] // servers with which none was shared a moment ago
 	early    early
-
-	bodies, strangerBodies *semaphore.Weighted // bytes
 
 	// tasks are transactions whose senders may be gone.
 	tasks sync.WaitGroup
@@ -111,14 +109,14 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 	f := &Fedin{
 		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, presence: presence.New(d.Redis, d.Bus),
-		log: d.Log, metrics: newMetrics(d.Registerer), unknown: make(chan struct{}, unknownAtOnce), incoming: make(chan struct{}, cfg.Transactions),
-		bodies: semaphore.NewWeighted(maxBodies), strangerBodies: semaphore.NewWeighted(maxStrangerBodies),
+		log: d.Log, metrics: newMetrics(d.Registerer), incoming: make(chan struct{}, cfg.Transactions),
+		keyWaits: newKeyWaits(d.Registerer),
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
-	f.known = cache.New(cache.Config[id.Server, struct{}]{Name: "fedin_known", Budget: 4 << 20, MaxAge: time.Hour, Metrics: d.Registerer,
-		Weigh: func(s id.Server, _ struct{}) int64 { return int64(len(s)) + 150 }})
+	f.known = cache.New(cache.Config[place, struct{}]{Name: "fedin_known", Budget: 4 << 20, MaxAge: time.Hour, Metrics: d.Registerer,
+		Weigh: func(p place, _ struct{}) int64 { return int64(len(p.server)+len(p.network)) + 170 }})
 	f.refused = cache.New(cache.Config[keyName, struct{}]{Name: "fedin_refused", Budget: 4 << 20, MaxAge: refusedFor, Metrics: d.Registerer,
 		Weigh: func(k keyName, _ struct{}) int64 { return int64(len(k.server)+len(k.key)) + 170 }})
 	f.madeUp = cache.New(cache.Config[id.Server, *atomic.Int32]{Name: "fedin_made_up", Budget: 4 << 20, MaxAge: refusedFor, Metrics: d.Registerer,

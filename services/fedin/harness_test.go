@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,9 +175,20 @@ type otherServers struct {
 	keys  map[id.Server]*signing.Key
 	store *keyring.Store
 	asked []string
+	hang  chan struct{} // until it is closed, nothing is said of servers whose name begins with "tarpit"
 }
 
 func (o *otherServers) Keys(ctx context.Context, q *fedv1.KeysRequest) (*fedv1.KeysResponse, error) {
+	o.mu.Lock()
+	hang := o.hang
+	o.mu.Unlock()
+	if hang != nil && strings.HasPrefix(q.Queries[0].Server, "tarpit") {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+		}
+		return nil, context.Canceled
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	resp := new(fedv1.KeysResponse)

@@ -140,7 +140,7 @@ func (f *Fedin) answerKeys(w http.ResponseWriter, r *http.Request, wanted map[id
 	notary := f.servers.ForHost(r.Host)
 	answers := []json.RawMessage{}
 	for server, k := range wanted {
-		found, err := f.notarised(ctx, notary, server, k)
+		found, err := f.notarised(ctx, r, notary, server, k)
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (f *Fedin) answerKeys(w http.ResponseWriter, r *http.Request, wanted map[id
 }
 
 // notarised returns key objects of a server with our signature added.
-func (f *Fedin) notarised(ctx context.Context, notary, server id.Server, k wantedKeys) ([]json.RawMessage, error) {
+func (f *Fedin) notarised(ctx context.Context, r *http.Request, notary, server id.Server, k wantedKeys) ([]json.RawMessage, error) {
 	if f.servers.IsLocal(server) {
 		b, err := f.published(ctx, server)
 		if err == nil && server != notary {
@@ -162,7 +162,10 @@ func (f *Fedin) notarised(ctx context.Context, notary, server id.Server, k wante
 	if err != nil {
 		return nil, err
 	}
-	if !k.satisfied(stored) && f.fetchKeys(ctx, server, k) {
+	if !k.satisfied(stored) {
+		if err := f.fetchKeys(ctx, r, server, k); err != nil {
+			return nil, err
+		}
 		if stored, err = f.keyStore.Responses(ctx, server); err != nil {
 			return nil, err
 		}
@@ -212,17 +215,16 @@ func (k wantedKeys) satisfied(stored []keyring.Response) bool {
 	return true
 }
 
-// fetchKeys makes fedout ask for keys. Strangers can make us ask: no server is asked twice a minute, and few at a time.
-func (f *Fedin) fetchKeys(ctx context.Context, server id.Server, k wantedKeys) bool {
+// fetchKeys makes fedout ask for keys. Strangers can make us ask: no server is asked twice a minute, and few wait at a time.
+// That the keys cannot be had is not an error.
+func (f *Fedin) fetchKeys(ctx context.Context, r *http.Request, server id.Server, k wantedKeys) error {
 	name := keyName{server, ""}
 	if _, ok := f.refused.Get(name); ok || f.fedout == nil {
-		return false
+		return nil
 	}
-	select {
-	case f.unknown <- struct{}{}:
-		defer func() { <-f.unknown }()
-	case <-ctx.Done():
-		return false
+	ctx, leave, err := f.waitForKey(ctx, r, server)
+	if err != nil {
+		return err
 	}
 	f.refused.Add(name, struct{}{})
 	req := new(fedv1.KeysRequest)
@@ -236,9 +238,8 @@ func (f *Fedin) fetchKeys(ctx context.Context, server id.Server, k wantedKeys) b
 	}
 	if _, err := f.fedout.Keys(ctx, req); err != nil {
 		f.log.DebugContext(ctx, "keys for a notary query", "server", server, "err", err)
-		return false
 	}
-	return true
+	return leave()
 }
 
 // version answers GET /_matrix/federation/v1/version.

@@ -102,7 +102,9 @@ func (f *Fedin) send(w http.ResponseWriter, q *request) error {
 		err    error
 	}
 	done := make(chan outcome, 1)
+	release := httpx.KeepBody(q.Request)
 	f.tasks.Go(func() {
+		defer release()
 		defer cancel()
 		answer, err := f.take(ctx, q, txnID, t)
 		done <- outcome{answer, err}

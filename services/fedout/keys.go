@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/keyring"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -38,17 +40,23 @@ func (s *Service) Keys(ctx context.Context, in *fedv1.KeysRequest) (*fedv1.KeysR
 	var wg sync.WaitGroup
 	var errs []error
 	resp := new(fedv1.KeysResponse)
+	// A request that waits for one key is let in at once, see keyFetcher. Those for many servers take turns.
+	many := len(byServer) > 1
 	for server, wanted := range byServer {
-		select {
-		case s.keySlots <- struct{}{}:
-		case <-ctx.Done():
+		if many {
+			select {
+			case s.keySlots <- struct{}{}:
+			case <-ctx.Done():
+			}
 		}
 		if ctx.Err() != nil {
 			break
 		}
 		wg.Go(func() {
-			defer func() { <-s.keySlots }()
-			keys, err := s.keysOf(ctx, server, wanted)
+			if many {
+				defer func() { <-s.keySlots }()
+			}
+			keys, err := s.keysOf(ctx, server, wanted, many)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -62,19 +70,23 @@ func (s *Service) Keys(ctx context.Context, in *fedv1.KeysRequest) (*fedv1.KeysR
 }
 
 // keysOf returns those of the wanted keys of one server that can be had; an empty name stands for all current ones.
-func (s *Service) keysOf(ctx context.Context, server id.Server, wanted map[string]int64) ([]*fedv1.ServerKey, error) {
+// One of many may take its time; see keyFetcher.
+func (s *Service) keysOf(ctx context.Context, server id.Server, wanted map[string]int64, many bool) ([]*fedv1.ServerKey, error) {
 	have, err := s.keys.KeysOf(ctx, server)
 	if err != nil {
 		return nil, err
 	}
 	if lacking(have, wanted) {
-		if err := s.fetcher.fetch(ctx, server, wanted); err != nil {
+		err := s.fetcher.fetch(ctx, server, wanted, many)
+		if err != nil {
 			s.log.Debug("keys not fetched", "server", server, "err", err)
 		}
 		if have, err = s.keys.KeysOf(ctx, server); err != nil {
 			return nil, err
 		}
-		s.fetcher.judge(server, !lacking(have, wanted))
+		if !errors.Is(err, errMadeRoom) {
+			s.fetcher.judge(server, !lacking(have, wanted))
+		}
 	}
 	_, all := wanted[""]
 	var out []*fedv1.ServerKey
@@ -117,9 +129,14 @@ const (
 )
 
 // keyFetcher fetches keys, of one server once at a time.
+//
+// Whoever names a server in a request makes us ask it. One that does not answer must not keep others waiting: if keysUnderWay
+// servers are asked already, the one that has been asked for the longest time makes room. Look-ups for many servers at once,
+// which do not come from strangers and of which few are under way, need not.
 type keyFetcher struct {
 	s      *Service
 	flight singleflight.Group
+	pool   *admission.Pool
 
 	mu    sync.Mutex
 	pause *simplelru.LRU[id.Server, keyPause]
@@ -130,18 +147,25 @@ type keyPause struct {
 	useless int
 }
 
-func newKeyFetcher(s *Service) *keyFetcher {
+// keysUnderWay bounds the servers that are asked for their keys at once, for requests that wait for one key.
+const keysUnderWay = 512
+
+func newKeyFetcher(s *Service, reg prometheus.Registerer) *keyFetcher {
 	pause, err := simplelru.NewLRU[id.Server, keyPause](20_000, nil)
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &keyFetcher{s: s, pause: pause}
+	return &keyFetcher{s: s, pause: pause, pool: admission.New(admission.Config{Name: "key_fetches",
+		Limits: map[string]int64{"fetches": keysUnderWay}, Registerer: reg})}
 }
 
-var errKeyPause = errors.New("asked a moment ago")
+var (
+	errKeyPause = errors.New("asked a moment ago")
+	errMadeRoom = errors.New("made room for others")
+)
 
 // fetch asks the server, and then the trusted key servers, if the pause is over.
-func (f *keyFetcher) fetch(ctx context.Context, server id.Server, wanted map[string]int64) error {
+func (f *keyFetcher) fetch(ctx context.Context, server id.Server, wanted map[string]int64, many bool) error {
 	ch := f.flight.DoChan(string(server), func() (any, error) {
 		f.mu.Lock()
 		p, _ := f.pause.Get(server)
@@ -150,7 +174,11 @@ func (f *keyFetcher) fetch(ctx context.Context, server id.Server, wanted map[str
 			return nil, errKeyPause
 		}
 		// The answer serves all who wait for it, also if the first one gives up.
-		return nil, f.ask(context.WithoutCancel(ctx), server, wanted)
+		ctx := context.WithoutCancel(ctx)
+		if many {
+			return nil, f.ask(ctx, server, wanted)
+		}
+		return nil, f.askOne(ctx, server, wanted)
 	})
 	select {
 	case <-ctx.Done():
@@ -158,6 +186,22 @@ func (f *keyFetcher) fetch(ctx context.Context, server id.Server, wanted map[str
 	case r := <-ch:
 		return r.Err
 	}
+}
+
+// askOne asks for one of few, which may have to make room.
+func (f *keyFetcher) askOne(ctx context.Context, server id.Server, wanted map[string]int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	e := f.pool.Enter(cancel, admission.Name{Kind: "fetches"})
+	defer e.Release()
+	if err := e.Take(1); err != nil {
+		return errors.Join(errMadeRoom, err)
+	}
+	err := f.ask(ctx, server, wanted)
+	if err != nil && e.Evicted() {
+		return errors.Join(errMadeRoom, err)
+	}
+	return err
 }
 
 func (f *keyFetcher) ask(ctx context.Context, server id.Server, wanted map[string]int64) error {

@@ -107,7 +107,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if s.dests == nil {
 		s.dests = destination.New(d.Shards, d.Bus)
 	}
-	s.fetcher, s.sender = newKeyFetcher(s), newSender(s)
+	s.fetcher, s.sender = newKeyFetcher(s, d.Registerer), newSender(s)
 	s.ring = keyring.New(keyring.Deps{Store: s.keys, Servers: d.Servers, Fetcher: local{s}, Log: d.Log, Registerer: d.Registerer})
 	return s, nil
 }
@@ -119,7 +119,7 @@ type local struct{ s *Service }
 func (l local) Keys(ctx context.Context, in *fedv1.KeysRequest, _ ...grpc.CallOption) (*fedv1.KeysResponse, error) {
 	resp := new(fedv1.KeysResponse)
 	for _, q := range in.Queries {
-		keys, err := l.s.keysOf(ctx, id.Server(q.Server), map[string]int64{q.KeyId: q.MinimumValidUntilMs})
+		keys, err := l.s.keysOf(ctx, id.Server(q.Server), map[string]int64{q.KeyId: q.MinimumValidUntilMs}, true)
 		if err != nil {
 			return nil, fmt.Errorf("keys of %s: %w", q.Server, err)
 		}

@@ -28,7 +28,7 @@ func (s *Service) beginLarge(ctx context.Context, p *poll) error {
 		return nil
 	}
 	var err error
-	p.endLarge, err = s.large.Begin(ctx)
+	p.endLarge, err = s.large.Begin(ctx, string(p.who.User))
 	return err
 }
 
