@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -72,16 +73,10 @@ func age(srv *miniredis.Miniredis, ended <-chan struct{}) {
 
 // openRedis connects to Redis, or starts one inside this process. What it keeps is a cache: it may be empty at any
 // time, and a Redis that does not answer is not a reason not to start.
-func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error) {
+func openRedis(cfg Redis) (client redis.UniversalClient, stop func(context.Context) error, err error) {
 	if cfg.URL == "" {
-		srv, err := miniredis.Run()
-		if err != nil {
-			return nil, nil, fmt.Errorf("embedded redis: %w", err)
-		}
-		client := redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 16, ContextTimeoutEnabled: true})
-		ended := make(chan struct{})
-		go age(srv, ended)
-		return client, func() { close(ended); _ = client.Close(); srv.Close() }, nil
+		client, stop = embeddedRedis()
+		return client, stop, nil
 	}
 	opts, err := redis.ParseURL(cfg.URL)
 	if err != nil {
@@ -89,5 +84,29 @@ func openRedis(cfg Redis) (client redis.UniversalClient, stop func(), err error)
 	}
 	opts.ContextTimeoutEnabled = true // who asks says how long a cache may take
 	c := redis.NewClient(opts)
-	return c, func() { _ = c.Close() }, nil
+	return c, func(context.Context) error { return c.Close() }, nil
+}
+
+// embeddedRedis starts a Redis that listens on nothing: nobody but this process reaches it.
+func embeddedRedis() (redis.UniversalClient, func(context.Context) error) {
+	srv := miniredis.NewMiniRedis()
+	client := redis.NewClient(&redis.Options{PoolSize: 16, ContextTimeoutEnabled: true,
+		Dialer: func(context.Context, string, string) (net.Conn, error) { return srv.Dial() }})
+	ended := make(chan struct{})
+	go age(srv, ended)
+	return client, func(ctx context.Context) error {
+		close(ended)
+		err := client.Close()
+		closed := make(chan struct{})
+		go func() {
+			srv.Close() // it waits for commands that run; a script may run for ever
+			close(closed)
+		}()
+		select {
+		case <-closed:
+			return err
+		case <-ctx.Done():
+			return errors.Join(err, fmt.Errorf("embedded redis: a command does not end: %w", ctx.Err()))
+		}
+	}
 }

@@ -74,7 +74,7 @@ func (p *process) openRedis(context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.onEnd("Redis", func(context.Context) error { stop(); return nil })
+	p.onEnd("Redis", stop)
 	p.node.Redis = client
 	return nil
 }

@@ -219,15 +219,39 @@ func (p *process) end() error {
 		time.Sleep(p.cfg.DrainDelay) // load balancers learn from /readyz; meanwhile everything works
 		p.drain()
 	}
+	err := closeAll(p.closers, p.cfg.DrainTimeout, leastEnd)
+	p.log.Info("ended")
+	return err
+}
+
+// leastEnd is how long each part has to end at least, also if those before it have used the time up.
+const leastEnd = 2 * time.Second
+
+// closeAll closes what was opened, the last first, within a time for all. What does not end in time is left behind: a
+// process that was told to end does.
+func closeAll(closers []closer, all, least time.Duration) error {
+	deadline := time.Now().Add(all)
 	var errs []error
-	for _, c := range slices.Backward(p.closers) {
-		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.DrainTimeout)
-		if err := c.close(ctx); err != nil {
+	for _, c := range slices.Backward(closers) {
+		ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(deadline), least))
+		done := make(chan error, 1)
+		go func() { done <- c.close(ctx) }()
+		var err error
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			// It may hear of the end of its time itself, and say more.
+			select {
+			case err = <-done:
+			case <-time.After(least):
+				err = errors.New("does not end; it is left behind")
+			}
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("end: %s: %w", c.name, err))
 		}
 		cancel()
 	}
-	p.log.Info("ended")
 	return errors.Join(errs...)
 }
 
