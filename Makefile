@@ -18,6 +18,7 @@ help: ## show this
 
 run: ## run a server with all roles in one process (installs PostgreSQL if it is missing)
 	@deploy/dev/install.sh run
+	@[ -e bin/hanse ] || echo "Building Hanse. The first time Go downloads its modules and compiles them, which takes minutes."
 	@$(MAKE) --no-print-directory build bin/dev-cert
 	@deploy/dev/run.sh
 
@@ -37,6 +38,7 @@ bin/dev-cert bin/run-cluster:
 
 test: ## everything that must hold: generated code, lint, vet, tests with the race detector, short fuzzing, end to end
 	@deploy/dev/install.sh test
+	@[ -e bin/golangci-lint ] || echo "The first time this builds its tools from source, too: tens of minutes on two cores, 10 GB of disk."
 	@$(MAKE) --no-print-directory generated lint vet unit chart fuzz
 
 unit: ## all tests, end-to-end tests too
