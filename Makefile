@@ -11,7 +11,7 @@ TESTFLAGS   ?= -race -timeout 40m
 # DATA and PORT.
 export SERVER_NAME DATA CLIENT_PORT CA
 
-.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz interop chart clean
+.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz figures interop chart clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -67,6 +67,10 @@ chart: ## render the Helm chart, and hold alerts, dashboards, compose file and d
 	PATH="$(CURDIR)/bin:$$PATH" promtool check rules deploy/prometheus/alerts.yaml
 	PATH="$(CURDIR)/bin:$$PATH" promtool test rules deploy/prometheus/alerts_test.yaml
 	cd tools/chart && GOWORK=off $(GO) vet ./... && GOWORK=off $(GO) test -count=1 ./... # what it reads lies outside of its module: no cache
+
+figures: ## measure the tables of docs anew and print them; SIZE=10000 leaves out larger rooms, TABLES, COUNT, REPORTS, WRITE=1: docs/performance.md
+	@cd tools && $(GO) run ./figures --root .. --size $(or $(SIZE),0) --count $(or $(COUNT),3) \
+		$(if $(REPORTS),--reports $(abspath $(REPORTS))) $(if $(WRITE),--write) $(TABLES)
 
 interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
 	@deploy/dev/install.sh interop

@@ -4,9 +4,21 @@
 package growth
 
 import (
+	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"testing"
 )
+
+// Sizes are those at which a benchmark runs: all, or with HANSE_SIZE in the environment those up to that one.
+func Sizes(all ...int) []int {
+	most, err := strconv.Atoi(os.Getenv("HANSE_SIZE"))
+	if err != nil || most <= 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(n int) bool { return n > most })
+}
 
 // Cost is what an operation costs: numbers by unit.
 type Cost map[string]float64

@@ -7,13 +7,14 @@ import (
 	"syscall"
 	"testing"
 
+	"hanse/pkg/growth"
 	"hanse/pkg/matrix/stateres"
 	"hanse/pkg/resolve"
 	"hanse/pkg/state"
 )
 
 // sizes are the growth tables' N: the last is the network's largest room.
-var sizes = []int{100, 1_000, 10_000, 100_000, 350_000}
+var sizes = growth.Sizes(100, 1_000, 10_000, 100_000, 350_000)
 
 // usualLevels is how often the power levels of the largest room have changed.
 const usualLevels = 22
@@ -103,7 +104,7 @@ func BenchmarkForks(b *testing.B) {
 // events, and of new ones with old ones.
 func BenchmarkDepth(b *testing.B) {
 	for _, version := range []string{"11", "12"} {
-		for _, depth := range []int{10, 100, 1_000, 10_000, 100_000} {
+		for _, depth := range growth.Sizes(10, 100, 1_000, 10_000, 100_000) {
 			r := newLarge(version, 1_000, depth)
 			for _, r.newOnly = range []bool{true, false} {
 				maps := r.forks(2, 20)
@@ -171,7 +172,7 @@ func (r *large) fromCreation(depth int) [][]state.Map {
 // BenchmarkFromCreation is one more event of branches from the creation, with which each key of the state is in conflict.
 func BenchmarkFromCreation(b *testing.B) {
 	for _, version := range []string{"11", "12"} {
-		for _, n := range []int{10_000, 100_000} {
+		for _, n := range growth.Sizes(10_000, 100_000) {
 			r := newLarge(version, n, usualLevels)
 			steps := r.fromCreation(12)
 			for _, remember := range []bool{false, true} {

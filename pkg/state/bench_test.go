@@ -6,10 +6,12 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+
+	"hanse/pkg/growth"
 )
 
 // sizes are the growth tables' N: the last is the network's largest room.
-var sizes = []int{100, 1_000, 10_000, 100_000, 350_000}
+var sizes = growth.Sizes(100, 1_000, 10_000, 100_000, 350_000)
 
 // synthetic returns a state like a large public room's: members of many servers and
 // a handful of everything else.

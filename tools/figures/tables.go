@@ -1,0 +1,77 @@
+package main
+
+// tables are those of docs that this command makes.
+var tables = []table{
+	{name: "map", dir: "pkg/state", bench: "^Benchmark(Get|GetHot|GoMapGet|Set|SetAndID|Diff|DiffN|DiffUnshared|Build)$", column: "N", head: "N", rows: []row{
+		{label: "Get, 1000 keys in turn (ns)", of: "GetHot", unit: "ns/op"},
+		{label: "Get, random keys (ns)", of: "Get", unit: "ns/op"},
+		{label: "the same in a Go map (ns)", of: "GoMapGet", unit: "ns/op"},
+		{label: "Set", of: "Set", unit: "ns/op", in: micro},
+		{label: "Set and ID", of: "SetAndID", unit: "ns/op", in: micro},
+		{label: "bytes allocated by Set", of: "Set", unit: "B/op"},
+		{label: "Diff, C = 2", of: "Diff/C=2", unit: "ns/op", in: micro},
+		{label: "Diff, C = 20", of: "Diff/C=20", unit: "ns/op", in: micro},
+		{label: "Diff, C = 200", of: "Diff/C=200", unit: "ns/op", in: micro},
+		{label: "Diff of maps that share no memory, C = 1", of: "DiffUnshared", unit: "ns/op", in: micro},
+		{label: "DiffN, k = 3, C = 20", of: "DiffN/k=3/C=20", unit: "ns/op", in: micro},
+		{label: "DiffN, k = 10, C = 20", of: "DiffN/k=10/C=20", unit: "ns/op", in: micro},
+		{label: "heap per entry, keys included (bytes)", of: "Build", unit: "heapB/entry"},
+	}},
+	{name: "resolution", dir: "pkg/resolve", bench: "^Benchmark(Size|NextEvent)$", column: "N", head: "N", rows: []row{
+		{label: "v2, C = 2", of: "Size/v11/C=2", unit: "cpu-ns/op", in: micro},
+		{label: "v2, C = 20", of: "Size/v11/C=20", unit: "cpu-ns/op", in: micro},
+		{label: "v2, C = 200", of: "Size/v11/C=200", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1, C = 2", of: "Size/v12/C=2", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1, C = 20", of: "Size/v12/C=20", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1, C = 200", of: "Size/v12/C=200", unit: "cpu-ns/op", in: micro},
+		{label: "bytes allocated, C = 2", of: "Size/v11/C=2", unit: "B/op"},
+		{label: "bytes allocated, C = 20", of: "Size/v11/C=20", unit: "B/op"},
+		{label: "events visited, C = 2", of: "Size/v11/C=2", unit: "visits"},
+		{label: "events visited, C = 20", of: "Size/v11/C=20", unit: "visits"},
+		{label: "state after one more event, and its ID", of: "NextEvent", unit: "cpu-ns/op", in: micro},
+	}},
+	{name: "oracle", dir: "pkg/resolve", bench: "^BenchmarkOracle$", column: "N", head: "N", rows: []row{
+		{label: "the oracle, v2, C = 2", of: "Oracle/v11/C=2", unit: "cpu-ns/op", in: micro},
+		{label: "the oracle, v2, C = 200", of: "Oracle/v11/C=200", unit: "cpu-ns/op", in: micro},
+		{label: "the oracle, v2.1, C = 2", of: "Oracle/v12/C=2", unit: "cpu-ns/op", in: micro},
+	}},
+	{name: "conflicts", dir: "pkg/resolve", bench: "^BenchmarkConflicts$", column: "C", head: "C, at N = 100,000", rows: []row{
+		{label: "v2", of: "Conflicts/v11", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1", of: "Conflicts/v12", unit: "cpu-ns/op", in: micro},
+		{label: "events of the full conflicted set", of: "Conflicts/v11", unit: "full"},
+	}},
+	{name: "forks", dir: "pkg/resolve", bench: "^BenchmarkForks$", column: "k", head: "states, at N = 100,000, C = 20", rows: []row{
+		{label: "v2", of: "Forks/v11", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1", of: "Forks/v12", unit: "cpu-ns/op", in: micro},
+	}},
+	{name: "depth", dir: "pkg/resolve", bench: "^BenchmarkDepth$", column: "levels", head: "power levels events", rows: []row{
+		{label: "v2, new", of: "Depth/v11/new=true", unit: "cpu-ns/op", in: micro},
+		{label: "v2, new and old", of: "Depth/v11/new=false", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1, new", of: "Depth/v12/new=true", unit: "cpu-ns/op", in: micro},
+		{label: "v2.1, new and old", of: "Depth/v12/new=false", unit: "cpu-ns/op", in: micro},
+		{label: "events visited, v2, new and old", of: "Depth/v11/new=false", unit: "visits"},
+	}},
+	{name: "creation", dir: "pkg/resolve", bench: "^BenchmarkFromCreation$", times: "12x", column: "N", head: "N", rows: []row{
+		{label: "v2, nothing remembered (ms)", of: "FromCreation/v11/remember=false", unit: "cpu-ns/op", in: milli},
+		{label: "v2, remembered (ms)", of: "FromCreation/v11/remember=true", unit: "cpu-ns/op", in: milli},
+		{label: "v2.1, nothing remembered (ms)", of: "FromCreation/v12/remember=false", unit: "cpu-ns/op", in: milli},
+		{label: "v2.1, remembered (ms)", of: "FromCreation/v12/remember=true", unit: "cpu-ns/op", in: milli},
+		{label: "events read for each, nothing remembered", of: "FromCreation/v11/remember=false", unit: "loaded"},
+		{label: "events read for each, remembered", of: "FromCreation/v11/remember=true", unit: "loaded"},
+		{label: "MB allocated, nothing remembered", of: "FromCreation/v11/remember=false", unit: "B/op", in: mega},
+		{label: "MB allocated, remembered", of: "FromCreation/v11/remember=true", unit: "B/op", in: mega},
+		{label: "MB held beside the graph", of: "FromCreation/v11/remember=true", unit: "memory-bytes", in: mega},
+	}},
+	{name: "members", report: "growth.json", column: "members", head: "members", rows: []row{
+		{label: "rows written per message", unit: "rows written per message"},
+		{label: "WAL per message, bytes", unit: "WAL per message B"},
+		{label: "CPU per message, ms, with its ten deliveries (busy machine)", unit: "CPU until quiet per 1,000 messages s"},
+		{label: "memory of the server after, PSS with PostgreSQL, MiB", unit: "memory after, PSS MiB"},
+	}},
+	{name: "batches", report: "senders.json", column: "senders", head: "senders", rows: []row{
+		{label: "events per commit", unit: "events per commit"},
+		{label: "rows written per send", unit: "rows written per send"},
+		{label: "WAL per send, bytes", unit: "WAL per send B"},
+		{label: "CPU per send, ms (busy machine)", unit: "CPU until quiet per 1,000 sends s"},
+	}},
+}
