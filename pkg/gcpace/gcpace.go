@@ -6,6 +6,9 @@
 // collections; a heap that is larger than this amount is collected as ever. The memory that a process takes grows by
 // the amount at most.
 //
+// Memory that a burst of work has left behind goes back to the system once the process has been quiet for a while: the runtime
+// alone gives it back over many minutes, and keeps garbage for two.
+//
 // Whoever sets GOGC has decided otherwise: Keep does nothing then. GOMEMLIMIT stays in force: near it the runtime
 // collects more often whatever the percentage is.
 package gcpace
@@ -16,6 +19,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"time"
 )
 
 // The bounds of the percentage: what is Go's default, and what is enough for any heap that matters.
@@ -24,13 +28,19 @@ const (
 	maxPercent = 2000
 )
 
+// quiet is the time without a collection after which a process counts as quiet.
+const quiet = 20 * time.Second
+
 // Keep lets at least slack bytes be allocated between two collections, until stop is called. There can be one in a
 // process.
-func Keep(slack int64) (stop func()) {
+func Keep(slack int64) (stop func()) { return keep(slack, quiet) }
+
+func keep(slack int64, quiet time.Duration) (stop func()) {
 	if slack <= 0 || os.Getenv("GOGC") != "" {
 		return func() {}
 	}
-	p := &pacer{slack: uint64(slack)}
+	p := &pacer{slack: uint64(slack), quiet: quiet}
+	p.rest = time.AfterFunc(quiet, p.giveBack)
 	p.before = debug.SetGCPercent(minPercent)
 	p.percent = minPercent
 	p.collected()
@@ -39,6 +49,8 @@ func Keep(slack int64) (stop func()) {
 
 type pacer struct {
 	slack uint64
+	quiet time.Duration
+	rest  *time.Timer // set anew by each collection
 
 	mu      sync.Mutex
 	stopped bool
@@ -53,6 +65,7 @@ func (p *pacer) collected() {
 	if p.stopped {
 		return
 	}
+	p.rest.Reset(p.quiet)
 	// Setting the percentage stops the world for a moment: small differences do not matter.
 	if next := percentFor(p.slack, live()); next < p.percent*9/10 || next > p.percent*11/10 {
 		debug.SetGCPercent(next)
@@ -66,7 +79,19 @@ func (p *pacer) stop() {
 	defer p.mu.Unlock()
 	if !p.stopped {
 		p.stopped = true
+		p.rest.Stop()
 		debug.SetGCPercent(p.before)
+	}
+}
+
+// giveBack runs when nothing has been collected for a while. It collects, and gives the system what is free, if that is more than
+// what the process may fill anew with garbage: a process under a steady light load is left alone.
+func (p *pacer) giveBack() {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	objects, free, live := sample[0].Value.Uint64(), sample[1].Value.Uint64(), sample[2].Value.Uint64()
+	if objects+free > live+max(p.slack, live/2) {
+		debug.FreeOSMemory()
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"testing"
 	"time"
+
+	"hanse/pkg/await"
 )
 
 func TestPercent(t *testing.T) {
@@ -68,4 +70,23 @@ func TestKeepRespectsGOGC(t *testing.T) {
 	if got := current(); got != before {
 		t.Errorf("%d%%, %d%% before", got, before)
 	}
+}
+
+// What a burst has left goes back to the system without another allocation.
+func TestGivesBack(t *testing.T) {
+	if os.Getenv("GOGC") != "" {
+		t.Skip("GOGC is set")
+	}
+	defer keep(4<<20, 100*time.Millisecond)()
+	burst := make([][]byte, 200)
+	for i := range burst {
+		burst[i] = make([]byte, 1<<20)
+	}
+	runtime.KeepAlive(burst)
+	burst = nil
+	var m runtime.MemStats
+	await.True(t, time.Minute, "the memory is given back", func() bool {
+		runtime.ReadMemStats(&m)
+		return m.HeapSys-m.HeapReleased < 100<<20
+	})
 }
