@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,8 @@ type DeadLetter struct {
 const (
 	consumerSync   = "sync"
 	consumerFedout = "fedout"
+	// consumerRefused, with the name of a server, is fedout for what that server has refused.
+	consumerRefused = "fedout:"
 )
 
 // ErrNoDeadLetter says that there is nothing to replay at a position.
@@ -98,10 +101,14 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 		return nil, err
 	}
 	done := new(Replay)
-	switch consumer {
+	by, only := consumer, id.Server("")
+	if server, refused := strings.CutPrefix(consumer, consumerRefused); refused {
+		by, only = consumerFedout, id.Server(server)
+	}
+	switch by {
 	case consumerSync:
 	case consumerFedout:
-		if err := a.sendAgain(ctx, part, entry, done); err != nil {
+		if err := a.sendAgain(ctx, part, entry, only, done); err != nil {
 			return nil, err
 		}
 	default:
@@ -158,8 +165,8 @@ func leavesUs(e *logv1.Entry) bool {
 	return false
 }
 
-// sendAgain marks those who should have got an entry as behind from it on.
-func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, done *Replay) error {
+// sendAgain marks those who should have got an entry as behind from it on, or only one of them.
+func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, only id.Server, done *Replay) error {
 	if !leavesUs(e) {
 		return nil
 	}
@@ -178,7 +185,7 @@ func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, done
 	}
 	slices.Sort(to)
 	for _, server := range slices.Compact(to) {
-		if slices.Contains(a.names, server) {
+		if slices.Contains(a.names, server) || only != "" && server != only {
 			continue
 		}
 		again, err := a.fallBehind(ctx, server, part, e, !slices.Contains(inRoom, server))

@@ -205,3 +205,19 @@ func TestReplayRefusesWhatCannotBeRead(t *testing.T) {
 		t.Errorf("%d dead letters are left, want 5", l.left())
 	}
 }
+
+// What one server has refused is sent again to that server only.
+func TestReplayOfRefusedEvent(t *testing.T) {
+	l := newLetters(t)
+	l.event("fedout:away.example", 5, goodEvent, &logv1.Event{Sender: "@a:here.example", Local: true})
+	done, err := l.ReplayDeadLetter(t.Context(), "fedout:away.example", 7, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []id.Server{"away.example"}; !slices.Equal(done.Again, want) || l.left() != 0 {
+		t.Errorf("replayed %+v, want %v again; %d letters are left", done, want, l.left())
+	}
+	if _, ok := l.behind("there.example"); ok {
+		t.Error("a server that has the event is marked as behind")
+	}
+}

@@ -74,6 +74,7 @@ func (d *dest) adopt(rows, rooms []behindRow) {
 		_, isBehind := d.behind[r.logPart]
 		if !isKnown && !isBehind {
 			d.lagAt(r.logPart, r.n)
+			d.refused = nil // somebody may have mended that
 		}
 		d.rows[r.logPart] = r.n
 	}

@@ -256,7 +256,7 @@ func (d *dest) missedEvents(ctx context.Context, part uint32, from int64, c *cat
 			if t.origin != origin || len(t.pdus) == maxPDUs || t.bytes+len(m.body.Json) > maxTransaction && len(t.pdus) > 0 {
 				return to, nil // next time
 			}
-			t.pdus = append(t.pdus, pdu{id: m.body.EventId, json: m.body.Json})
+			t.pdus = append(t.pdus, pdu{id: m.body.EventId, json: m.body.Json, logPart: part, pos: m.pos})
 			t.bytes += len(m.body.Json)
 		}
 		c.joined[m.room] += d.movesOf(m.body)
@@ -301,7 +301,7 @@ func (d *dest) newestOfSkipped(ctx context.Context, part uint32, from int64, c *
 		for _, m := range events {
 			if origin := id.User(m.body.Sender).Server(); m.body.Local && d.f.isLocal(origin) && (t.origin == "" || t.origin == origin) {
 				t.origin = origin
-				t.pdus = append(t.pdus, pdu{id: m.body.EventId, json: m.body.Json})
+				t.pdus = append(t.pdus, pdu{id: m.body.EventId, json: m.body.Json, logPart: part, pos: m.pos})
 				t.bytes += len(m.body.Json)
 				break
 			}

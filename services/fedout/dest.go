@@ -40,10 +40,13 @@ type dest struct {
 	typing  map[typingKey]*logv1.Typing
 	// presence is the newest of each user.
 	presence map[id.User]*logv1.Presence
+	// refused is what it refused and does not get any more.
+	refused map[refusalKey]bool
 
 	// These belong to the goroutine that sends.
-	told  map[deviceChange]struct{}
-	catch map[uint32]*catchUp
+	told   map[deviceChange]struct{}
+	catch  map[uint32]*catchUp
+	broken int // attempts in a row that were answered with 500
 	// leaveSlot gives the slot back that the goroutine has; nil: it has none. patient says which kind of slot it takes.
 	leaveSlot func()
 	patient   bool

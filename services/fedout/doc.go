@@ -37,5 +37,8 @@
 // effect. That one gives the partition up, and does not take it back for a while, lest two that see different members take
 // it from each other all the time.
 //
+// A receiver that refuses a transaction because of one event or EDU in it, for good, does not hold up what is behind that:
+// the item is found by halves and passed over (refused.go).
+//
 // The backoff (pkg/destination) is everybody's: the later observation counts.
 package fedout

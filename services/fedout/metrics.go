@@ -12,6 +12,7 @@ type metrics struct {
 	seconds      prometheus.Histogram
 	pdus         *prometheus.CounterVec
 	edus         *prometheus.CounterVec
+	refused      *prometheus.CounterVec
 	delay        prometheus.Histogram
 	dests        *prometheus.GaugeVec
 	backlog      *prometheus.GaugeVec
@@ -26,8 +27,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
 		keys:         counter("hanse_fedout_key_fetches_total", "Requests for verify keys of other servers, by whom was asked and result.", "from", "result"),
 		transactions: counter("hanse_fedout_transactions_total", "Transactions to other servers, by result: ok, failed, refused (by the receiver).", "result"),
-		pdus:         counter("hanse_fedout_pdus_total", "Events sent, by result: ok, error (of the receiver, for this event), dropped.", "result"),
+		pdus:         counter("hanse_fedout_pdus_total", "Events sent, by result: ok, error (of the receiver, for this event).", "result"),
 		edus:         counter("hanse_fedout_edus_total", "EDUs sent, by type.", "type"),
+		refused:      counter("hanse_fedout_refused_total", "Events and EDUs that a server refused for good and does not get any more, by kind: event, edu.", "kind"),
 		seconds: metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_fedout_transaction_seconds",
 			Help: "Duration of transactions that were acknowledged.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}})),
 		delay: metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_fedout_delivery_seconds",

@@ -208,7 +208,7 @@ func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
 		if ev := it.event(); ev != nil && !ev.Local {
 			continue
 		} else if ev != nil {
-			t.pdus = append(t.pdus, pdu{id: ev.EventId, json: ev.Json, sent: ev.OriginServerTs})
+			t.pdus = append(t.pdus, pdu{id: ev.EventId, json: ev.Json, sent: ev.OriginServerTs, logPart: it.logPart, pos: it.pos})
 			t.bytes += len(ev.Json)
 		} else if r := it.entry.GetReceipt(); r != nil {
 			receipts.add(it.entry.RoomId, id.User(r.UserId), r.ThreadId, r.EventId, r.Ts)
@@ -222,9 +222,10 @@ func (d *dest) fill(ctx context.Context, t *transaction, batch []*item) error {
 	return d.addDevices(ctx, t, devices)
 }
 
-// deliver sends a transaction, with more EDUs than one may have in several. One that the destination refuses is taken apart: only what it refuses when it comes
-// alone is dropped.
+// deliver sends a transaction, in several if it has more EDUs than one may have. What the destination refuses of it for
+// good is passed over.
 func (d *dest) deliver(t *transaction) error {
+	d.withoutRefused(t)
 	for len(t.edus) > maxEDUs {
 		some := &transaction{origin: t.origin, edus: t.edus[:maxEDUs], bytes: t.bytes, traces: t.traces}
 		if err := d.deliver(some); err != nil {
@@ -240,46 +241,21 @@ func (d *dest) deliver(t *transaction) error {
 	answered := time.Now()
 	end(err)
 	var refused *refusal
-	if errors.As(err, &refused) {
-		d.f.s.metrics.transactions.WithLabelValues("refused").Inc()
-		if !t.single() {
-			return d.apart(t)
-		}
-		d.dropped(t, refused)
-		err = nil
-	} else if err == nil {
+	switch {
+	case err == nil:
 		d.f.s.metrics.transactions.WithLabelValues("ok").Inc()
-	}
-	if err != nil {
+	case !errors.As(err, &refused):
 		return err
+	case refused.serverError() && d.broken+1 < stubborn:
+		d.broken++
+		return fmt.Errorf("%s: %s", d.server, refused.Error())
+	default:
+		d.f.s.metrics.transactions.WithLabelValues("refused").Inc()
+		if err := d.search(t, refused); err != nil {
+			return err
+		}
 	}
+	d.broken = 0
 	d.f.s.noteSuccess(d.f.ctx, d.server, answered)
 	return nil
-}
-
-// apart sends the parts of a refused transaction one by one.
-func (d *dest) apart(t *transaction) error {
-	for _, e := range t.edus {
-		if err := d.deliver(&transaction{origin: t.origin, edus: []edu{e}, bytes: len(e.Content), traces: t.traces}); err != nil {
-			return err
-		}
-	}
-	for _, p := range t.pdus {
-		if err := d.deliver(&transaction{origin: t.origin, pdus: []pdu{p}, bytes: len(p.json), traces: t.traces}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d *dest) dropped(t *transaction, why error) {
-	what := ""
-	for _, p := range t.pdus {
-		what = p.id
-		d.f.s.metrics.pdus.WithLabelValues("dropped").Inc()
-	}
-	for _, e := range t.edus {
-		what = e.Type
-	}
-	d.f.s.log.Warn("refused by the destination and dropped", "destination", d.server, "what", what, "err", fmt.Sprint(why))
 }

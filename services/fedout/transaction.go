@@ -44,6 +44,9 @@ type pdu struct {
 	json []byte
 	// sent is the event's origin_server_ts if its delay is to be measured.
 	sent int64
+	// logPart and pos are where it stands in the log.
+	logPart uint32
+	pos     int64
 }
 
 type edu struct {
@@ -97,14 +100,6 @@ func (t *transaction) body(now time.Time) []byte {
 	return append(b, ']', '}')
 }
 
-// refusal is an answer that says that the transaction itself is bad: to send it again would not help.
-type refusal struct {
-	status int
-	body   string
-}
-
-func (r *refusal) Error() string { return fmt.Sprintf("answered %d %s", r.status, r.body) }
-
 // send makes one transaction. An error that is not a *refusal means that the destination failed.
 func (d *dest) send(t *transaction) error {
 	if err := d.enterSlot(); err != nil {
@@ -126,12 +121,14 @@ func (d *dest) send(t *transaction) error {
 	if err != nil {
 		return err
 	}
-	switch status {
-	case http.StatusOK:
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return &refusal{status, fmt.Sprintf("%.200s", answer)}
+	switch {
+	case status == http.StatusOK:
+	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
+		return fmt.Errorf("%s answered %d %.200q", d.server, status, answer)
+	case status >= 400 && status <= http.StatusInternalServerError:
+		return &refusal{status, fmt.Sprintf("%.200q", answer)}
 	default:
-		return fmt.Errorf("%s answered %d %.200s", d.server, status, answer)
+		return fmt.Errorf("%s answered %d %.200q", d.server, status, answer)
 	}
 	s.metrics.seconds.Observe(time.Since(start).Seconds())
 	d.account(t, answer)

@@ -1,0 +1,188 @@
+package fedout
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A receiver may refuse a whole transaction because of one event or EDU in it that it cannot read or verify, and it will
+// refuse that for ever. What is refused is found by halves, passed over for this destination, and the rest arrives in its
+// order. A server that refuses whatever it is sent is treated as one that fails.
+
+const (
+	// refusedInRow is how many items a search passes over without one that is taken between them. Then the destination
+	// rests as after a failure, and the next search goes on from there.
+	refusedInRow = 8
+	// stubborn is how many attempts in a row a destination must have answered with 500 before what is in the transaction
+	// may be to blame.
+	stubborn = 8
+	// rememberedRefusals bounds what is remembered of each destination.
+	rememberedRefusals = 1000
+	// lettersOfOne bounds the dead letters of one destination in one partition.
+	lettersOfOne = 1000
+)
+
+// errRefusesAll says that a destination takes nothing.
+var errRefusesAll = errors.New("it refuses all that it is sent")
+
+// refusal is an answer that says that the transaction itself is bad: to send it again would not help.
+type refusal struct {
+	status int
+	body   string
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("answered %d %s", r.status, r.body) }
+
+// serverError says that the receiver calls it a fault of its own.
+func (r *refusal) serverError() bool { return r.status >= 500 }
+
+// refusalKey is what an event or an EDU is known by.
+type refusalKey [sha256.Size]byte
+
+func (p *pdu) key() refusalKey { return sha256.Sum256([]byte(p.id)) }
+
+func (e *edu) key() refusalKey {
+	return sha256.Sum256(append(append([]byte(e.Type), 0), e.Content...))
+}
+
+// withoutRefused takes out of a transaction what the destination has refused before.
+func (d *dest) withoutRefused(t *transaction) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.refused) == 0 {
+		return
+	}
+	t.pdus = slices.DeleteFunc(t.pdus, func(p pdu) bool { return d.refused[p.key()] })
+	t.edus = slices.DeleteFunc(t.edus, func(e edu) bool { return d.refused[e.key()] })
+}
+
+// halves are the two parts of a transaction that is not single, in order.
+func (t *transaction) halves() [2]*transaction {
+	n := (len(t.edus) + len(t.pdus)) / 2
+	edus := min(n, len(t.edus))
+	pdus := n - edus
+	return [2]*transaction{
+		{origin: t.origin, edus: t.edus[:edus], pdus: t.pdus[:pdus], bytes: t.bytes, traces: t.traces},
+		{origin: t.origin, edus: t.edus[edus:], pdus: t.pdus[pdus:], bytes: t.bytes, traces: t.traces},
+	}
+}
+
+// search looks for what a destination refuses of a transaction.
+type search struct {
+	d *dest
+	// found were refused alone since the last item that was taken.
+	found []found
+	// taken says that it has taken some of the transaction.
+	taken bool
+}
+
+// found is an event or EDU that was refused when it came alone.
+type found struct {
+	t   *transaction
+	why *refusal
+}
+
+// search sends the parts of a transaction that was refused, but for those that are refused alone.
+func (d *dest) search(t *transaction, why *refusal) error {
+	var refused *refusal
+	if err := d.send(&transaction{origin: t.origin}); errors.As(err, &refused) {
+		return fmt.Errorf("%w, even an empty transaction: %s", errRefusesAll, refused.Error())
+	} else if err != nil {
+		return err
+	}
+	s := &search{d: d}
+	if err := s.parts(t, why); err != nil {
+		return err
+	}
+	return s.passOver()
+}
+
+// parts sends the parts of a transaction that was refused.
+func (s *search) parts(t *transaction, why *refusal) error {
+	if t.single() {
+		s.found = append(s.found, found{t, why})
+		if len(s.found) < refusedInRow {
+			return nil
+		}
+		if err := s.passOver(); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w, or %d items in a row: %s", errRefusesAll, refusedInRow, why.Error())
+	}
+	for _, half := range t.halves() {
+		err := s.d.send(half)
+		var refused *refusal
+		if errors.As(err, &refused) {
+			err = s.parts(half, refused)
+		} else if err == nil {
+			s.taken = true
+			err = s.passOver()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// passOver gives up what was found. If the receiver speaks of a fault of its own, that is done only if it has taken something
+// else.
+func (s *search) passOver() error {
+	for _, f := range s.found {
+		if f.why.serverError() && !s.taken {
+			return fmt.Errorf("it takes nothing: %s", f.why.Error())
+		}
+	}
+	for _, f := range s.found {
+		s.d.passOver(f.t, f.why)
+	}
+	s.found = nil
+	return nil
+}
+
+// passOver notes that the only event or EDU of a transaction is not sent to the destination any more.
+func (d *dest) passOver(t *transaction, why *refusal) {
+	m := d.f.s.metrics
+	for _, p := range t.pdus {
+		d.refuse(p.key())
+		m.refused.WithLabelValues("event").Inc()
+		d.f.s.log.Warn("a server refuses an event, which is not sent to it any more", "destination", d.server, "event", p.id, "answer", why.Error())
+		d.deadLetter(p, why)
+	}
+	for _, e := range t.edus {
+		d.refuse(e.key())
+		m.refused.WithLabelValues("edu").Inc()
+		d.f.s.log.Warn("a server refuses an EDU, which is not sent to it any more", "destination", d.server, "type", e.Type, "answer", why.Error())
+	}
+}
+
+func (d *dest) refuse(key refusalKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refused == nil || len(d.refused) >= rememberedRefusals {
+		d.refused = make(map[refusalKey]bool)
+	}
+	d.refused[key] = true
+}
+
+// refusedBy, with the name of a destination, is the consumer of the dead letters that note what it has refused.
+const refusedBy = "fedout:"
+
+const sqlRefused = `
+INSERT INTO dead_letter (part, consumer, pos, error, created_ts)
+SELECT $1, $2, $3, $4, $5 WHERE (SELECT count(*) FROM (SELECT FROM dead_letter WHERE part = $1 AND consumer = $2 LIMIT $6) AS l) < $6
+ON CONFLICT DO NOTHING`
+
+// deadLetter stores that the destination lacks an event; hanse deadletter replay sends it again.
+func (d *dest) deadLetter(p pdu, why *refusal) {
+	ctx, cancel := context.WithTimeout(d.p.ctx, 5*time.Second)
+	defer cancel()
+	_, err := d.f.s.shards.For(p.logPart).Exec(ctx, sqlRefused, int32(p.logPart), refusedBy+string(d.server), p.pos, p.id+": "+why.Error(), time.Now().UnixMilli(), lettersOfOne)
+	if err != nil {
+		d.f.s.log.Warn("dead letter not stored", "destination", d.server, "event", p.id, "err", err)
+	}
+}
