@@ -23,7 +23,9 @@ type Membership struct {
 	// Pos is the log position of the event in the room's partition, JoinPos that at which the present join began.
 	Pos, JoinPos int64
 	// Stripped is the JSON array of stripped state, for invites and knocks in rooms that we are not in.
-	Stripped  json.RawMessage
+	Stripped json.RawMessage
+	// Event is the membership event in a room that we are not in, where EventNID is 0. What it says of the room is not proven.
+	Event     json.RawMessage
 	Forgotten bool
 	// Seq is the position in the user's stream, JoinSeq that of the beginning of the present join.
 	Seq, JoinSeq int64
@@ -125,6 +127,6 @@ func membership(r db.Membership) Membership {
 	return Membership{
 		User: id.User(r.UserID), Room: id.Room(r.RoomID), RoomPart: uint32(r.RoomPart), RoomNID: r.RoomNid,
 		RoomVersion: r.RoomVersion, Membership: r.Membership, EventNID: r.EventNid, EventID: id.Event(r.EventID),
-		Sender: id.User(r.Sender), Pos: r.Pos, JoinPos: r.JoinPos, Stripped: r.Stripped, Forgotten: r.Forgotten, Seq: r.Seq, JoinSeq: r.JoinSeq,
+		Sender: id.User(r.Sender), Pos: r.Pos, JoinPos: r.JoinPos, Stripped: r.Stripped, Event: r.Event, Forgotten: r.Forgotten, Seq: r.Seq, JoinSeq: r.JoinSeq,
 	}
 }

@@ -145,7 +145,7 @@ func (b *batch) queueRooms(q *pgx.Batch) {
 		}
 	}
 	var create, update roomRows
-	var publish keyed
+	var publish, displaced keyed
 	for _, r := range order {
 		st := rooms[r]
 		pos := max(st.pos, r.lastPos.Load())
@@ -159,6 +159,15 @@ func (b *batch) queueRooms(q *pgx.Batch) {
 			publish.add(r)
 			publish.flag = append(publish.flag, *st.published)
 		}
+	}
+	for _, c := range b.changes {
+		if c.displaced != 0 {
+			displaced.part, displaced.room = append(displaced.part, int32(c.room.p.part)), append(displaced.room, c.displaced)
+		}
+	}
+	if len(displaced.part) > 0 {
+		q.Queue(sqlDeleteEvents, displaced.part, displaced.room)
+		q.Queue(sqlDeleteRoom, displaced.part, displaced.room)
 	}
 	if len(create.part) > 0 {
 		q.Queue(sqlInsertRoom, create.insert()...)

@@ -18,9 +18,11 @@ type change struct {
 	row *roomRow
 	// bulk says that it may wait for what others do.
 	bulk bool
-	// create says that the row does not exist yet, publish sets its place in the directory.
+	// create says that the row does not exist yet. publish sets its place in the directory.
 	create  bool
 	publish *bool
+	// displaced is the room's row before, if that was of another version; 0: none.
+	displaced int64
 
 	events     []*newEvent
 	resolved   []resolution

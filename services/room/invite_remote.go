@@ -224,15 +224,7 @@ func (s *Service) leaveVia(ctx context.Context, roomID id.Room, in intent, serve
 
 // leaveAlone makes a leave event that nobody but us will ever see, upon the invite.
 func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row *outsideRow) (*event.PDU, error) {
-	r, err := s.lockRoom(ctx, roomID)
-	if err != nil {
-		return nil, err
-	}
-	defer r.unlock()
-	if !r.exists {
-		return nil, merr.NotFound("Not a known room")
-	}
-	last, err := r.eventByID(ctx, row.eventID)
+	last, err := s.last(ctx, roomID, row)
 	if err != nil {
 		return nil, err
 	}
@@ -241,14 +233,14 @@ func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row
 	}
 	d := event.Draft{RoomID: roomID, Type: typeMember, StateKey: in.stateKey, Sender: in.sender, Content: in.content,
 		Depth: min(last.Depth+1, maxDepth), OriginServerTS: last.OriginServerTS + 1}
-	if err := errors.Join(refer(&d.PrevEvents, &d.PrevHashes, last.PDU), refer(&d.AuthEvents, &d.AuthHashes, last.PDU)); err != nil {
+	if err := errors.Join(refer(&d.PrevEvents, &d.PrevHashes, last), refer(&d.AuthEvents, &d.AuthHashes, last)); err != nil {
 		return nil, err
 	}
 	key, err := s.servers.SigningKey(ctx, in.sender.Server())
 	if err != nil {
 		return nil, err
 	}
-	pdu, err := event.Build(d, r.rules, in.sender.Server(), key)
+	pdu, err := event.Build(d, last.Rules, in.sender.Server(), key)
 	if err != nil {
 		return nil, badEvent(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -158,6 +159,9 @@ func (s *Service) prepare(ctx context.Context, roomID id.Room, in intent, member
 	if !ok {
 		return nil, merr.UnsupportedRoomVersion(t.Version)
 	}
+	if err := s.mayBeOf(ctx, roomID, rules); err != nil {
+		return nil, fmt.Errorf("template of %s: %w", server, err)
+	}
 	d, err := draftOf(t.Event, rules, roomID, in, membership)
 	if err != nil {
 		return nil, fmt.Errorf("template of %s: %w", server, err)
@@ -171,6 +175,19 @@ func (s *Service) prepare(ctx context.Context, roomID id.Room, in intent, member
 		return nil, badEvent(err)
 	}
 	return pdu, nil
+}
+
+// mayBeOf looks whether a room can be of a version that another server names.
+func (s *Service) mayBeOf(ctx context.Context, roomID id.Room, rules *roomversion.Rules) error {
+	r, err := s.lockRoom(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	defer r.unlock()
+	if r.proven() && r.rules.Version != rules.Version {
+		return fmt.Errorf("room %s has version %s, not %s", roomID, r.rules.Version, rules.Version)
+	}
+	return nil
 }
 
 // draftOf takes of a template what only the other server can know: where the event stands, and who vouches for it.
@@ -352,7 +369,8 @@ func (s *Service) alsoJoined(ctx context.Context, take *intake, join *event.PDU)
 	return resp, nil
 }
 
-// checkCreate looks for the one create event of the room, which must be of the version that we were told.
+// checkCreate looks for the create event of the room, which must be of the version that we were told. Nothing else proves
+// what the room is: it is signed by the server that the room id names, or the room id is its hash. The signature was verified.
 func checkCreate(states []*event.PDU, rules *roomversion.Rules) error {
 	for _, p := range states {
 		if !p.Is(typeCreate, "") {
@@ -362,41 +380,56 @@ func checkCreate(states []*event.PDU, rules *roomversion.Rules) error {
 		if version.Str != rules.Version && (version.Exists() || rules.Version != "1") {
 			return fmt.Errorf("room version %q, not %q", version.Str, rules.Version)
 		}
-		return nil
+		if p.ContentRedacted {
+			return errors.New("the create event is not the one that was hashed")
+		}
+		return auth.Check(p, auth.Events{}, auth.Options{})
 	}
 	return errors.New("no create event")
 }
 
-// stub makes a row for a room that we know nothing of yet, so that its events have somewhere to belong to.
+// stub makes a row for a room that we were never in, so that its events have somewhere to belong to. The room's version is
+// proven.
 func (s *Service) stub(ctx context.Context, roomID id.Room, rules *roomversion.Rules) error {
 	r, err := s.lockRoom(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	if r.exists {
+	if r.exists && r.rules.Version == rules.Version {
 		r.unlock()
-		if r.rules.Version != rules.Version {
-			return fmt.Errorf("room %s has version %s, not %s", roomID, r.rules.Version, rules.Version)
-		}
 		return nil
 	}
-	r.rules = rules
-	w := s.newWriter(ctx, r)
-	r.nid = w.nid()
-	w.c.create = true
-	if err = w.put(); err != nil {
-		r.drop()
-	} else {
-		r.exists = true
+	if r.proven() {
+		r.unlock()
+		return fmt.Errorf("room %s has version %s, not %s", roomID, r.rules.Version, rules.Version)
 	}
+	c, err := r.become(ctx, rules)
 	r.unlock()
 	if err != nil {
 		return err
 	}
-	if err := w.c.wait(ctx); err != nil && !pg.IsUnique(err, "") {
+	if err := c.wait(ctx); err != nil && !pg.IsUnique(err, "") {
 		return again(err)
 	}
 	return nil
+}
+
+// become queues the row of a room, instead of one with another version that was never proven. The room is locked.
+func (r *room) become(ctx context.Context, rules *roomversion.Rules) (*change, error) {
+	if err := r.settle(ctx); err != nil {
+		return nil, err
+	}
+	w := r.s.newWriter(ctx, r)
+	if r.exists {
+		w.c.displaced = r.nid
+	}
+	r.rules, r.nid, w.c.create = rules, w.nid(), true
+	if err := w.put(); err != nil {
+		r.drop()
+		return nil, err
+	}
+	r.exists = true
+	return w.c, nil
 }
 
 // begin makes a join the only end of a room that we were not in, with the state that came with it. What we may have

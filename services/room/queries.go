@@ -40,6 +40,16 @@ FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), $3::bigint[], $4::text[],
 	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local, full_pos)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
+	// sqlDeleteEvents and sqlDeleteRoom remove a room that nobody of ours ever was in. All that is known of such a room are
+	// state events.
+	sqlDeleteEvents = `
+DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, room_nid)
+WHERE e.part = b.part AND e.room_nid = b.room_nid AND e.state_key IS NOT NULL`
+
+	sqlDeleteRoom = `
+DELETE FROM room r USING unnest($1::int[], $2::bigint[]) AS b(part, room_nid)
+WHERE r.part = b.part AND r.room_nid = b.room_nid AND cardinality(r.extremities) = 0`
+
 	sqlPublishRoom = `
 UPDATE room r SET published = b.published
 FROM unnest($1::int[], $2::bigint[], $3::bool[]) AS b(part, room_nid, published)
@@ -141,15 +151,15 @@ written AS (
 	ON CONFLICT (part, user_id, room_id) DO UPDATE
 	SET room_part = excluded.room_part, room_nid = excluded.room_nid, room_version = excluded.room_version,
 		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
-		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, seq = excluded.seq,
+		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, event = NULL, seq = excluded.seq,
 		join_pos = CASE WHEN excluded.join_pos > 0 THEN excluded.join_pos ELSE m.join_pos END,
 		join_seq = CASE WHEN excluded.join_pos > 0 THEN excluded.seq ELSE m.join_seq END,
 		forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
 	WHERE m.pos < excluded.pos)
 SELECT part, user_id, seq FROM raised`
 
-	// sqlProjectOutside writes the row of a user in a room that we are not in: an invite from elsewhere, its refusal. It
-	// has no position of its own, only that of the partition's head at the time.
+	// sqlProjectOutside writes the row of a user in a room that we are not in, with its event: an invite from elsewhere,
+	// its refusal. It has no position of its own, only that of the partition's head at the time.
 	sqlProjectOutside = `
 WITH raised AS (
 	INSERT INTO user_stream AS s (part, user_id, seq) VALUES ($1, $2, 1)
@@ -157,13 +167,13 @@ WITH raised AS (
 	RETURNING seq),
 written AS (
 	INSERT INTO membership AS m (part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid,
-		event_id, sender, pos, stripped, seq)
-	SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, seq FROM raised
+		event_id, sender, pos, stripped, event, seq)
+	SELECT $1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, seq FROM raised
 	ON CONFLICT (part, user_id, room_id) DO UPDATE
 	SET room_part = excluded.room_part, room_nid = excluded.room_nid, room_version = excluded.room_version,
 		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
-		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, seq = excluded.seq,
-		forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
+		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, event = excluded.event,
+		seq = excluded.seq, forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
 	WHERE m.pos <= excluded.pos)
 SELECT seq FROM raised`
 
@@ -204,7 +214,7 @@ WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid > $3 A
 ORDER BY event_nid LIMIT $4`
 
 	sqlMembership = `
-SELECT membership, event_id, sender, room_version, stripped FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
+SELECT membership, event_nid, event_id, sender, room_version, stripped, event FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
 
 	// sqlBackwards finds the newest events that we lack: those that the deepest events name.
 	sqlBackwards = `

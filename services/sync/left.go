@@ -2,7 +2,10 @@ package sync
 
 import (
 	"context"
+	"fmt"
 
+	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
 	"hanse/pkg/view"
@@ -91,12 +94,31 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 
 // addLeaveEvent shows the end of an invite or a knock: the event itself, if we have it.
 func (s *Service) addLeaveEvent(ctx context.Context, v *roomView) error {
+	if v.r.EventNID == 0 {
+		return addOutsideEvent(v)
+	}
 	events, err := s.rooms.Events(ctx, v.r.RoomPart, []int64{v.r.EventNID})
 	if err != nil {
 		return err
 	}
 	if e := events[v.r.EventNID]; e != nil && e.Is(memberType, string(v.r.User)) {
 		v.timeline = []*roomdb.Event{e}
+	}
+	return nil
+}
+
+// addOutsideEvent shows a membership event of a room that we are not in.
+func addOutsideEvent(v *roomView) error {
+	rules, ok := roomversion.Get(v.r.RoomVersion)
+	if !ok || len(v.r.Event) == 0 {
+		return nil
+	}
+	pdu, err := event.ParseTrusted(v.r.Event, v.r.EventID, rules)
+	if err != nil {
+		return fmt.Errorf("membership of %s: %w", v.r.Room, err)
+	}
+	if pdu.Is(memberType, string(v.r.User)) {
+		v.timeline = []*roomdb.Event{{PDU: pdu, Part: v.r.RoomPart}}
 	}
 	return nil
 }

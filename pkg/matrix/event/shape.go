@@ -37,8 +37,12 @@ func checkShape(o canonjson.Object, rules *roomversion.Rules) error {
 		if err != nil {
 			return err
 		}
-		if _, err := id.ParseEvent(eventID); err != nil {
+		e, err := id.ParseEvent(eventID)
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		if e.Server() == "" {
+			return fmt.Errorf("%w: event_id %q names no server, which would have to sign", ErrInvalid, eventID)
 		}
 	}
 	// Before room version 6 the depth goes up to 2^63-1, and rooms exist that are there.
@@ -69,8 +73,12 @@ func checkRoomID(o canonjson.Object, rules *roomversion.Rules, create bool) erro
 	if err != nil {
 		return err
 	}
-	if _, err := id.ParseRoom(room); err != nil {
+	roomID, err := id.ParseRoom(room)
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if hash := roomID.Server() == ""; hash != rules.RoomIDIsCreateHash {
+		return fmt.Errorf("%w: %q is not a room id of room version %s", ErrInvalid, room, rules.Version)
 	}
 	return nil
 }

@@ -47,6 +47,7 @@ type Membership struct {
 	Forgotten   bool
 	Seq         int64
 	JoinSeq     int64
+	Event       []byte
 }
 
 type Pusher struct {
