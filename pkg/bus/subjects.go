@@ -20,6 +20,7 @@ const (
 	subjectAuth     = "hanse.auth"
 	subjectFedout   = "hanse.fedout."
 	subjectRedacted = "hanse.redacted."
+	subjectKeys     = "hanse.keys"
 )
 
 // maxPayload is what NATS accepts in one message (its default).
@@ -153,6 +154,25 @@ func (b *Bus) PublishRedacted(r *logv1.Redacted) error {
 // SubscribeRedacted hears of redacted events in all partitions.
 func (b *Bus) SubscribeRedacted(fn func(*logv1.Redacted)) (*Subscription, error) {
 	return Subscribe(b, subjectRedacted+"*", func(_ string, m *logv1.Redacted) { fn(m) })
+}
+
+// PublishKeys tells all workers that another server has told its verify keys anew.
+func (b *Bus) PublishKeys(server string) error {
+	if err := b.nc.Publish(subjectKeys, []byte(server)); err != nil {
+		b.metrics.failed.WithLabelValues("keys").Inc()
+		return fmt.Errorf("publish %s: %w", subjectKeys, err)
+	}
+	b.metrics.published.WithLabelValues("keys").Inc()
+	return nil
+}
+
+// SubscribeKeys hears which servers have told their keys anew.
+func (b *Bus) SubscribeKeys(fn func(server string)) (*Subscription, error) {
+	sub, err := b.nc.Subscribe(subjectKeys, func(msg *nats.Msg) { fn(string(msg.Data)) })
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %s: %w", subjectKeys, err)
+	}
+	return &Subscription{sub}, nil
 }
 
 // WakeFedout says that there are new durable rows for destinations in this partition.

@@ -33,6 +33,9 @@ func toStatus(err error) (out error, internal bool) {
 	if errors.As(err, &own) {
 		return own.GRPCStatus().Err(), false
 	}
+	if pg.Unstorable(err) {
+		return matrixStatus(merr.InvalidParam("The request contains characters that are not allowed, or an identifier that is too long")), true
+	}
 	if pg.Transient(err) && !pg.Ambiguous(err) {
 		// A connection that broke under a read, a database that restarts: routers try again.
 		return status.Error(codes.Aborted, err.Error()), true

@@ -9,9 +9,9 @@ import (
 	"net"
 	"net/http"
 	"time"
-	"unicode/utf8"
 
 	"hanse/pkg/admission"
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/merr"
 )
 
@@ -211,43 +211,21 @@ func JSONBody(r *http.Request) ([]byte, error) {
 	return b, nil
 }
 
-// CheckJSON checks that b is one JSON value in UTF-8, nested at most MaxDepth deep.
+// CheckJSON checks that b is one JSON value in UTF-8 without lone surrogates, nested at most MaxDepth deep: what has no
+// canonical form could not be signed later.
 func CheckJSON(b []byte) error {
-	if !utf8.Valid(b) {
-		return merr.NotJSON("The request body is not UTF-8")
+	err := canonjson.Check(b, MaxDepth-1)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, canonjson.ErrUTF8):
+		return merr.NotJSON("The request body is not UTF-8").WithCause(err)
+	case errors.Is(err, canonjson.ErrDepth):
+		return merr.BadJSON("The request body is nested too deeply").WithCause(err)
+	case errors.Is(err, canonjson.ErrNumber):
+		return merr.BadJSON("The request body has a number that is too large").WithCause(err)
 	}
-	if tooDeep(b) {
-		return merr.BadJSON("The request body is nested too deeply")
-	}
-	if !json.Valid(b) {
-		return merr.NotJSON("The request body is not JSON")
-	}
-	return nil
-}
-
-// tooDeep looks at brackets outside strings only: it runs before the parser, which recurses.
-func tooDeep(b []byte) bool {
-	depth, inString := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case inString:
-			switch c {
-			case '\\':
-				i++
-			case '"':
-				inString = false
-			}
-		case c == '"':
-			inString = true
-		case c == '{' || c == '[':
-			if depth++; depth > MaxDepth {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return false
+	return merr.NotJSON("The request body is not JSON").WithCause(err)
 }
 
 // Decode reads a JSON object into v. Unknown members are ignored; members of a wrong type are

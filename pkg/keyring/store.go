@@ -46,6 +46,9 @@ const (
 	sqlKeys = `
 SELECT server_name, key_id, public_key, valid_until_ts, expired FROM server_key
 WHERE (part, server_name, key_id) IN (SELECT * FROM unnest($1::int[], $2::text[], $3::text[]))`
+	sqlKeysOfAll = `
+SELECT server_name, key_id, public_key, valid_until_ts, expired FROM server_key
+WHERE (part, server_name) IN (SELECT * FROM unnest($1::int[], $2::text[]))`
 	sqlKeysOf = `SELECT key_id, public_key, valid_until_ts, expired FROM server_key WHERE part = $1 AND server_name = $2`
 	sqlPut    = `
 INSERT INTO server_key AS k (part, server_name, key_id, public_key, valid_until_ts, expired, fetched_ts, response)
@@ -99,6 +102,46 @@ func (s *Store) Keys(ctx context.Context, names []Name) (map[Name]Key, error) {
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// KeysOfAll returns all stored keys of some servers by their ids, with one query for each shard.
+func (s *Store) KeysOfAll(ctx context.Context, servers []id.Server) (map[id.Server]map[string]Key, error) {
+	type columns struct {
+		parts   []int32
+		servers []string
+	}
+	shards := make(map[querier]*columns, 1)
+	for _, server := range servers {
+		part := partition.Of(string(server))
+		pool := s.shards.For(part)
+		c := shards[pool]
+		if c == nil {
+			c = new(columns)
+			shards[pool] = c
+		}
+		c.parts, c.servers = append(c.parts, int32(part)), append(c.servers, string(server))
+	}
+	found := make(map[id.Server]map[string]Key, len(servers))
+	for pool, c := range shards {
+		rows, err := pool.Query(ctx, sqlKeysOfAll, c.parts, c.servers)
+		if err != nil {
+			return nil, fmt.Errorf("read server keys: %w", err)
+		}
+		var n Name
+		var k Key
+		_, err = pgx.ForEachRow(rows, []any{&n.Server, &n.KeyID, (*[]byte)(&k.Public), &k.ValidUntil, &k.Expired}, func() error {
+			if found[n.Server] == nil {
+				found[n.Server] = make(map[string]Key, 1)
+			}
+			found[n.Server][n.KeyID] = k
+			k.Public = nil // the next row's bytes are its own
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read server keys: %w", err)
+		}
+	}
+	return found, nil
 }
 
 // KeysOf returns all stored keys of a server by their ids.

@@ -79,6 +79,13 @@ func IsUnique(err error, constraint string) bool {
 	return errors.As(err, &pe) && pe.Code == "23505" && (constraint == "" || pe.ConstraintName == constraint)
 }
 
+// Unstorable reports whether PostgreSQL refused a value for what it is: text with a zero byte or that is not UTF-8, or
+// too long for an index. Whoever sent it made the mistake, and will make it again.
+func Unstorable(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && (pe.Code == "22021" || pe.Code == "22P05" || pe.Code == "54000")
+}
+
 // IsFenced reports whether err is what hanse_fence raises: the writer's epoch is not that of the row any more.
 func IsFenced(err error) bool {
 	var pe *pgconn.PgError

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	fedv1 "hanse/proto/federation/v1"
@@ -53,7 +54,7 @@ func (c *Client) askServer(ctx context.Context, req *fedv1.DoRequest, body, answ
 	if status != http.StatusOK {
 		return remoteError(status, raw)
 	}
-	if err := json.Unmarshal(raw, answer); err != nil {
+	if err := canonjson.Decode(raw, answer); err != nil {
 		return merr.BadGateway("The answer of " + req.Destination + " was not understood").WithCause(err)
 	}
 	return nil

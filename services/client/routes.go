@@ -1,12 +1,7 @@
 package client
 
 import (
-	"errors"
 	"net/http"
-	"strings"
-	"unicode/utf8"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -30,8 +25,8 @@ const largeBody = 10 << 20
 
 // Routes registers the endpoints of the role.
 func (c *Client) Routes(rt *httpx.Router) {
-	v3 := rt.Group("/_matrix/client/v3", "/_matrix/client/r0").With(plainText)
-	v1 := rt.Group("/_matrix/client/v1").With(plainText)
+	v3 := rt.Group("/_matrix/client/v3", "/_matrix/client/r0").With(httpx.PlainText)
+	v1 := rt.Group("/_matrix/client/v1").With(httpx.PlainText)
 	r := &routes{
 		root: rt, open: v3, openV1: v1,
 		auth:   v3.With(c.sessions.Required, c.noGuests, c.perUser),
@@ -46,24 +41,6 @@ func (c *Client) Routes(rt *httpx.Router) {
 		add(r)
 	}
 }
-
-// plainText refuses text that PostgreSQL cannot hold: NUL, and what is not UTF-8. Wherever in a request it was, it is
-// the client's mistake.
-func plainText(next httpx.Handler) httpx.Handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if strings.ContainsRune(r.URL.Path, 0) || !utf8.ValidString(r.URL.Path) {
-			return errText
-		}
-		err := next(w, r)
-		var pe *pgconn.PgError
-		if errors.As(err, &pe) && (pe.Code == "22021" || pe.Code == "22P05") { // not in repertoire, untranslatable
-			return errText.WithCause(err)
-		}
-		return err
-	}
-}
-
-var errText = merr.InvalidParam("The request contains characters that are not allowed")
 
 // noGuests refuses guests: 403 M_GUEST_ACCESS_FORBIDDEN.
 func (c *Client) noGuests(next httpx.Handler) httpx.Handler {

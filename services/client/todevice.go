@@ -78,6 +78,9 @@ func (c *Client) sortMessages(sender id.User, typ string, in map[id.User]map[id.
 			return nil, nil, merr.InvalidParam("Not a user ID: " + string(u))
 		}
 		for dev, content := range devices {
+			if _, err := id.ParseDevice(string(dev)); err != nil {
+				return nil, nil, merr.InvalidParam("Not a device ID").WithCause(err)
+			}
 			if len(content) == 0 || content[0] != '{' {
 				return nil, nil, merr.BadJSON("The content of a message must be an object")
 			}

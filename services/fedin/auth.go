@@ -1,6 +1,7 @@
 package fedin
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"hanse/pkg/admission"
 	"hanse/pkg/httpx"
 	"hanse/pkg/keyring"
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
@@ -61,13 +63,26 @@ func (q *request) param(name string) string { return httpx.Param(q.Request, name
 
 // decode decodes the body into v.
 func (q *request) decode(v any) error {
-	if len(q.body) == 0 {
+	return decode(q.body, v)
+}
+
+// decode reads JSON of another server, with Matrix errors.
+func decode(b []byte, v any) error {
+	b = bytes.TrimLeft(b, " \t\r\n")
+	if len(b) == 0 {
 		return merr.NotJSON("The request has no body")
 	}
-	if q.body[0] != '{' {
+	if b[0] != '{' {
 		return merr.BadJSON("The request body must be a JSON object")
 	}
-	return httpx.Unmarshal(q.body, v)
+	err := canonjson.Decode(b, v)
+	if e := badBody(err); e != nil {
+		return e
+	}
+	if err != nil {
+		return merr.BadJSON("The request body does not have the right form").WithCause(err)
+	}
+	return nil
 }
 
 // signed makes a handler of one that needs to know who asks (server-server API, "Request Authentication").

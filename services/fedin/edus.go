@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/pg"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
@@ -29,11 +32,15 @@ var errEDU = errors.New("EDU ignored")
 
 func ignored(why string) error { return fmt.Errorf("%w: %s", errEDU, why) }
 
-// receiveEDUs takes in the EDUs of a transaction in their order. An error means that our own parts failed.
+// receiveEDUs takes in the EDUs of a transaction in their order. What is wrong with one of them costs neither the others
+// nor the transaction. An error means that our own parts failed.
 func (f *Fedin) receiveEDUs(ctx context.Context, q *request, edus []edu) error {
 	changed := newDeviceChanges(q.origin)
 	for _, e := range edus {
 		err := f.receiveEDU(ctx, q, e, changed)
+		if pg.Unstorable(err) {
+			err = ignored("text that cannot be stored")
+		}
 		result := "taken"
 		if errors.Is(err, errEDU) {
 			f.log.DebugContext(ctx, "EDU", "server", q.origin, "type", e.Type, "err", err)
@@ -77,11 +84,26 @@ func (f *Fedin) receiveEDU(ctx context.Context, q *request, e edu, changed *devi
 	return ignored("unknown type")
 }
 
+// decodeEDU reads the content in its canonical form, so that what is kept of it as raw JSON reads the same to everybody.
 func decodeEDU(content json.RawMessage, v any) error {
-	if len(content) == 0 || json.Unmarshal(content, v) != nil {
-		return ignored("malformed")
+	canonical, err := canonjson.CanonicalLoose(content)
+	if err == nil {
+		err = canonjson.Decode(canonical, v)
+	}
+	if err != nil {
+		return ignored("malformed: " + err.Error())
 	}
 	return nil
+}
+
+// plain says whether all of the texts can be stored.
+func plain(texts ...string) bool {
+	for _, t := range texts {
+		if strings.IndexByte(t, 0) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // userOf checks that a user id is one of the server's.
@@ -217,7 +239,7 @@ func (f *Fedin) receiveReceipts(ctx context.Context, origin id.Server, content j
 		// Private receipts never leave their server: m.read is the only type there is.
 		for userText, r := range byType["m.read"] {
 			user, err := compliantUserOf(userText, origin)
-			if err != nil || len(r.EventIDs) == 0 || len(intents) == maxReceipts {
+			if err != nil || len(r.EventIDs) == 0 || len(intents) == maxReceipts || !readableReceipt(r.EventIDs[0], r.Data.ThreadID) {
 				continue
 			}
 			users = append(users, user)
@@ -233,6 +255,12 @@ func (f *Fedin) receiveReceipts(ctx context.Context, origin id.Server, content j
 		return ignored("no receipts")
 	}
 	return nil
+}
+
+// readableReceipt says whether a receipt names an event, and a thread if it names one.
+func readableReceipt(event, thread string) bool {
+	_, err := id.ParseEvent(event)
+	return err == nil && len(thread) <= id.MaxLength && plain(thread)
 }
 
 func (f *Fedin) putReceipts(ctx context.Context, room *roomdb.Room, users []id.User, intents []*roomv1.ReceiptIntent) error {

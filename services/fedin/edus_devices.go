@@ -39,7 +39,7 @@ func (f *Fedin) receiveToDevice(ctx context.Context, origin id.Server, content j
 	if err != nil {
 		return err
 	}
-	if m.Type == "" || len(m.Type) > 255 || m.MessageID == "" || len(m.MessageID) > maxMessageID {
+	if m.Type == "" || len(m.Type) > 255 || m.MessageID == "" || len(m.MessageID) > maxMessageID || !plain(m.Type, m.MessageID) {
 		return ignored("bad type or message_id")
 	}
 	var messages []userdb.ToDevice
@@ -49,6 +49,9 @@ func (f *Fedin) receiveToDevice(ctx context.Context, origin id.Server, content j
 			continue
 		}
 		for device, body := range devices {
+			if _, err := id.ParseDevice(string(device)); err != nil {
+				return ignored(err.Error())
+			}
 			if len(body) == 0 || body[0] != '{' || len(messages) == maxMessages {
 				continue
 			}

@@ -134,6 +134,11 @@ const pruneEvery = time.Hour
 
 // Run does the role's background work until the context ends, then waits for the transactions that are under way.
 func (f *Fedin) Run(ctx context.Context) error {
+	stop, err := f.keys.Follow(f.bus)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	tick, early := time.NewTicker(pruneEvery), time.NewTicker(earlyStep)
 	defer tick.Stop()
 	defer early.Stop()

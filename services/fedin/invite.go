@@ -59,14 +59,23 @@ func (f *Fedin) invite(w http.ResponseWriter, q *request) error {
 // says if it is shown.
 func (f *Fedin) inviteV1(w http.ResponseWriter, q *request) error {
 	in := invitation{Version: "1", Event: q.body}
-	if len(q.body) == 0 || q.body[0] != '{' {
-		return merr.BadJSON("The event is missing")
+	var body struct {
+		Unsigned struct {
+			State []json.RawMessage `json:"invite_room_state"`
+		} `json:"unsigned"`
 	}
-	if shown := gjson.GetBytes(q.body, "unsigned.invite_room_state"); shown.IsArray() {
-		if err := httpx.Unmarshal([]byte(shown.Raw), &in.State); err != nil {
-			return err
+	if err := q.decode(&body); err != nil {
+		return err
+	}
+	in.State = body.Unsigned.State
+	for _, shown := range in.State {
+		var e struct {
+			Type    string `json:"type"`
+			Content struct {
+				Version string `json:"room_version"`
+			} `json:"content"`
 		}
-		if shown.Get(`#(type=="m.room.create").content.room_version`).Str == "2" {
+		if canonjson.Decode(shown, &e) == nil && e.Type == "m.room.create" && e.Content.Version == "2" {
 			in.Version = "2"
 		}
 	}
@@ -92,14 +101,14 @@ func (f *Fedin) takeInvite(q *request, in invitation) (json.RawMessage, error) {
 	if err := f.mayInviteTo(ctx, roomID, q.origin); err != nil {
 		return nil, err
 	}
-	pdu, err := event.Parse(in.Event, rules)
+	pdu, err := event.ParseIn(in.Event, rules, roomID)
 	if errors.Is(err, event.ErrTooLarge) {
 		return nil, merr.TooLarge("The event is too large").WithCause(err)
 	}
 	if err != nil {
 		return nil, merr.InvalidParam(err.Error())
 	}
-	if err := f.checkInvite(ctx, pdu, roomID, q.origin); err != nil {
+	if err := f.checkInvite(ctx, pdu, q.origin); err != nil {
 		return nil, err
 	}
 	state, err := f.inviteState(ctx, in.State, pdu)
@@ -131,10 +140,8 @@ func (f *Fedin) mayInviteTo(ctx context.Context, roomID id.Room, origin id.Serve
 }
 
 // checkInvite makes sure that we sign an invite and nothing else.
-func (f *Fedin) checkInvite(ctx context.Context, pdu *event.PDU, roomID id.Room, origin id.Server) error {
+func (f *Fedin) checkInvite(ctx context.Context, pdu *event.PDU, origin id.Server) error {
 	switch {
-	case pdu.RoomID != roomID:
-		return merr.InvalidParam("The event is of another room")
 	case pdu.Type != "m.room.member" || pdu.StateKey == nil || pdu.Membership() != "invite":
 		return merr.InvalidParam("The event is not an invite")
 	case pdu.Sender.Server() != origin:
@@ -185,8 +192,8 @@ func (f *Fedin) inviteState(ctx context.Context, raw []json.RawMessage, invite *
 	pdus := make([]*event.PDU, 0, len(raw))
 	created := false
 	for _, b := range raw {
-		pdu, err := event.Parse(b, invite.Rules)
-		if err != nil || pdu.RoomID != invite.RoomID || !pdu.IsState() {
+		pdu, err := event.ParseIn(b, invite.Rules, invite.RoomID)
+		if err != nil || !pdu.IsState() {
 			return nil, merr.InvalidParam("invite_room_state is not state of the room").WithCause(err)
 		}
 		created = created || pdu.Is("m.room.create", "")

@@ -81,29 +81,21 @@ func (f *Fedin) sendMembership(ctx context.Context, q *request, membership strin
 
 // parsePDU parses an event that is the body of a request.
 func parsePDU(raw []byte, room *roomdb.Room) (*event.PDU, error) {
-	pdu, err := event.Parse(raw, room.Rules)
+	pdu, err := event.ParseIn(raw, room.Rules, room.ID)
 	switch {
 	case errors.Is(err, event.ErrTooLarge):
 		return nil, merr.TooLarge("The event is too large").WithCause(err)
+	case errors.Is(err, event.ErrOtherRoom):
+		return nil, merr.InvalidParam("The event is of another room")
 	case err != nil:
 		return nil, merr.BadJSON(err.Error())
-	case pdu.RoomID != room.ID:
-		return nil, merr.InvalidParam("The event is of another room")
 	}
 	return pdu, nil
 }
 
 // signedBy verifies one server's signature of an event: where we are to add our own, that is not there yet.
 func (f *Fedin) signedBy(ctx context.Context, pdu *event.PDU, server id.Server) error {
-	redacted, err := event.Redact(pdu.JSON, pdu.Rules)
-	if err != nil {
-		return merr.BadJSON(err.Error())
-	}
-	validAt := int64(0)
-	if pdu.Rules.EnforceKeyValidity {
-		validAt = pdu.OriginServerTS
-	}
-	if err := f.keys.VerifyJSON(ctx, server, redacted, validAt); err != nil {
+	if err := f.keys.VerifyEventBy(ctx, pdu, server); err != nil {
 		return badSignature(err)
 	}
 	return nil

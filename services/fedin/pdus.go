@@ -139,12 +139,10 @@ func (f *Fedin) receiveRoom(ctx context.Context, origin id.Server, room *roomdb.
 	}
 	pdus := make([]*event.PDU, 0, len(raw))
 	for _, b := range raw {
-		pdu, err := event.Parse(b, room.Rules)
+		pdu, err := event.ParseIn(b, room.Rules, room.ID)
 		switch {
 		case err != nil:
 			f.refuse(out, b, room, err.Error())
-		case pdu.RoomID != room.ID:
-			f.refuse(out, b, room, "The event is of another room")
 		case !list.Allows(pdu.Sender.Server()):
 			// A PDU may come by way of another server; the list is about who takes part.
 			f.refuse(out, b, room, "Server is banned from room")

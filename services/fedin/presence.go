@@ -44,7 +44,7 @@ func (f *Fedin) receivePresence(ctx context.Context, origin id.Server, content j
 	news := make([]*logv1.Presence, 0, len(p.Push))
 	for _, u := range p.Push {
 		user, err := compliantUserOf(u.User, origin)
-		if err != nil || !presence.Valid(u.Presence) || len(u.Status) > presence.MaxStatus {
+		if err != nil || !presence.Valid(u.Presence) || len(u.Status) > presence.MaxStatus || !plain(u.Status) {
 			continue
 		}
 		news = append(news, &logv1.Presence{UserId: string(user), Presence: u.Presence, StatusMsg: u.Status,

@@ -15,14 +15,15 @@ const (
 
 // Routes registers the role's endpoints (server-server API).
 func (f *Fedin) Routes(r *httpx.Router) {
-	keys := r.Group("/_matrix/key/v2")
+	keys := r.Group("/_matrix/key/v2").With(httpx.PlainText)
 	keys.Handle("GET /server", f.ownKeys)
 	keys.Handle("GET /server/{keyId}", f.ownKeys)
 	keys.Handle("GET /query/{serverName}", f.queryKeys)
 	keys.Handle("GET /query/{serverName}/{keyId}", f.queryKeys)
 	keys.Handle("POST /query", f.queryManyKeys)
 
-	v1, v2 := r.Group("/_matrix/federation/v1"), r.Group("/_matrix/federation/v2")
+	v1 := r.Group("/_matrix/federation/v1").With(httpx.PlainText)
+	v2 := r.Group("/_matrix/federation/v2").With(httpx.PlainText)
 	v1.Handle("GET /version", f.version)
 	v1.Handle("GET /openid/userinfo", f.userinfo)
 	// A transaction waits for its room, like a long poll: it must not take the slots of the others.

@@ -42,7 +42,7 @@ type edu struct {
 // UnmarshalJSON takes what is no EDU for one of no type: it must not cost the transaction.
 func (e *edu) UnmarshalJSON(b []byte) error {
 	type plain edu
-	if json.Unmarshal(b, (*plain)(e)) != nil {
+	if canonjson.Decode(b, (*plain)(e)) != nil {
 		*e = edu{}
 	}
 	return nil
@@ -50,11 +50,8 @@ func (e *edu) UnmarshalJSON(b []byte) error {
 
 // parseTransaction decodes the body. What single PDUs and EDUs are is looked at later.
 func parseTransaction(body []byte) (*transaction, error) {
-	if len(body) == 0 || !json.Valid(body) {
-		return nil, merr.NotJSON("The transaction is not JSON")
-	}
 	t := new(transaction)
-	if err := httpx.Unmarshal(body, t); err != nil {
+	if err := decode(body, t); err != nil {
 		return nil, err
 	}
 	if len(t.PDUs) > maxPDUs {
@@ -80,7 +77,7 @@ func badBody(err error) *merr.Error {
 // send answers PUT /_matrix/federation/v1/send/{txnId}.
 func (f *Fedin) send(w http.ResponseWriter, q *request) error {
 	txnID := q.param("txnId")
-	if txnID == "" || len(txnID) > maxTxnID {
+	if txnID == "" || len(txnID) > maxTxnID || !plain(txnID) {
 		return merr.InvalidParam("Not a transaction ID")
 	}
 	txnID = string(q.server) + " " + txnID // a server may count for each of our names by itself

@@ -263,7 +263,11 @@ func TestNameOf(t *testing.T) {
 	s := w.server("one.example")
 	for _, version := range []string{"3", "4", "11", "12"} {
 		rules, _ := roomversion.Get(version)
-		pdu := s.message("!a:one.example", version, "x")
+		room := id.Room("!a:one.example")
+		if rules.RoomIDIsCreateHash {
+			room = id.Room("!" + strings.Repeat("a", 43))
+		}
+		pdu := s.message(room, version, "x")
 		if got := nameOf(pdu.JSON, rules); got != pdu.ID {
 			t.Errorf("version %s: %s, want %s", version, got, pdu.ID)
 		}

@@ -90,6 +90,11 @@ func (f *Fedin) claimUserKeys(w http.ResponseWriter, q *request) error {
 		if err != nil {
 			return err
 		}
+		for device, algorithm := range devices {
+			if _, err := id.ParseDevice(string(device)); err != nil || !plain(algorithm) {
+				return merr.InvalidParam("Not a device ID or an algorithm")
+			}
+		}
 		wanted[u] = devices
 	}
 	var mu sync.Mutex

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/presence"
 	"hanse/pkg/userdb"
@@ -87,7 +89,7 @@ func (t *transaction) addRows(rows []eduRow) []int64 {
 	var done []int64
 	for i, r := range rows {
 		superseded := r.dedup != nil && last[r.typ+"\x00"+*r.dedup] != i
-		if !superseded && json.Valid(r.content) {
+		if !superseded && deliverable(r) {
 			if len(t.edus) == maxEDUs {
 				break
 			}
@@ -97,6 +99,39 @@ func (t *transaction) addRows(rows []eduRow) []int64 {
 		done = append(done, r.id)
 	}
 	return done
+}
+
+// maxContent is how deep the content of an EDU may nest for all servers to take it.
+const maxContent = 100
+
+// deliverable says whether a row can be part of a transaction that others take. One that has no canonical form cannot be
+// signed, and one with a zero byte in a name was refused as a whole by some servers: neither must keep back what is behind.
+func deliverable(r eduRow) bool {
+	if canonjson.Check(r.content, maxContent) != nil {
+		return false
+	}
+	if r.typ != "m.direct_to_device" {
+		return true
+	}
+	var m struct {
+		Type      string                                    `json:"type"`
+		MessageID string                                    `json:"message_id"`
+		Messages  map[id.User]map[id.Device]json.RawMessage `json:"messages"`
+	}
+	if canonjson.Decode(r.content, &m) != nil || strings.ContainsRune(m.Type+m.MessageID, 0) {
+		return false
+	}
+	for u, devices := range m.Messages {
+		if strings.ContainsRune(string(u), 0) {
+			return false
+		}
+		for device := range devices {
+			if strings.ContainsRune(string(device), 0) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // dropEDUs deletes rows that were acknowledged.

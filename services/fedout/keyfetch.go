@@ -30,6 +30,12 @@ type keyAnswer struct {
 	json []byte
 }
 
+// verifyKey is a key in an answer; Expired of old ones only.
+type verifyKey struct {
+	Key     string `json:"key"`
+	Expired int64  `json:"expired_ts"`
+}
+
 // parseKeys verifies an answer and takes its keys out (server-server API, "Publishing Keys"). It must be signed by
 // one of the keys that it names.
 func parseKeys(server id.Server, raw []byte, now time.Time) (*keyAnswer, error) {
@@ -38,15 +44,12 @@ func parseKeys(server id.Server, raw []byte, now time.Time) (*keyAnswer, error) 
 		return nil, err
 	}
 	var a struct {
-		Server     id.Server                       `json:"server_name"`
-		ValidUntil int64                           `json:"valid_until_ts"`
-		Keys       map[string]struct{ Key string } `json:"verify_keys"`
-		Old        map[string]struct {
-			Key     string
-			Expired int64 `json:"expired_ts"`
-		} `json:"old_verify_keys"`
+		Server     id.Server            `json:"server_name"`
+		ValidUntil int64                `json:"valid_until_ts"`
+		Keys       map[string]verifyKey `json:"verify_keys"`
+		Old        map[string]verifyKey `json:"old_verify_keys"`
 	}
-	if err := json.Unmarshal(canonical, &a); err != nil {
+	if err := canonjson.Decode(canonical, &a); err != nil {
 		return nil, err
 	}
 	if a.Server != server {
@@ -97,7 +100,18 @@ func (s *Service) fetchKeys(ctx context.Context, server id.Server) error {
 	if err != nil {
 		return fmt.Errorf("keys of %s: %w", server, err)
 	}
-	return s.keys.Put(ctx, server, a.keys, a.json, now)
+	return s.putKeys(ctx, server, a, now)
+}
+
+// putKeys stores the keys of an answer, and makes all workers forget what they remember of the server.
+func (s *Service) putKeys(ctx context.Context, server id.Server, a *keyAnswer, now time.Time) error {
+	if err := s.keys.Put(ctx, server, a.keys, a.json, now); err != nil {
+		return err
+	}
+	if err := s.bus.PublishKeys(string(server)); err != nil {
+		s.log.Debug("keys", "server", server, "err", err)
+	}
+	return nil
 }
 
 func (s *Service) getJSON(ctx context.Context, q fedclient.Request) ([]byte, error) {
@@ -139,7 +153,7 @@ func (s *Service) askNotary(ctx context.Context, notary, server id.Server, wante
 	var answer struct {
 		Keys []json.RawMessage `json:"server_keys"`
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
+	if err := canonjson.Decode(raw, &answer); err != nil {
 		return fmt.Errorf("answer of notary %s: %w", notary, err)
 	}
 	var errs []error
@@ -160,5 +174,5 @@ func (s *Service) takeNotarised(ctx context.Context, notary, server id.Server, r
 	if err := s.ring.VerifyJSON(ctx, notary, a.json, now.UnixMilli()); err != nil {
 		return fmt.Errorf("keys of %s by notary %s: %w", server, notary, err)
 	}
-	return s.keys.Put(ctx, server, a.keys, a.json, now)
+	return s.putKeys(ctx, server, a, now)
 }

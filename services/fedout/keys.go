@@ -69,8 +69,9 @@ func (s *Service) Keys(ctx context.Context, in *fedv1.KeysRequest) (*fedv1.KeysR
 	return resp, errors.Join(append(errs, ctx.Err())...)
 }
 
-// keysOf returns those of the wanted keys of one server that can be had; an empty name stands for all current ones.
-// One of many may take its time; see keyFetcher.
+// keysOf returns the keys of one server that can be had, once it has those that are wanted or cannot get them; an empty
+// name stands for a current one. The old ones among them are no less news than those that are wanted. One of many may take
+// its time; see keyFetcher.
 func (s *Service) keysOf(ctx context.Context, server id.Server, wanted map[string]int64, many bool) ([]*fedv1.ServerKey, error) {
 	have, err := s.keys.KeysOf(ctx, server)
 	if err != nil {
@@ -88,12 +89,9 @@ func (s *Service) keysOf(ctx context.Context, server id.Server, wanted map[strin
 			s.fetcher.judge(server, !lacking(have, wanted))
 		}
 	}
-	_, all := wanted[""]
-	var out []*fedv1.ServerKey
+	out := make([]*fedv1.ServerKey, 0, len(have))
 	for keyID, k := range have {
-		if _, ok := wanted[keyID]; ok || all {
-			out = append(out, &fedv1.ServerKey{Server: string(server), KeyId: keyID, PublicKey: k.Public, ValidUntilMs: k.ValidUntil, Expired: k.Expired})
-		}
+		out = append(out, &fedv1.ServerKey{Server: string(server), KeyId: keyID, PublicKey: k.Public, ValidUntilMs: k.ValidUntil, Expired: k.Expired})
 	}
 	return out, nil
 }

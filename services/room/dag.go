@@ -102,8 +102,18 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 // judged.
 func (w *writer) judge(ctx context.Context, e *newEvent, before state.Map, history bool) (refusal, err error) {
 	cited, err := w.cited(ctx, e)
+	if errors.Is(err, errMissingEvent) && e.place && e.was&flagRejected != 0 {
+		err, refusal = nil, err // it was rejected because it cites an event of another room
+	}
 	if err != nil {
 		return nil, err
+	}
+	if refusal == nil {
+		refusal = w.citesForeign(e.pdu)
+	}
+	if refusal != nil {
+		e.flags |= flagRejected
+		return refusal, nil
 	}
 	create, err := w.createOf(ctx, make(map[id.Event]*roomdb.Event))
 	if err != nil {
@@ -130,7 +140,7 @@ func (w *writer) judge(ctx context.Context, e *newEvent, before state.Map, histo
 	return refusal, err
 }
 
-// cited returns the auth events that the event names, all of which must be stored, and notes their numbers.
+// cited returns the auth events that the event names, and notes their numbers. All must be stored but those of other rooms.
 func (w *writer) cited(ctx context.Context, e *newEvent) ([]*roomdb.Event, error) {
 	found, err := w.stored(ctx, e.pdu.AuthEvents)
 	if err != nil {
@@ -140,6 +150,9 @@ func (w *writer) cited(ctx context.Context, e *newEvent) ([]*roomdb.Event, error
 	e.auth = e.auth[:0]
 	for _, a := range e.pdu.AuthEvents {
 		ev := found[a]
+		if ev == nil && w.foreign[a] != "" {
+			continue
+		}
 		if ev == nil {
 			return nil, fmt.Errorf("auth event %s of %s: %w", a, e.pdu.ID, errMissingEvent)
 		}
@@ -147,6 +160,17 @@ func (w *writer) cited(ctx context.Context, e *newEvent) ([]*roomdb.Event, error
 		e.auth = append(e.auth, ev.NID)
 	}
 	return cited, nil
+}
+
+// citesForeign applies the rule that the auth events must be of the event's room (rule 2.5 up to room version 11, 3.5 of
+// version 12).
+func (w *writer) citesForeign(pdu *event.PDU) error {
+	for _, a := range pdu.AuthEvents {
+		if room := w.foreign[a]; room != "" {
+			return auth.OtherRoom(pdu, a, room)
+		}
+	}
+	return nil
 }
 
 // checkCited applies the rules that concern the auth events, and all others with the auth events as the state. From

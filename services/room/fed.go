@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	federationv1 "hanse/proto/federation/v1"
@@ -124,7 +125,7 @@ func (s *Service) ask(ctx context.Context, q request, out any) error {
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(answer, out); err != nil {
+	if err := canonjson.Decode(answer, out); err != nil {
 		return fmt.Errorf("ask %s: %w", q.dest, err)
 	}
 	return nil

@@ -349,24 +349,6 @@ func TestDuplicateJSONKeys(t *testing.T) {
 	}
 }
 
-// An event may carry any number of signatures; so many keys are asked for.
-func TestManySignatures(t *testing.T) {
-	h := newHostile(t, "12")
-	pdu := h.message(60)
-	var extra strings.Builder
-	for i := range 1000 {
-		fmt.Fprintf(&extra, `"ed25519:k%d":"x",`, i)
-	}
-	raw := strings.Replace(string(pdu.JSON), `"two.test":{`, `"two.test":{`+extra.String(), 1)
-	many, err := event.Parse([]byte(raw), h.on.Rules)
-	if err != nil || many.ID != pdu.ID {
-		t.Fatal(err)
-	}
-	if n := len(wantedKeys(many, two)); n > keysPerSigner {
-		t.Errorf("%d keys are asked for", n)
-	}
-}
-
 // Events that are queued for a commit are found even if the cache has forgotten them.
 func TestQueuedEventsAreKept(t *testing.T) {
 	hold, held := make(chan struct{}), make(chan struct{}, 100)

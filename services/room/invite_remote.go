@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -30,11 +31,11 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 	if err != nil {
 		return nil, elsewhereError(err, "")
 	}
-	signed, err := event.Parse(raw, pdu.Rules)
+	signed, err := event.ParseIn(raw, pdu.Rules, roomID)
 	if err != nil || signed.ID != pdu.ID {
 		return nil, merr.BadGateway("The invited user's server answered with another event")
 	}
-	if err := s.signedBy(ctx, signed, target.Server()); err != nil {
+	if err := s.keys.VerifyEventBy(ctx, signed, target.Server()); err != nil {
 		return nil, merr.BadGateway("The invited user's server did not sign the invite").WithCause(err)
 	}
 	return s.attachOwn(ctx, signed, in)
@@ -74,7 +75,7 @@ func (s *Service) askInvite(ctx context.Context, pdu *event.PDU, dest id.Server,
 	if len(both) != 2 {
 		return nil, merr.BadGateway("The invited user's server answered with something else")
 	}
-	err = json.Unmarshal(both[1], &answer)
+	err = canonjson.Decode(both[1], &answer)
 	return answer.Event, err
 }
 
@@ -133,14 +134,6 @@ func (w *writer) shownState(ctx context.Context) ([]json.RawMessage, error) {
 		shown = append(shown, json.RawMessage(e.JSON))
 	}
 	return shown, nil
-}
-
-func (s *Service) signedBy(ctx context.Context, pdu *event.PDU, server id.Server) error {
-	keys, err := s.keys(ctx, wantedKeys(pdu, server))
-	if err != nil {
-		return err
-	}
-	return s.verifyBy(pdu, server, keys)
 }
 
 // attachOwn adds an event of ours that was built a while ago.

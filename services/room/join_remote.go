@@ -256,18 +256,14 @@ func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server
 	}
 	answer.via = server
 	if len(answer.Event) > 0 {
-		signed, err := event.Parse(answer.Event, pdu.Rules)
+		signed, err := event.ParseIn(answer.Event, pdu.Rules, roomID)
 		if err != nil || signed.ID != pdu.ID {
 			return nil, fmt.Errorf("%s answered with another join event", server)
 		}
 		pdu = signed
 	}
-	bad, err := s.verify(ctx, []*event.PDU{pdu})
-	if err != nil {
-		return nil, err
-	}
-	if bad[0] != nil {
-		return nil, fmt.Errorf("join through %s: %w", server, bad[0])
+	if err := s.keys.VerifyEvent(ctx, pdu); err != nil {
+		return nil, fmt.Errorf("join through %s: %w", server, err)
 	}
 	return s.settleIn(ctx, pdu, in, &answer)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/tidwall/gjson"
+
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
@@ -35,19 +37,61 @@ func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Ev
 	if err != nil {
 		in.s.log.Debug("event_auth", "room", in.roomID, "server", in.origin, "err", err)
 		raw = nil
-		for _, a := range missing[:min(len(missing), event.MaxAuthEvents)] {
-			one, err := in.s.fetchEvent(ctx, in.home, in.origin, a)
-			if err != nil {
-				return fmt.Errorf("auth event %s: %w", a, err)
-			}
-			raw = append(raw, one...)
+	} else {
+		if err := in.storeRaw(ctx, raw); err != nil {
+			return err
 		}
+		if missing, err = in.lacking(ctx, missing); err != nil {
+			return err
+		}
+	}
+	raw = nil
+	for _, a := range missing[:min(len(missing), event.MaxAuthEvents)] {
+		if in.foreign[a] != "" {
+			continue
+		}
+		one, err := in.s.fetchEvent(ctx, in.home, in.origin, a)
+		if err != nil {
+			return fmt.Errorf("auth event %s: %w", a, err)
+		}
+		raw = append(raw, one...)
 	}
 	return in.storeRaw(ctx, raw)
 }
 
+// noteForeign notes which of some events are events of other rooms: who cites one is rejected (auth rule 2.5), but not
+// unknown. What an event's id is the hash of cannot be claimed falsely; where ids are made up, the signature of the server
+// that the id names proves it.
+func (in *intake) noteForeign(ctx context.Context, raw rawPDUs) error {
+	var pdus []*event.PDU
+	for _, b := range raw {
+		if room := gjson.GetBytes(b, "room_id").Str; room == "" || room == string(in.roomID) {
+			continue
+		}
+		if pdu, err := event.Parse(b, in.rules); err == nil && pdu.RoomID != in.roomID {
+			pdus = append(pdus, pdu)
+		}
+	}
+	if in.rules.EventID == 1 {
+		var err error
+		if pdus, err = in.s.genuine(ctx, pdus); err != nil {
+			return err
+		}
+	}
+	for _, pdu := range pdus {
+		if in.foreign == nil {
+			in.foreign = make(map[id.Event]id.Room)
+		}
+		in.foreign[pdu.ID] = pdu.RoomID
+	}
+	return nil
+}
+
 // storeRaw stores those of the events that we lack, without a place. Only these are verified.
 func (in *intake) storeRaw(ctx context.Context, raw rawPDUs) error {
+	if err := in.noteForeign(ctx, raw); err != nil {
+		return err
+	}
 	pdus := in.s.parse(raw, in.rules, in.roomID)
 	ids := make([]id.Event, len(pdus))
 	for i, p := range pdus {
@@ -119,7 +163,7 @@ func (in *intake) storeChunk(ctx context.Context, pdus []*event.PDU) (c *change,
 	}
 	defer r.unlock()
 	w := in.s.newWriter(ctx, r)
-	w.c.bulk = true
+	w.c.bulk, w.foreign = true, in.foreign
 	if incomplete, err = w.outliers(ctx, pdus); err != nil || len(w.c.events) == 0 {
 		return nil, incomplete, err
 	}
@@ -145,14 +189,16 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) (incomplete []
 			continue
 		}
 		e := &newEvent{pdu: p, nid: w.nid(), flags: flagOutlier}
-		cited := make([]*roomdb.Event, 0, len(p.AuthEvents))
+		cited, foreign := make([]*roomdb.Event, 0, len(p.AuthEvents)), 0
 		for _, a := range p.AuthEvents {
 			if ev := found[a]; ev != nil {
 				cited = append(cited, ev)
 				e.auth = append(e.auth, ev.NID)
+			} else if w.foreign[a] != "" {
+				foreign++
 			}
 		}
-		if len(cited) < len(p.AuthEvents) {
+		if len(cited)+foreign < len(p.AuthEvents) {
 			w.s.log.Debug("outlier without its auth events", "event", p.ID)
 			incomplete = append(incomplete, p)
 			continue
@@ -161,7 +207,11 @@ func (w *writer) outliers(ctx context.Context, pdus []*event.PDU) (incomplete []
 		if err != nil {
 			return nil, err
 		}
-		if refusal := w.s.checkCited(p, cited, create); refusal != nil {
+		refusal := w.citesForeign(p)
+		if refusal == nil {
+			refusal = w.s.checkCited(p, cited, create)
+		}
+		if refusal != nil {
 			w.s.log.Debug("outlier refused", "event", p.ID, "err", refusal)
 			e.flags |= flagRejected
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 )
 
@@ -100,7 +101,7 @@ func (f *fill) list(ctx context.Context, at id.Event) (*stateListing, map[id.Eve
 		uri: fedPath("v1", "state_ids", string(f.roomID)) + "?event_id=" + url.QueryEscape(string(at))},
 		func(list string, element json.RawMessage) error {
 			var text string
-			if err := json.Unmarshal(element, &text); err != nil {
+			if err := canonjson.Decode(element, &text); err != nil {
 				return err
 			}
 			eventID, err := id.ParseEvent(text)

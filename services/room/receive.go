@@ -75,13 +75,7 @@ func (in *intake) parse(raw [][]byte, results []*roomv1.PduResult) []*event.PDU 
 	pdus := make([]*event.PDU, 0, len(raw))
 	twice := make(map[id.Event]bool, len(raw))
 	for i, b := range raw {
-		pdu, err := event.Parse(b, in.rules)
-		if err == nil && pdu.RoomID != in.roomID {
-			err = fmt.Errorf("%w: of another room", event.ErrInvalid)
-		}
-		if err == nil {
-			err = storable(pdu)
-		}
+		pdu, err := event.ParseIn(b, in.rules, in.roomID)
 		if err != nil {
 			in.s.metrics.pdus.WithLabelValues("malformed").Inc()
 			results[i] = &roomv1.PduResult{EventId: gjson.GetBytes(b, "event_id").Str, Error: err.Error()}
@@ -147,6 +141,8 @@ type intake struct {
 	relay bool
 	// partial says that the room lacked members when the intake began.
 	partial bool
+	// foreign are events of other rooms that events of this one cite.
+	foreign map[id.Event]id.Room
 	// fetched counts the states and auth chains that were asked for.
 	fetched *int
 }
@@ -229,9 +225,6 @@ type gaps struct {
 
 // take takes one event in, and before it what it needs.
 func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
-	if namesItself(pdu) {
-		return verdict{}, fmt.Errorf("%w: it names itself", event.ErrInvalid)
-	}
 	g, err := in.look(ctx, pdu)
 	if err != nil || g.known {
 		return verdict{known: g.known}, err
@@ -256,11 +249,6 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 		}
 	}
 	return in.attach(ctx, pdu, states)
-}
-
-// namesItself finds what only the room versions can express whose event ids are made up.
-func namesItself(pdu *event.PDU) bool {
-	return slices.Contains(pdu.PrevEvents, pdu.ID) || slices.Contains(pdu.AuthEvents, pdu.ID)
 }
 
 // look finds out what is missing. No network is asked while the room is locked.
@@ -350,6 +338,7 @@ func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
 // attach puts the event at its place, with all that it needs at hand.
 func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState) (v verdict, err error) {
 	err = in.draft(ctx, func(w *writer) error {
+		w.foreign = in.foreign
 		e, err := w.receive(ctx, pdu, states, false, in.relay)
 		if v.known = e == nil; !v.known {
 			v = w.verdict(e)

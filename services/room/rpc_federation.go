@@ -117,11 +117,11 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 	if in.partial && req.Membership != "leave" {
 		return nil, merr.UnableDueToPartialState()
 	}
-	pdu, err := parseEvent(req.Event, in.rules)
+	pdu, err := parseEvent(req.Event, in.rules, roomID)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMembershipEvent(pdu, roomID, req.Membership, id.Server(req.Origin)); err != nil {
+	if err := checkMembershipEvent(pdu, req.Membership, id.Server(req.Origin)); err != nil {
 		return nil, err
 	}
 	if pdu, err = s.cosignJoin(ctx, pdu, roomID); err != nil {
@@ -135,7 +135,7 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 	in.relay = true
 	v, err := in.take(ctx, pdu)
 	if err != nil {
-		return nil, again(err)
+		return nil, again(unfit(ctx, err))
 	}
 	if v.flags != 0 {
 		return nil, forbidden(v.refusal)
@@ -148,22 +148,25 @@ func (s *Service) SendMembership(ctx context.Context, req *roomv1.SendMembership
 	return s.membershipAnswer(ctx, roomID, pdu)
 }
 
-// parseEvent parses an event of another server's request.
-func parseEvent(raw []byte, rules *roomversion.Rules) (*event.PDU, error) {
-	pdu, err := event.Parse(raw, rules)
+// parseEvent parses an event of a room in another server's request.
+func parseEvent(raw []byte, rules *roomversion.Rules, roomID id.Room) (*event.PDU, error) {
+	pdu, err := event.ParseIn(raw, rules, roomID)
 	if err != nil {
 		return nil, badEvent(err)
-	}
-	if err := storable(pdu); err != nil {
-		return nil, merr.InvalidParam(err.Error())
 	}
 	return pdu, nil
 }
 
-func checkMembershipEvent(pdu *event.PDU, roomID id.Room, membership string, origin id.Server) error {
+// unfit tells who sent an event that it cannot be judged: what it names is not to be had. That is no failure of ours.
+func unfit(ctx context.Context, err error) error {
+	if _, matrix := merr.As(err); matrix || retry(err) || ctx.Err() != nil {
+		return err
+	}
+	return merr.InvalidParam("The event cannot be judged, as what it names is not to be had").WithCause(err)
+}
+
+func checkMembershipEvent(pdu *event.PDU, membership string, origin id.Server) error {
 	switch {
-	case pdu.RoomID != roomID:
-		return merr.InvalidParam("The event is of another room")
 	case pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != membership:
 		return merr.InvalidParam("The event is not a " + membership + " event")
 	case *pdu.StateKey != string(pdu.Sender):
@@ -230,11 +233,11 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if !ok {
 		return nil, merr.IncompatibleRoomVersion(req.RoomVersion)
 	}
-	pdu, err := parseEvent(req.Event, rules)
+	pdu, err := parseEvent(req.Event, rules, roomID)
 	if err != nil {
 		return nil, err
 	}
-	if pdu.RoomID != roomID || pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != "invite" {
+	if pdu.Type != typeMember || pdu.StateKey == nil || pdu.Membership() != "invite" {
 		return nil, merr.InvalidParam("The event is not an invite to this room")
 	}
 	target, err := id.ParseUser(*pdu.StateKey)

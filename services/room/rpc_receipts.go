@@ -71,6 +71,9 @@ func readable(in []*roomv1.ReceiptIntent) ([]*roomv1.ReceiptIntent, error) {
 		if err == nil && !storableText(ri.UserId, ri.Type, ri.ThreadId, ri.EventId) {
 			err = errUnstorable
 		}
+		if err == nil && max(len(ri.Type), len(ri.ThreadId), len(ri.EventId)) > id.MaxLength {
+			err = errLong
+		}
 		if err != nil && ri.Local {
 			return nil, merr.InvalidParam(err.Error())
 		}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"github.com/tidwall/gjson"
 
+	"hanse/pkg/matrix/acl"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/pg"
@@ -264,6 +266,9 @@ func (s *Service) intent(e *roomv1.EventIntent, why cause) (intent, error) {
 	}
 	if !storableText(e.Type, e.GetStateKey(), e.Redacts) {
 		return intent{}, merr.InvalidParam(errUnstorable.Error())
+	}
+	if e.Type == typeServerACL && e.StateKey != nil && *e.StateKey == "" && !acl.Parse(e.Content).Allows(sender.Server()) {
+		return intent{}, merr.New(http.StatusBadRequest, merr.CodeUnknown, "Can't create an ACL event that denies the local server")
 	}
 	return intent{typ: e.Type, stateKey: e.StateKey, content: e.Content, sender: sender, redacts: id.Event(e.Redacts),
 		ts: e.OriginServerTs, cause: why}, nil

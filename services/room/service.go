@@ -18,6 +18,7 @@ import (
 
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
+	"hanse/pkg/keyring"
 	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
@@ -70,6 +71,7 @@ type Service struct {
 	router  *partition.Router
 	servers Servers
 	fedout  federationv1.FedOutClient
+	keys    *keyring.Ring
 	tracer  trace.Tracer
 	log     *slog.Logger
 	metrics *metrics
@@ -128,6 +130,12 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)), loads: newTurns(graphLoads),
 		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce), brief: briefBounds,
 	}
+	var fetcher keyring.Fetcher
+	if deps.FedOut != nil {
+		fetcher = deps.FedOut
+	}
+	s.keys = keyring.New(keyring.Deps{Store: keyring.NewStore(deps.Shards), Servers: deps.Servers, Fetcher: fetcher, FetchTimeout: joinTimeout,
+		Each: s.turns.each, Log: deps.Log, Registerer: deps.Registerer})
 	s.background, s.stopBackground = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -170,6 +178,11 @@ func (s *Service) localUser(user id.User) bool { return s.servers.IsLocal(user.S
 
 // Run owns partitions and commits until ctx ends; then it gives the partitions up, answers what waits and returns.
 func (s *Service) Run(ctx context.Context) error {
+	stopKeys, err := s.keys.Follow(s.bus)
+	if err != nil {
+		return err
+	}
+	defer stopKeys()
 	lanesCtx, stopLanes := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLanes()
 	var lanes errgroup.Group
@@ -182,7 +195,7 @@ func (s *Service) Run(ctx context.Context) error {
 	lanes.Go(func() error { s.beacons(lanesCtx); return nil })
 	lanes.Go(func() error { s.shared.run(lanesCtx); return nil })
 	lanes.Go(func() error { s.collectAll(lanesCtx); return nil })
-	err := s.owner.Run(ctx)
+	err = s.owner.Run(ctx)
 	s.stopBackground()
 	stopLanes()
 	if e := lanes.Wait(); err == nil {

@@ -4,31 +4,13 @@ import (
 	"errors"
 	"strings"
 	"unicode/utf8"
-
-	"hanse/pkg/matrix/event"
 )
 
-// errUnstorable refuses what JSON allows and PostgreSQL's text does not: zero bytes. Letting such a value through would
-// make PostgreSQL refuse the whole append.
+// errUnstorable refuses what JSON allows and PostgreSQL's text does not: zero bytes.
 var errUnstorable = errors.New("zero bytes or invalid UTF-8 in identifiers are not supported")
 
-// storable looks at all parts of an event that are stored as text.
-func storable(pdu *event.PDU) error {
-	ok := storableText(pdu.Type, string(pdu.Sender), string(pdu.ID), string(pdu.Redacts))
-	if pdu.StateKey != nil {
-		ok = ok && storableText(*pdu.StateKey)
-	}
-	for _, p := range pdu.PrevEvents {
-		ok = ok && storableText(string(p))
-	}
-	for _, a := range pdu.AuthEvents {
-		ok = ok && storableText(string(a))
-	}
-	if !ok {
-		return errUnstorable
-	}
-	return nil
-}
+// errLong refuses names that are longer than what can have them.
+var errLong = errors.New("an identifier is longer than 255 bytes")
 
 func storableText(texts ...string) bool {
 	for _, t := range texts {

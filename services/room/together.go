@@ -173,9 +173,6 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 
 // complete says whether all that an event names is at hand; also if the event itself is.
 func (w *writer) complete(ctx context.Context, pdu *event.PDU) (bool, error) {
-	if namesItself(pdu) {
-		return false, nil
-	}
 	found, err := w.stored(ctx, append(append([]id.Event{pdu.ID}, pdu.AuthEvents...), pdu.PrevEvents...))
 	if err != nil {
 		return false, err

@@ -44,6 +44,8 @@ type writer struct {
 	afters  map[int64]*state.Snapshot
 	// outside are stored events that came before their auth events: drafted events replace their rows.
 	outside map[id.Event]int64
+	// foreign are events of other rooms that drafted events cite.
+	foreign map[id.Event]id.Room
 	// ready are snapshots one of which may be the next current state.
 	ready []*state.Snapshot
 	// maxTips is how many ends of the room events of other servers may lead to.

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"hanse/pkg/matrix/event"
+	"hanse/pkg/matrix/id"
 )
 
 // CheckAuthEvents applies the rule that considers an event's auth_events: 2 of
@@ -60,6 +61,11 @@ func checkAuthEvents(ev *event.PDU, authEvents []*event.PDU, opts Options) *Erro
 		}
 	}
 	return nil
+}
+
+// OtherRoom is the refusal of an event that cites an event of another room, for callers that do not have that one.
+func OtherRoom(ev *event.PDU, cited id.Event, room id.Room) error {
+	return reject(ev.Rules, numbering{ev.Rules}.authEventsRoom(), "%s is of room %s, not of %s", cited, room, ev.RoomID)
 }
 
 func isCreate(ev *event.PDU) bool { return ev.Type == typeCreate }

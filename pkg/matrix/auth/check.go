@@ -77,6 +77,9 @@ func Check(ev *event.PDU, st Lookup, opts Options) error {
 }
 
 func (c *check) run() *Error {
+	if c.ev.Overlong {
+		return c.reject("size limits", "the type or the state key has more than %d bytes", event.MaxFieldBytes)
+	}
 	if c.ev.Type == typeCreate {
 		return c.checkCreate()
 	}

@@ -84,6 +84,7 @@ type writer struct {
 	out     []byte
 	strict  bool
 	depth   int      // how deep arrays and objects may nest
+	check   bool     // nothing is kept in out
 	members []member // of the objects that are open
 	scratch []byte
 }
@@ -111,6 +112,9 @@ func (w *writer) value(depth int) error {
 	}
 	if w.at == len(w.in) {
 		return ErrSyntax
+	}
+	if w.check {
+		defer func(n int) { w.out = w.out[:n] }(len(w.out))
 	}
 	switch c := w.in[w.at]; {
 	case c == '{':
@@ -229,8 +233,10 @@ func (w *writer) member(depth int) error {
 	if err := w.str(); err != nil {
 		return err
 	}
-	key, err := unquote(w.out[start:])
-	if err != nil {
+	key, err := "", error(nil)
+	if w.check {
+		w.out = w.out[:start]
+	} else if key, err = unquote(w.out[start:]); err != nil {
 		return err
 	}
 	w.space()
@@ -243,7 +249,9 @@ func (w *writer) member(depth int) error {
 	if err := w.value(depth + 1); err != nil {
 		return err
 	}
-	w.members = append(w.members, member{key, start, len(w.out)})
+	if !w.check {
+		w.members = append(w.members, member{key, start, len(w.out)})
+	}
 	return nil
 }
 

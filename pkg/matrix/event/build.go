@@ -91,7 +91,7 @@ func (u *Unsigned) Sign(key *signing.Key) (*PDU, error) {
 	if len(b) > MaxBytes {
 		return nil, fmt.Errorf("%d bytes: %w", len(b), ErrTooLarge)
 	}
-	if err := checkShape(o, u.rules); err != nil {
+	if err := checkShape(o, u.rules, false); err != nil {
 		return nil, err
 	}
 	p, err := view(b, o, u.rules)

@@ -7,6 +7,8 @@ package event
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/tidwall/gjson"
@@ -28,6 +30,8 @@ const (
 var (
 	ErrTooLarge = errors.New("event is too large")
 	ErrInvalid  = errors.New("invalid event")
+	// ErrOtherRoom is the reason why ParseIn finds an event invalid that is none of the room.
+	ErrOtherRoom = errors.New("of another room")
 )
 
 // Tuple is a key of a room's state.
@@ -53,6 +57,9 @@ type PDU struct {
 	Content []byte
 	// JSON is the canonical form with hashes and signatures, without unsigned.
 	JSON []byte
+	// Overlong is set if the type or the state key has more than MaxFieldBytes bytes, though not code points. The auth rules
+	// refuse such an event; it is kept, so that others may follow it.
+	Overlong bool
 	// ContentRedacted is set if the content hash did not match: this is the redacted form then.
 	ContentRedacted bool
 
@@ -115,7 +122,7 @@ func Parse(raw []byte, rules *roomversion.Rules) (*PDU, error) {
 		o = o.Without("unsigned")
 		b = o.Bytes()
 	}
-	if err := checkShape(o, rules); err != nil {
+	if err := checkShape(o, rules, !rules.StrictFieldBytes); err != nil {
 		return nil, err
 	}
 	matches := hashMatches(o)
@@ -133,14 +140,39 @@ func Parse(raw []byte, rules *roomversion.Rules) (*PDU, error) {
 	}
 	p.ContentRedacted = !matches
 	if rules.EventID == 1 {
-		return p, p.namedID(o)
+		if err := p.namedID(o); err != nil {
+			return nil, err
+		}
+		return p, p.acceptable()
 	}
 	hash, err := referenceHash(o, rules)
 	if err != nil {
 		return nil, err
 	}
 	p.setID(hash)
-	return p, nil
+	return p, p.acceptable()
+}
+
+// ParseIn is Parse for an event of a known room. It is the one answer to the question whether an event of another server is
+// acceptable at all, apart from its signatures (keyring.Ring) and the auth rules.
+func ParseIn(raw []byte, rules *roomversion.Rules, room id.Room) (*PDU, error) {
+	p, err := Parse(raw, rules)
+	if err == nil && p.RoomID != room {
+		return nil, fmt.Errorf("%w: %w %s", ErrInvalid, ErrOtherRoom, p.RoomID)
+	}
+	return p, err
+}
+
+// acceptable looks at what shows only once the event has an id.
+func (p *PDU) acceptable() error {
+	if strings.IndexByte(string(p.Redacts), 0) >= 0 {
+		return fmt.Errorf("%w: NUL in redacts", ErrInvalid)
+	}
+	// Only the room versions whose event ids are made up can express this.
+	if slices.Contains(p.PrevEvents, p.ID) || slices.Contains(p.AuthEvents, p.ID) {
+		return fmt.Errorf("%w: it names itself", ErrInvalid)
+	}
+	return nil
 }
 
 // ParseTrusted takes an event from our own database: canonical, with a known id.
@@ -218,6 +250,7 @@ func view(raw []byte, o canonjson.Object, rules *roomversion.Rules) (*PDU, error
 			}
 		}
 	}
+	p.Overlong = len(p.Type) > MaxFieldBytes || p.StateKey != nil && len(*p.StateKey) > MaxFieldBytes
 	p.Depth, _ = o.Int("depth")
 	p.OriginServerTS, _ = o.Int("origin_server_ts")
 	if rules.RedactsInContent && p.Type == "m.room.redaction" {

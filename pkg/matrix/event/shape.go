@@ -3,6 +3,8 @@ package event
 import (
 	"bytes"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 
@@ -11,20 +13,21 @@ import (
 	"hanse/pkg/matrix/roomversion"
 )
 
-// checkShape checks the fields of an event from another server against the event format of the room version.
-func checkShape(o canonjson.Object, rules *roomversion.Rules) error {
-	typ, err := text(o, "type", true)
+// checkShape checks the fields of an event against the event format of the room version. If lenient is set, the type and
+// the state key are counted in code points, as Synapse did for long.
+func checkShape(o canonjson.Object, rules *roomversion.Rules, lenient bool) error {
+	typ, err := text(o, "type", true, lenient)
 	if err != nil {
 		return err
 	}
-	sender, err := text(o, "sender", true)
+	sender, err := text(o, "sender", true, false)
 	if err != nil {
 		return err
 	}
 	if _, err := id.ParseUser(sender); err != nil {
 		return fmt.Errorf("%w: sender: %w", ErrInvalid, err)
 	}
-	stateKey, err := text(o, "state_key", false)
+	stateKey, err := text(o, "state_key", false, lenient)
 	if err != nil {
 		return err
 	}
@@ -33,7 +36,7 @@ func checkShape(o canonjson.Object, rules *roomversion.Rules) error {
 		return err
 	}
 	if rules.EventID == 1 {
-		eventID, err := text(o, "event_id", true)
+		eventID, err := text(o, "event_id", true, false)
 		if err != nil {
 			return err
 		}
@@ -69,7 +72,7 @@ func checkRoomID(o canonjson.Object, rules *roomversion.Rules, create bool) erro
 		}
 		return nil
 	}
-	room, err := text(o, "room_id", true)
+	room, err := text(o, "room_id", true, false)
 	if err != nil {
 		return err
 	}
@@ -103,8 +106,8 @@ func checkReferences(o canonjson.Object, key string, limit int, rules *roomversi
 	return nil
 }
 
-// text reads a field of at most 255 bytes.
-func text(o canonjson.Object, key string, required bool) (string, error) {
+// text reads a field of at most 255 bytes, or code points. It has no NUL: PostgreSQL cannot hold that.
+func text(o canonjson.Object, key string, required, codePoints bool) (string, error) {
 	raw, ok := o.Get(key)
 	if !ok {
 		if required {
@@ -116,7 +119,10 @@ func text(o canonjson.Object, key string, required bool) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%w: %s is not a string", ErrInvalid, key)
 	}
-	if len(s) > MaxFieldBytes {
+	if strings.IndexByte(s, 0) >= 0 {
+		return "", fmt.Errorf("%w: NUL in %s", ErrInvalid, key)
+	}
+	if len(s) > MaxFieldBytes && !(codePoints && utf8.RuneCountInString(s) <= MaxFieldBytes) {
 		return "", fmt.Errorf("%s: %w", key, ErrTooLarge)
 	}
 	return s, nil

@@ -37,6 +37,9 @@ type Rules struct {
 	ImplicitCreator bool
 	// RedactsInContent: the redacted event is named in the content (version 11).
 	RedactsInContent bool
+	// StrictFieldBytes: an event whose type or state key has more than 255 bytes is not taken at all; before, if it has no
+	// more than 255 code points, it is kept as rejected, as Synapse does (version 11).
+	StrictFieldBytes bool
 	// PrivilegedCreators: creators stand above all power levels (version 12).
 	PrivilegedCreators bool
 	// RoomIDIsCreateHash: the room id is the hash of the create event, which is not among auth_events (version 12).
@@ -69,7 +72,7 @@ func build() map[string]*Rules {
 	add("8", func() { r.RestrictedJoin, r.Redaction = true, 8 })
 	add("9", func() { r.Redaction = 9 })
 	add("10", func() { r.KnockRestricted, r.IntegerPowerLevels = true, true })
-	add("11", func() { r.ImplicitCreator, r.RedactsInContent, r.Redaction = true, true, 11 })
+	add("11", func() { r.ImplicitCreator, r.RedactsInContent, r.StrictFieldBytes, r.Redaction = true, true, true, 11 })
 	add("12", func() { r.StateRes, r.PrivilegedCreators, r.RoomIDIsCreateHash = 21, true, true })
 	return all
 }
