@@ -18,6 +18,7 @@ import (
 // something happens in the room. It is immutable.
 type opening struct {
 	pos     int64 // of the log, as of which it counts
+	last    int64 // of the newest entry of the room that it tells of
 	sid     int64 // the state then
 	missing bool  // nothing to tell yet
 	// closed says that not everybody in the room may see all of the timeline, and who may see what is decided for each; or
@@ -83,7 +84,8 @@ func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*u
 	var unknown []*userdb.Membership
 	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		if o, ok := s.openings.Get(p.openingKey(key)); ok && s.tail.quiet(key, o.pos) {
+		// One that was worked out at a later moment counts for this one if nothing happened in the room in between.
+		if o, ok := s.openings.Get(p.openingKey(key)); ok && o.last <= m.at(key.Part) && s.tail.quiet(key, o.pos) {
 			found[key] = o
 		} else {
 			unknown = append(unknown, r)
@@ -111,12 +113,13 @@ func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*u
 // open works out a room's opening.
 func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomKey, l *fullLoad) (*opening, error) {
 	row := l.rooms[key]
+	pos := m.at(key.Part)
 	if !p.tells(row, m) {
-		return &opening{missing: true, pos: m.at(key.Part), size: 200}, nil
+		return &opening{missing: true, pos: pos, last: pos, size: 200}, nil
 	}
 	o := &opening{
-		pos: m.at(key.Part), sid: l.sids[key], joined: row.Joined, invited: row.Invited, limited: l.limited[key],
-		prevBatch: m.at(key.Part), receipts: l.receipts[key],
+		pos: pos, last: min(pos, row.LastPos), sid: l.sids[key], joined: row.Joined, invited: row.Invited, limited: l.limited[key],
+		prevBatch: pos, receipts: l.receipts[key],
 	}
 	events := l.timelines[key]
 	// What somebody may see who was no member at any of these events, anybody may see who is one now.
@@ -125,14 +128,14 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 		return nil, err
 	}
 	if len(visible) < len(events) {
-		return &opening{closed: true, pos: o.pos, size: 200}, nil
+		return &opening{closed: true, pos: pos, last: o.last, size: 200}, nil
 	}
 	if o.timeline, err = view.Prepare(ctx, s.rooms, view.Format{}, events); err != nil {
 		return nil, err
 	}
 	end := l.states[state.Ref{Part: key.Part, SID: o.sid}]
 	if p.isLarge(end) {
-		return &opening{closed: true, pos: o.pos, size: 200}, nil // not worth the place
+		return &opening{closed: true, pos: pos, last: o.last, size: 200}, nil // not worth the place
 	}
 	start := end
 	if len(events) > 0 {

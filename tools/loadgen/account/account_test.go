@@ -221,3 +221,32 @@ func FuzzMark(f *testing.F) {
 		}
 	})
 }
+
+// An answer holds exactly what comes behind its since and up to its next_batch, in order (client-server API, "Syncing").
+func TestChainsArePartsOfTheHistory(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		shown []int
+		want  int
+	}{
+		{"part", []int{1, 2, 3}, 0}, {"all", []int{0, 1, 2, 3, 4}, 0}, {"one", []int{4}, 0},
+		{"told again", []int{1, 2, 2, 3}, 1}, {"told again from earlier", []int{1, 2, 3, 2, 3}, 1},
+		{"left out", []int{1, 3}, 1}, {"out of order", []int{1, 3, 2}, 1}, {"behind the end", []int{4, 0}, 1},
+	} {
+		l := New()
+		var shown []Shown
+		for i := range 5 {
+			k := Key{"a", int64(i)}
+			l.Attempt(roomID, k)
+			l.Acked(roomID, k, fmt.Sprint("$", i))
+			l.Stored(roomID, fmt.Sprint("$", i), k)
+		}
+		for _, i := range tt.shown {
+			shown = append(shown, Shown{fmt.Sprint("$", i), Key{"a", int64(i)}})
+		}
+		l.Chain(roomID, "@u", shown)
+		if v := l.Verdict(); len(v.Unjoined) != tt.want || v.Faults() != tt.want {
+			t.Errorf("%s: %s, want %d faults", tt.name, v.Summary(), tt.want)
+		}
+	}
+}

@@ -16,5 +16,7 @@
 //   - all receivers were shown a room's events in one order, which is the order of
 //     the history, and a sender's own events are in the order of sending wherever
 //     one was acknowledged before the next was sent;
-//   - nothing appeared that nobody sent.
+//   - nothing appeared that nobody sent;
+//   - what a first answer and those that followed its token showed is a part of the
+//     history without a hole: each event once, and none left out.
 package account

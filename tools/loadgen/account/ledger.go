@@ -32,6 +32,7 @@ type room struct {
 	ids       []string
 	keys      []Key
 	receivers map[string]*receiver
+	chains    []chain
 	stored    []int32 // numbers of the history's events, oldest first
 	hasStored bool
 	clock     int64 // counts attempts and acknowledgements
@@ -42,6 +43,12 @@ type send struct {
 	conflict  []string
 	attempted int64 // room clock at the first attempt
 	acked     int64 // room clock at the acknowledgement; 0: none
+}
+
+// chain is what answers showed that followed each other's tokens.
+type chain struct {
+	user  string
+	shown []int32
 }
 
 type receiver struct {
@@ -130,6 +137,30 @@ func (l *Ledger) Delivered(roomID, user, eventID string, k Key) {
 	rc := r.receiver(user)
 	rc.shown = append(rc.shown, r.number(eventID, k))
 	l.delivered.Add(1)
+}
+
+// Shown is an event that an answer showed.
+type Shown struct {
+	EventID string
+	Key     Key
+}
+
+// Chain records all that answers showed of a room that followed each other's
+// tokens, none of them limited but the first. A first answer ends at its token
+// and the next one begins there, so that together they are a part of the history
+// without a hole.
+func (l *Ledger) Chain(roomID, user string, shown []Shown) {
+	if len(shown) < 2 {
+		return // says nothing
+	}
+	r := l.room(roomID)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := chain{user: user, shown: make([]int32, len(shown))}
+	for i, s := range shown {
+		c.shown[i] = r.number(s.EventID, s.Key)
+	}
+	r.chains = append(r.chains, c)
 }
 
 // Has tells whether user was shown the event: where to stop filling a gap.

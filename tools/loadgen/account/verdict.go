@@ -36,6 +36,7 @@ type Verdict struct {
 	SentTwice  []Fault `json:"sent_twice"` // one send, two events, whether acknowledged or not
 	Reordered  []Fault `json:"reordered"`  // not in the order of the history, or of the sender
 	Invented   []Fault `json:"invented"`   // shown or stored, never sent
+	Unjoined   []Fault `json:"unjoined"`   // not what follows in the history on what the same chain of answers showed before
 }
 
 // OK tells whether nothing is wrong.
@@ -59,6 +60,7 @@ func (v *Verdict) kinds() []kind {
 	return []kind{
 		{"lost", v.Lost}, {"missing from history", v.Missing}, {"duplicated", v.Duplicated},
 		{"sent twice", v.SentTwice}, {"reordered", v.Reordered}, {"invented", v.Invented},
+		{"not what follows", v.Unjoined},
 	}
 }
 
@@ -105,6 +107,7 @@ func (l *Ledger) Verdict() *Verdict {
 		v.SentTwice = append(v.SentTwice, r.sentTwice(id)...)
 		v.Reordered = append(v.Reordered, r.reordered(id)...)
 		v.Invented = append(v.Invented, r.invented(id)...)
+		v.Unjoined = append(v.Unjoined, r.unjoined(id)...)
 	})
 	return v
 }
@@ -280,5 +283,28 @@ func (r *room) invented(id string) []Fault {
 		report(user, rc.shown)
 	}
 	report("", r.stored)
+	return out
+}
+
+// unjoined finds, in chains of answers, the first event that does not follow in
+// the history on the one before it: told again, left out, or out of order.
+func (r *room) unjoined(id string) []Fault {
+	if !r.hasStored {
+		return nil
+	}
+	place := make(map[int32]int, len(r.stored))
+	for i, n := range r.stored {
+		place[n] = i
+	}
+	var out []Fault
+	for _, c := range r.chains {
+		for i, n := range c.shown[1:] {
+			before := c.shown[i]
+			if p, ok := place[before]; ok && (p+1 >= len(r.stored) || r.stored[p+1] != n) {
+				out = append(out, r.fault(id, c.user, n, "shown after "+r.ids[before]))
+				break
+			}
+		}
+	}
 	return out
 }

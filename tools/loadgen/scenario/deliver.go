@@ -30,6 +30,7 @@ type Deliver struct {
 	PollTimeout time.Duration `default:"30s" help:"How long the server may hold a poll."`
 	Drain       time.Duration `default:"20s" help:"How long to wait for the last deliveries."`
 	Shared      bool          `name:"shared-members" help:"The same members in each room."`
+	First       float64       `help:"First syncs between the polls: so many for each poll (0.5: half as many), each followed by a poll with its token."`
 }
 
 // LazyFilter is what common clients sync with.
@@ -115,6 +116,9 @@ func (d *Deliver) sum(r *report.Report, c *chat, a *audience, took time.Duration
 	r.Add("deliveries", n, "")
 	r.Add("deliveries per second", n/took.Seconds(), "1/s")
 	r.Add("polls answered", float64(a.polls.Load()), "")
+	if a.firsts.Load() > 0 {
+		r.Add("first syncs checked against the next answer", float64(a.firsts.Load()), "")
+	}
 	if a.gaps.Load() > 0 {
 		r.Add("limited timelines filled from history", float64(a.gaps.Load()), "")
 	}
@@ -130,6 +134,7 @@ type audience struct {
 	latency measure.Recorder
 	polls   atomic.Int64
 	gaps    atomic.Int64
+	firsts  atomic.Int64
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 	mu      sync.Mutex
@@ -180,16 +185,21 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 	pollCtx, stop := context.WithCancel(ctx)
 	a.stop = stop
 	for _, rd := range a.readers {
-		a.wg.Go(func() { a.read(pollCtx, rd, d.Filter, d.PollTimeout) })
+		a.wg.Go(func() { a.read(pollCtx, rd, d) })
 	}
 	return a, nil
 }
 
 // read polls until the end. An answer is entered into the books as a whole, and
 // the token moves on only then.
-func (a *audience) read(ctx context.Context, rd *reader, filter string, timeout time.Duration) {
-	for ctx.Err() == nil {
-		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: filter, Timeout: timeout, SetPresence: "offline"})
+func (a *audience) read(ctx context.Context, rd *reader, d *Deliver) {
+	for due := 0.0; ctx.Err() == nil; {
+		for due += d.First; due >= 1; due-- {
+			if err := a.first(ctx, rd, d.Filter); err != nil {
+				a.again(ctx, "first sync", err)
+			}
+		}
+		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: d.Filter, Timeout: d.PollTimeout, SetPresence: "offline"})
 		if err != nil {
 			a.again(ctx, "sync", err)
 			continue
@@ -226,6 +236,43 @@ func (a *audience) read(ctx context.Context, rd *reader, filter string, timeout 
 		a.enter(rd, shown, got)
 		rd.since = next
 	}
+}
+
+// first makes a first sync and a poll with its token, which must go on exactly
+// where the first one ended.
+func (a *audience) first(ctx context.Context, rd *reader, filter string) error {
+	shown := map[string][]account.Shown{}
+	var since string
+	for range 2 {
+		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: since, Filter: filter, SetPresence: "offline"})
+		if err != nil {
+			return err
+		}
+		follows := since != ""
+		since, err = mxclient.ScanSync(raw, func(r *mxclient.ScannedRoom) error {
+			if follows && r.Limited { // nothing can be said of what was left out
+				delete(shown, r.Room)
+				return nil
+			}
+			for i := range r.Events {
+				e := &r.Events[i]
+				if m, ok := account.ParseMark(e.Body); ok && e.Type == "m.room.message" && m.Run == a.chat.env.Run {
+					shown[r.Room] = append(shown[r.Room], account.Shown{EventID: e.ID, Key: m.Key})
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for room, events := range shown {
+		if rd.rooms[room] {
+			a.chat.books.Chain(room, rd.user.UserID, events)
+		}
+	}
+	a.firsts.Add(1)
+	return nil
 }
 
 // again counts an error and pauses, unless it is the end.

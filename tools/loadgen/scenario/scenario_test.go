@@ -48,7 +48,7 @@ func run(t *testing.T, srv *mxtest.Server, s Scenario) *report.Report {
 func deliver() *Deliver {
 	return &Deliver{
 		Rooms: 2, Members: 4, Senders: 4, Count: 120, Size: 80, Filter: LazyFilter,
-		PollTimeout: 5 * time.Second, Drain: 2 * time.Minute,
+		PollTimeout: 5 * time.Second, Drain: 2 * time.Minute, First: 0.5,
 	}
 }
 
