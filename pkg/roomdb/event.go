@@ -30,7 +30,7 @@ type Event struct {
 	Part       uint32
 	RoomNID    int64
 	NID        int64
-	// Ord is the event's place in the timeline; 0 if it has none.
+	// Ord says where in the timeline the event is: its log position if it came live, see PlaceOf; 0 if it has no place.
 	Ord int64
 	// SID is the snapshot before the event; 0 for outliers.
 	SID       int64
@@ -81,6 +81,9 @@ func (e *Event) Head() []byte {
 // KeepHead keeps the beginning of the event as clients see it: package view writes it once for all of them. It must
 // follow from the event alone.
 func (e *Event) KeepHead(head []byte) { e.head.Store(&head) }
+
+// Place is the event's place in the timeline.
+func (e *Event) Place() Place { return PlaceOf(e.Ord) }
 
 // Visible says whether the event has a place in the timeline.
 func (e *Event) Visible() bool { return e.Ord != 0 }

@@ -99,27 +99,60 @@ func (d *DB) AroundTime(ctx context.Context, room *Room, ts int64, backwards boo
 	if backwards {
 		ts++ // the place is behind all events of that time
 	}
-	low, high := room.FirstOrd-1, room.LastPos+1 // what is at or before low is too old, what is at or behind high is not
-	for low+1 < high {
-		mid := low + (high-low)/2
-		events, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: mid - 1, UpTo: high - 1, Limit: 1})
-		if err != nil {
+	first := func(after, upTo Place, live bool) (*Event, error) {
+		events, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: after, UpTo: upTo, Limit: 1, Live: live})
+		if err != nil || len(events) == 0 {
 			return nil, err
 		}
+		return events[0], nil
+	}
+	// Among what came live: up to position low all is older, behind position high nothing is.
+	low, high := room.FirstOrd-1, room.LastPos
+	for low < high {
+		mid := low + (high-low)/2
+		e, err := first(At(mid), At(high), true)
 		switch {
-		case len(events) == 0:
-			high = mid
-		case events[0].OriginServerTS < ts:
-			low = events[0].Ord
+		case err != nil:
+			return nil, err
+		case e != nil && e.OriginServerTS < ts:
+			low = e.Ord
 		default:
 			high = mid
 		}
 	}
-	before, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: Start, UpTo: high - 1, Backwards: true, Limit: nearby})
+	// Then in the hole between the last that is older and the first that is not.
+	from, to := At(low), End
+	if low < room.FirstOrd {
+		from = Start
+	}
+	if e, err := first(At(low), End, true); err != nil {
+		return nil, err
+	} else if e != nil {
+		to = e.Place() - 1
+	}
+	for from < to {
+		e, err := first(from, to, false)
+		if err != nil {
+			return nil, err
+		}
+		if e == nil || e.OriginServerTS >= ts { // so it is of all of them, at once for a hole in which there is nothing
+			break
+		}
+		mid := from + (to-from)/2
+		if e, err = first(mid, to, false); err != nil {
+			return nil, err
+		}
+		if e != nil && e.OriginServerTS < ts {
+			from = e.Place()
+		} else {
+			to = mid
+		}
+	}
+	before, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: Start, UpTo: from, Backwards: true, Limit: nearby})
 	if err != nil {
 		return nil, err
 	}
-	behind, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: high - 1, UpTo: End, Limit: nearby})
+	behind, err := d.Timeline(ctx, room.Part, room.NID, TimelineQuery{After: from, UpTo: End, Limit: nearby})
 	slices.Reverse(before)
 	return append(before, behind...), err
 }

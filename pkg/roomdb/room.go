@@ -23,7 +23,7 @@ type Room struct {
 	// Extremities are the forward extremities.
 	Extremities []int64
 	Depth       int64
-	// FirstOrd is the place of the oldest event that we hold; negative once history was fetched.
+	// FirstOrd is the log position of the oldest event that came live, or a negative number that history got once.
 	FirstOrd int64
 	// LastPos is the log position of the room's newest entry.
 	LastPos   int64

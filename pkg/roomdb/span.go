@@ -11,9 +11,17 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// Span returns the room's current state just behind position after and at position upTo; 0, 0 if nothing changed the
-// room in between. Besides events that is what filled the state of a room that was joined without its members.
-func (d *DB) Span(ctx context.Context, part uint32, roomNID, after, upTo int64) (before, now int64, err error) {
+// Span is what happened in a room between two log positions.
+type Span struct {
+	// Before and After are the room's current state just behind the first position and at the second; 0, 0 if nothing changed the
+	// room in between. Besides events that is what filled the state of a room that was joined without its members.
+	Before, After int64
+	// Hole is the position of the newest hole in the timeline, if there is one.
+	Hole *int64
+}
+
+// Span returns what happened in a room behind position after and up to position upTo.
+func (d *DB) Span(ctx context.Context, part uint32, roomNID, after, upTo int64) (s Span, err error) {
 	err = d.shards.For(part).QueryRow(ctx, `WITH ends AS (
 			SELECT least(
 				(SELECT min(ord) FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4),
@@ -22,12 +30,13 @@ func (d *DB) Span(ctx context.Context, part uint32, roomNID, after, upTo int64) 
 				(SELECT max(ord) FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4),
 				(SELECT full_pos FROM room WHERE part = $1 AND room_nid = $2 AND full_pos > $3 AND full_pos <= $4)) AS last)
 		SELECT coalesce((SELECT current_before FROM log WHERE part = $1 AND pos = ends.first), 0),
-			coalesce((SELECT current_after FROM log WHERE part = $1 AND pos = ends.last), 0) FROM ends`,
-		int32(part), roomNID, max(after, 0), upTo).Scan(&before, &now)
+			coalesce((SELECT current_after FROM log WHERE part = $1 AND pos = ends.last), 0),
+			(SELECT max(hole) FROM missing_prev WHERE part = $1 AND room_nid = $2 AND hole > $3 AND hole <= $4) FROM ends`,
+		int32(part), roomNID, max(after, 0), upTo).Scan(&s.Before, &s.After, &s.Hole)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read span of a room: %w", err)
+		return Span{}, fmt.Errorf("read span of a room: %w", err)
 	}
-	return before, now, nil
+	return s, nil
 }
 
 // Receipt is a stored read receipt.
@@ -134,7 +143,7 @@ type Unread struct{ Mentions, Silent int64 }
 // UnreadSpan asks for what lies behind a user's read position.
 type UnreadSpan struct {
 	RoomKey
-	After, UpTo int64 // ords
+	After, UpTo int64 // log positions
 }
 
 // Unread counts behind read positions. A user's own events, those of ignored users and redacted ones are silent, and

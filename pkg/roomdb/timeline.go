@@ -3,26 +3,21 @@ package roomdb
 import (
 	"context"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 
 	"hanse/pkg/matrix/id"
 )
 
-// A position in a timeline lies just behind the event whose ord it is. These two lie before and behind all events.
-const (
-	Start int64 = math.MinInt64
-	End   int64 = math.MaxInt64
-)
-
-// TimelineQuery asks for visible events with After < ord <= UpTo.
+// TimelineQuery asks for visible events with After < place <= UpTo.
 type TimelineQuery struct {
-	After, UpTo int64
+	After, UpTo Place
 	// Backwards returns the newest first.
 	Backwards bool
-	Limit     int
-	Filter    Filter
+	// Live leaves out what came later than its place.
+	Live   bool
+	Limit  int
+	Filter Filter
 }
 
 // Filter is the part of a client's event filter (RoomEventFilter of the client-server API, section Filtering) that
@@ -46,31 +41,52 @@ type TimelineEnd struct {
 	UpTo int64
 }
 
-// TimelineEnds returns the newest visible events of many rooms, at most limit of each and the newest first, with one
-// query for each shard.
-func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (map[RoomKey][]*Event, error) {
+// Ending is the newest events of a timeline.
+type Ending struct {
+	Events []*Event // the newest first
+	// Hole is the position of the hole at which they end, if there is one.
+	Hole *int64
+}
+
+// TimelineEnds returns the newest visible events of many rooms, at most limit of each and those behind the newest hole only,
+// with one query for each shard.
+func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (map[RoomKey]Ending, error) {
 	parts := make([]uint32, len(ends))
 	for i, e := range ends {
 		parts[i] = e.Part
 	}
 	var places []place
+	empty := make(map[RoomKey]Ending, len(ends))
 	want := make(map[uint32][]int64)
 	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
 		rooms, upTo := make([]int64, len(index)), make([]int64, len(index))
 		for i, at := range index {
 			rooms[i], upTo[i] = ends[at].NID, ends[at].UpTo
 		}
-		rows, err := q.Query(ctx, `SELECT r.p, r.n, e.* FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (p, n, u)
-			CROSS JOIN LATERAL (SELECT event_nid, ord, coalesce(redacted_by, 0) FROM event WHERE part = r.p AND room_nid = r.n AND ord <= r.u
-				ORDER BY ord DESC LIMIT $4) e`, parts, rooms, upTo, limit)
+		rows, err := q.Query(ctx, `SELECT r.p, r.n, h.pos, coalesce(e.event_nid, 0), coalesce(e.ord, 0), coalesce(e.redacted_by, 0)
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS r (p, n, u)
+			CROSS JOIN LATERAL (SELECT max(hole) AS pos FROM missing_prev WHERE part = r.p AND room_nid = r.n AND hole <= r.u) h
+			LEFT JOIN LATERAL (
+				SELECT * FROM (
+					(SELECT event_nid, ord, redacted_by, ord << 20 AS place FROM event
+						WHERE part = r.p AND room_nid = r.n AND ord >= coalesce(h.pos, $5) AND ord <= r.u ORDER BY ord DESC LIMIT $4)
+					UNION ALL
+					(SELECT event_nid, ord, redacted_by, ord - $6::bigint AS place FROM event
+						WHERE part = r.p AND room_nid = r.n AND ord >= coalesce(h.pos << 20, $7) + $6 AND ord <= (r.u << 20) + $6
+						ORDER BY ord DESC LIMIT $4)) e
+				ORDER BY place DESC LIMIT $4) e ON true`, parts, rooms, upTo, limit, int64(leastOrd), int64(lateOrd), int64(Start))
 		if err != nil {
 			return fmt.Errorf("read ends of timelines: %w", err)
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var p place
-			if err := rows.Scan(&p.room.Part, &p.room.NID, &p.nid, &p.ord, &p.redactedBy); err != nil {
+			if err := rows.Scan(&p.room.Part, &p.room.NID, &p.hole, &p.nid, &p.ord, &p.redactedBy); err != nil {
 				return fmt.Errorf("read ends of timelines: %w", err)
+			}
+			if p.nid == 0 {
+				empty[p.room] = Ending{Hole: p.hole}
+				continue
 			}
 			d.forgetOld(p)
 			places = append(places, p)
@@ -85,10 +101,10 @@ func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (m
 	if err != nil {
 		return nil, err
 	}
-	found := make(map[RoomKey][]*Event, len(ends))
+	found := empty
 	for _, p := range places {
 		if e := events[p.room.Part][p.nid]; e != nil {
-			found[p.room] = append(found[p.room], e)
+			found[p.room] = Ending{append(found[p.room].Events, e), p.hole}
 		}
 	}
 	return found, nil
@@ -98,6 +114,7 @@ func (d *DB) TimelineEnds(ctx context.Context, ends []TimelineEnd, limit int) (m
 type place struct {
 	room                 RoomKey
 	nid, ord, redactedBy int64
+	hole                 *int64
 }
 
 // forgetOld makes an event be read anew that was redacted, or got its place, after it was cached.
@@ -109,13 +126,13 @@ func (d *DB) forgetOld(p place) {
 }
 
 func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
-	args := []any{int32(part), roomNID, q.After, q.UpTo, q.Limit}
+	after, upTo := max(q.After, Start), min(q.UpTo, End)
+	args := []any{int32(part), roomNID, after.Pos(), upTo.Pos(), q.Limit}
 	bind := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
 	}
 	var where strings.Builder
-	where.WriteString(`part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4`)
 	f := q.Filter
 	if f.Types != nil {
 		where.WriteString(` AND type LIKE ANY(` + bind(patterns(f.Types)) + `)`)
@@ -142,7 +159,13 @@ func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
 	if q.Backwards {
 		order = ` ORDER BY ord DESC LIMIT $5`
 	}
-	return `SELECT ` + eventColumns + ` FROM event WHERE ` + where.String() + order, args
+	live := ` FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4` + where.String() + order
+	if q.Live {
+		return `SELECT ` + eventColumns + live, args
+	}
+	late := ` FROM event WHERE part = $1 AND room_nid = $2 AND ord > ` + bind(after.LateOrd()) + ` AND ord <= ` + bind(upTo.LateOrd()) + where.String() + order
+	return `SELECT ` + eventColumns + ` FROM ((SELECT *, ord << 20 AS place` + live + `) UNION ALL (SELECT *, ord - (` +
+		strconv.Itoa(lateOrd) + `) AS place` + late + `)) e` + strings.Replace(order, "ord", "place", 1), args
 }
 
 // patterns turns the wildcards of a filter into those of LIKE.

@@ -5,21 +5,35 @@ import (
 	"strings"
 )
 
-// A timeline position lies just behind the event whose ord it is (the ord itself need not exist). Its token is what
-// prev_batch, start and end carry.
+// A place in a timeline lies just behind the log position of an event (which need not exist), or some places before that: there
+// lies what fills a hole before the event. Its token is what prev_batch, start and end carry.
 
-// EncodeTimeline writes a position in a room's timeline.
-func EncodeTimeline(ord int64) string { return "t" + strconv.FormatInt(ord, 10) }
+// EncodeTimeline writes a place in a room's timeline, so many places before that of a log position.
+func EncodeTimeline(pos, before int64) string {
+	text := "t" + strconv.FormatInt(pos, 10)
+	if before == 0 {
+		return text
+	}
+	return text + "." + strconv.FormatInt(before, 10)
+}
 
-// ParseTimeline reads a position in a room's timeline, or returns ErrInvalid.
-func ParseTimeline(text string) (int64, error) {
+// ParseTimeline reads a place in a room's timeline, or returns ErrInvalid.
+func ParseTimeline(text string) (pos, before int64, err error) {
 	digits, ok := strings.CutPrefix(text, "t")
 	if !ok {
-		return 0, ErrInvalid
+		return 0, 0, ErrInvalid
 	}
-	ord, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || EncodeTimeline(ord) != text {
-		return 0, ErrInvalid
+	first, second, more := strings.Cut(digits, ".")
+	if pos, err = strconv.ParseInt(first, 10, 64); err != nil {
+		return 0, 0, ErrInvalid
 	}
-	return ord, nil
+	if more {
+		if before, err = strconv.ParseInt(second, 10, 64); err != nil || before <= 0 {
+			return 0, 0, ErrInvalid
+		}
+	}
+	if EncodeTimeline(pos, before) != text {
+		return 0, 0, ErrInvalid
+	}
+	return pos, before, nil
 }

@@ -40,13 +40,16 @@ func TestSyncRoundTrip(t *testing.T) {
 }
 
 func TestTimelineRoundTrip(t *testing.T) {
-	for _, ord := range []int64{0, 1, -1, 1 << 62, -1 << 62} {
-		if got, err := token.ParseTimeline(token.EncodeTimeline(ord)); err != nil || got != ord {
-			t.Errorf("%d came back as %d, %v", ord, got, err)
+	for _, pos := range []int64{0, 1, -1, 1 << 62, -1 << 62} {
+		for _, before := range []int64{0, 1, 1 << 20} {
+			p, b, err := token.ParseTimeline(token.EncodeTimeline(pos, before))
+			if err != nil || p != pos || b != before {
+				t.Errorf("%d, %d before, came back as %d, %d before, %v", pos, before, p, b, err)
+			}
 		}
 	}
-	for _, bad := range []string{"", "t", "x1", "t01", "t+1", "t-0", "t99999999999999999999", "t1 "} {
-		if _, err := token.ParseTimeline(bad); !errors.Is(err, token.ErrInvalid) {
+	for _, bad := range []string{"", "t", "x1", "t01", "t+1", "t-0", "t99999999999999999999", "t1 ", "t1.", "t1.0", "t1.-1", "t1.01", "t.1", "t1.1.1"} {
+		if _, _, err := token.ParseTimeline(bad); !errors.Is(err, token.ErrInvalid) {
 			t.Errorf("ParseTimeline(%q): %v", bad, err)
 		}
 	}

@@ -18,8 +18,8 @@ type Reader struct {
 	// Joined says that the user is in the room, as of snapshot CurrentSID (0 if the caller does not know it).
 	Joined     bool
 	CurrentSID int64
-	// JoinedUntil is the log position up to which the user was a member, for users who left; 0 if they never were.
-	JoinedUntil int64
+	// JoinedUntil is the place up to which the user was a member, for users who left; 0 if they never were.
+	JoinedUntil roomdb.Place
 }
 
 // Visible returns the events that the reader may see, in their order. All must belong to one room. In timeline order
@@ -203,7 +203,7 @@ func (v *visibility) permits(s standing, e *roomdb.Event) bool {
 	case s.history == worldReadable, s.membership == "join":
 		return true
 	case s.history == shared:
-		return v.reader.Joined || e.Ord <= v.reader.JoinedUntil
+		return v.reader.Joined || v.reader.JoinedUntil != 0 && e.Place() <= v.reader.JoinedUntil
 	case s.history == invited:
 		return s.membership == "invite"
 	}

@@ -55,7 +55,7 @@ func (w *world) literal(r Reader) []*roomdb.Event {
 			case history == "world_readable", membership == "join":
 				return true
 			case history == "shared":
-				return r.Joined || e.Ord <= r.JoinedUntil
+				return r.Joined || r.JoinedUntil != 0 && e.Place() <= r.JoinedUntil
 			case history == "invited":
 				return membership == "invite"
 			}
@@ -168,7 +168,7 @@ func TestVisibleIsTheLiteralRule(t *testing.T) {
 			r.CurrentSID = w.events[rng.IntN(len(w.events))].SID
 		}
 		if !r.Joined {
-			r.JoinedUntil = int64(rng.IntN(40))
+			r.JoinedUntil = roomdb.At(int64(rng.IntN(40)))
 		}
 		got, err := visible(context.Background(), w, r, w.events)
 		if err != nil {

@@ -158,7 +158,8 @@ func (c *Client) visibleState(ctx context.Context, m userdb.Membership) (int64, 
 
 // memberChanges adds those who joined and left a room between two positions.
 func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Membership, after, upTo int64) error {
-	before, now, err := c.rooms.Span(ctx, m.RoomPart, m.RoomNID, after, upTo)
+	span, err := c.rooms.Span(ctx, m.RoomPart, m.RoomNID, after, upTo)
+	before, now := span.Before, span.After
 	if err != nil || before == now {
 		return err
 	}

@@ -127,7 +127,7 @@ func (c *Client) wasMember(ctx context.Context, a *access, nid int64) error {
 			return err
 		}
 		if before.Membership() == join {
-			a.left, a.reader.JoinedUntil = e, e.Ord
+			a.left, a.reader.JoinedUntil = e, e.Place()
 			return nil
 		}
 		nid = before.NID

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,7 +13,6 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
-	"hanse/pkg/token"
 	"hanse/pkg/view"
 )
 
@@ -58,11 +58,11 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// Half of the limit each; what is odd goes to what came after.
-	before, start, err := c.around(ctx, a, f, e.Ord, limit/2, true)
+	before, start, err := c.around(ctx, a, f, e.Place(), limit/2, true)
 	if err != nil {
 		return err
 	}
-	after, end, err := c.around(ctx, a, f, e.Ord, limit-limit/2, false)
+	after, end, err := c.around(ctx, a, f, e.Place(), limit-limit/2, false)
 	if err != nil {
 		return err
 	}
@@ -88,27 +88,46 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out.raw("event", one[0])
-	out.text("start", token.EncodeTimeline(start))
-	out.text("end", token.EncodeTimeline(end))
+	out.text("start", start.Token())
+	out.text("end", end.Token())
 	return out.send(w)
 }
 
-// around returns events before or after a place that the reader may see, and the position at which to go on.
-func (c *Client) around(ctx context.Context, a *access, f *roomEventFilter, ord int64, n int, back bool) ([]*roomdb.Event, int64, error) {
-	q := roomdb.TimelineQuery{After: ord, UpTo: roomdb.End, Limit: n, Filter: f.query()}
-	at := ord
+// around returns events before or after that at a place, up to a hole, that the reader may see, and the place at which to go on.
+func (c *Client) around(ctx context.Context, a *access, f *roomEventFilter, at roomdb.Place, n int, back bool) ([]*roomdb.Event, roomdb.Place, error) {
+	q := roomdb.TimelineQuery{After: at, UpTo: roomdb.End, Limit: n, Filter: f.query()}
 	if back {
-		q.After, q.UpTo, q.Backwards = roomdb.Start, ord-1, true
-		at = ord - 1
+		at--
+		q.After, q.UpTo, q.Backwards = roomdb.Start, at, true
 	}
 	if n == 0 || !f.wantsRoom(a.room.ID) {
+		return nil, at, nil
+	}
+	if back {
+		hole, err := c.rooms.HoleBefore(ctx, a.room.Part, a.room.NID, at, math.MaxInt64)
+		if err != nil {
+			return nil, at, err
+		}
+		if hole != nil {
+			q.After = hole.Low - 1
+		}
+	} else {
+		hole, err := c.rooms.HoleBehind(ctx, a.room.Part, a.room.NID, at, math.MinInt64)
+		if err != nil {
+			return nil, at, err
+		}
+		if hole != nil {
+			q.UpTo = hole.Low - 1
+		}
+	}
+	if q.After >= q.UpTo {
 		return nil, at, nil
 	}
 	events, err := c.rooms.Timeline(ctx, a.room.Part, a.room.NID, q)
 	if err != nil || len(events) == 0 {
 		return nil, at, err
 	}
-	at = events[len(events)-1].Ord
+	at = events[len(events)-1].Place()
 	if back {
 		at--
 	}

@@ -132,18 +132,18 @@ func queryFlag(r *http.Request, name string) (bool, error) {
 }
 
 // position reads a token that names a place in a room's timeline: one of ours, or that of a /sync.
-func position(text string, user id.User, room *roomdb.Room) (int64, error) {
-	if ord, err := token.ParseTimeline(text); err == nil {
-		return ord, nil
+func position(text string, user id.User, room *roomdb.Room) (roomdb.Place, error) {
+	if place, err := roomdb.ParsePlace(text); err == nil {
+		return place, nil
 	}
 	s, err := token.ParseSync(text, user)
 	if err != nil {
 		return 0, merr.InvalidParam("Invalid token")
 	}
 	if pos, ok := s.At(room.Part); ok {
-		return pos, nil
+		return roomdb.At(pos), nil
 	}
-	return room.LastPos, nil
+	return roomdb.At(room.LastPos), nil
 }
 
 // direction reads the dir parameter; true for backwards.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"time"
 
@@ -9,7 +10,6 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
-	"hanse/pkg/token"
 	"hanse/pkg/view"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -70,9 +70,9 @@ func (c *Client) messages(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := newAnswer()
 	out.list("chunk", events)
-	out.text("start", token.EncodeTimeline(start))
+	out.text("start", start.Token())
 	if !p.finished() {
-		out.text("end", token.EncodeTimeline(p.at))
+		out.text("end", p.at.Token())
 	}
 	if len(members) > 0 {
 		out.list("state", members)
@@ -88,7 +88,11 @@ type pager struct {
 	back   bool
 	limit  int
 	// at is how far the page has got, to where it ends at the latest.
-	at, to int64
+	at, to roomdb.Place
+	// hole is the next one in the direction of reading, which was not passed; nil if there is none before the end. passed is the
+	// position of the last one that was.
+	hole   *roomdb.Hole
+	passed int64
 	events []*roomdb.Event
 	// complete says that nothing is stored behind the page, unknown that there may be more elsewhere.
 	complete, unknown bool
@@ -98,15 +102,15 @@ type pager struct {
 
 // bounds sets where the page begins and where it must end. Who left the room sees it up to then.
 func (p *pager) bounds(from, to string, user id.User) (err error) {
-	newest := p.a.room.LastPos
+	newest := roomdb.At(p.a.room.LastPos)
 	if p.a.left != nil {
 		newest = min(newest, p.a.reader.JoinedUntil)
 	}
 	p.at, p.to = roomdb.Start, newest
 	if p.back {
-		p.at, p.to = newest, roomdb.Start
+		p.at, p.to, p.passed = newest, roomdb.Start, math.MaxInt64
 	} else {
-		p.at = p.a.room.FirstOrd - 1
+		p.passed = math.MinInt64
 	}
 	if from != "" {
 		if p.at, err = position(from, user, p.a.room); err != nil {
@@ -126,35 +130,70 @@ func (p *pager) bounds(from, to string, user id.User) (err error) {
 	return nil
 }
 
+// fetch reads a page. It ends at a hole in the timeline that cannot be filled, and so does not show what is behind as if it came
+// next; a page that begins there goes on.
 func (p *pager) fetch(ctx context.Context) error {
+	if err := p.look(ctx); err != nil {
+		return err
+	}
 	for range pageReads + pageBackfills {
 		want := p.limit - len(p.events)
 		batch, err := p.batch(ctx, want)
+		switch {
+		case err != nil:
+			return err
+		case len(batch) == want && len(p.events) > 0:
+			return nil
+		case len(batch) == want:
+			continue
+		case p.hole == nil:
+			p.complete = true
+			return nil
+		}
+		filled, err := p.fill(ctx)
 		if err != nil {
 			return err
 		}
-		if len(batch) < want {
-			more, err := p.older(ctx)
-			if err != nil {
-				return err
-			}
-			if !more {
-				return nil
-			}
-			continue
-		}
-		if len(p.events) > 0 {
+		if !filled && p.pass() && len(p.events) > 0 {
 			return nil
+		}
+		if err := p.look(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// batch reads on, and keeps what may be seen.
+// look finds the next hole on the way.
+func (p *pager) look(ctx context.Context) (err error) {
+	room := p.a.room
+	if p.back {
+		p.hole, err = p.c.rooms.HoleBefore(ctx, room.Part, room.NID, p.at, p.passed)
+	} else {
+		p.hole, err = p.c.rooms.HoleBehind(ctx, room.Part, room.NID, p.at, p.passed)
+	}
+	if p.hole != nil && (p.back && p.hole.Low <= p.to || !p.back && p.hole.Low > p.to) {
+		p.hole = nil // behind the end
+	}
+	return err
+}
+
+// pass leaves the hole behind, and says whether there is anything stored behind it.
+func (p *pager) pass() bool {
+	p.at, p.passed = p.hole.Low-1, p.hole.Pos
+	return p.hole.Floor != roomdb.Start
+}
+
+// batch reads on, up to a hole, and keeps what may be seen.
 func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
 	q := roomdb.TimelineQuery{After: p.at, UpTo: p.to, Limit: want, Filter: p.filter.query()}
 	if p.back {
 		q.After, q.UpTo, q.Backwards = p.to, p.at, true
+	}
+	if p.hole != nil && p.back {
+		q.After = p.hole.Low - 1
+	} else if p.hole != nil {
+		q.UpTo = p.hole.Low - 1
 	}
 	if q.After >= q.UpTo {
 		return nil, nil
@@ -164,7 +203,7 @@ func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
 		return nil, err
 	}
 	p.read += len(batch)
-	p.at = batch[len(batch)-1].Ord
+	p.at = batch[len(batch)-1].Place()
 	if p.back {
 		p.at--
 	}
@@ -173,15 +212,10 @@ func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
 	return batch, err
 }
 
-// older is called where what is stored ends: it asks other servers for more of the history, if there may be more.
-func (p *pager) older(ctx context.Context) (more bool, err error) {
-	p.complete = true
-	if !p.back || p.to != roomdb.Start || p.a.room.JoinedLocal == 0 {
+// fill is called at a hole: it asks other servers for what is missing there.
+func (p *pager) fill(ctx context.Context) (filled bool, err error) {
+	if p.a.left != nil || p.a.room.JoinedLocal == 0 {
 		return false, nil
-	}
-	missing, err := p.c.rooms.HistoryMissing(ctx, p.a.room)
-	if err != nil || !missing {
-		return false, err
 	}
 	if p.backfills++; p.backfills > pageBackfills {
 		p.unknown = true
@@ -191,7 +225,7 @@ func (p *pager) older(ctx context.Context) (more bool, err error) {
 	defer cancel()
 	var resp *roomv1.BackfillResponse
 	err = p.c.room(wait, p.a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
-		resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(p.a.room.ID), Limit: int32(max(p.limit, backfillEvents))})
+		resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(p.a.room.ID), Limit: int32(max(p.limit, backfillEvents)), Hole: p.hole.Pos})
 		return err
 	})
 	switch {
@@ -203,7 +237,6 @@ func (p *pager) older(ctx context.Context) (more bool, err error) {
 		p.unknown = true
 		return false, nil
 	}
-	p.complete = resp.Stored == 0 // else what came may be more than the page takes
 	p.unknown = resp.Stored == 0 && !resp.Complete
 	return resp.Stored > 0, nil
 }

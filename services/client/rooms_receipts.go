@@ -210,7 +210,7 @@ func (c *Client) isAhead(ctx context.Context, room *roomdb.Room, eventID id.Even
 	if now == nil || before == nil || !now.Visible() || !before.Visible() {
 		return string(eventID) != old, nil
 	}
-	return now.Ord > before.Ord, nil
+	return now.Place() > before.Place(), nil
 }
 
 // typing answers PUT /rooms/{roomId}/typing/{userId} (client-server API, "Typing Notifications"), for members.

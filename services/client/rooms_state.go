@@ -109,17 +109,18 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 	if at == "" {
 		return c.state(ctx, a)
 	}
-	pos, err := position(at, a.reader.User, a.room)
+	place, err := position(at, a.reader.User, a.room)
 	if err != nil {
 		return state.Map{}, err
 	}
-	if a.left != nil && pos >= a.left.Ord {
+	if a.left != nil && place >= a.left.Place() {
 		return c.state(ctx, a)
 	}
-	if pos > 0 && roomdb.WholeAt(a.room.FullPos, pos) {
-		_, sid, err := c.rooms.Span(ctx, a.room.Part, a.room.NID, 0, pos)
-		if err != nil || sid != 0 {
-			m, stateErr := c.rooms.State(ctx, a.room.Part, sid)
+	// In a hole that was filled the state is that of the events there.
+	if pos := place.Pos(); pos > 0 && place == roomdb.At(pos) && roomdb.WholeAt(a.room.FullPos, pos) {
+		span, err := c.rooms.Span(ctx, a.room.Part, a.room.NID, 0, pos)
+		if err != nil || span.After != 0 {
+			m, stateErr := c.rooms.State(ctx, a.room.Part, span.After)
 			if err == nil {
 				err = stateErr
 			}
@@ -127,7 +128,7 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 		}
 	}
 	// Before all that happened while we were in the room, or when its members were not known: by the events themselves.
-	events, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: pos, Backwards: true, Limit: 1})
+	events, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: place, Backwards: true, Limit: 1})
 	if err != nil || len(events) == 0 {
 		return state.Map{}, err
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"math"
 	"net/url"
 	"strconv"
 	"time"
@@ -37,15 +38,15 @@ func (e *eventAt) closer(other *eventAt, ts int64, back bool) bool {
 // atTime finds the event closest to a time. Where history that we lack may have a closer one, other servers in the room
 // are asked (client-server API, "Getting an event ID by timestamp").
 func (c *Client) atTime(ctx context.Context, a *access, ts int64, back bool) (*eventAt, error) {
-	ours, gap, err := c.localAtTime(ctx, a, ts, back)
-	if err != nil || !gap || a.room.JoinedLocal == 0 {
+	ours, hole, err := c.localAtTime(ctx, a, ts, back)
+	if err != nil || hole == nil || a.room.JoinedLocal == 0 {
 		return ours, err
 	}
 	theirs, err := c.askForTime(ctx, a, ts, back)
 	if err != nil || theirs == nil || !theirs.closer(ours, ts, back) {
 		return ours, err
 	}
-	if known, err := c.fetchBack(ctx, a, theirs.ID); err != nil || !known {
+	if known, err := c.fetchBack(ctx, a, hole, theirs.ID); err != nil || !known {
 		return theirs, err
 	}
 	// What was fetched with it may be closer still, or may not be for the user's eyes.
@@ -56,15 +57,15 @@ func (c *Client) atTime(ctx context.Context, a *access, ts int64, back bool) (*e
 	return ours, err
 }
 
-// localAtTime looks at what we hold; gap says that something we lack may be closer.
-func (c *Client) localAtTime(ctx context.Context, a *access, ts int64, back bool) (at *eventAt, gap bool, err error) {
+// localAtTime looks at what we hold, and returns the hole in which something we lack may be closer; nil if there is none.
+func (c *Client) localAtTime(ctx context.Context, a *access, ts int64, back bool) (at *eventAt, hole *roomdb.Hole, err error) {
 	around, err := c.rooms.AroundTime(ctx, a.room, ts, back)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	seen, err := view.Visible(ctx, c.rooms, a.reader, around)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	e := roomdb.ClosestTo(seen, ts, back)
 	if e != nil {
@@ -72,16 +73,18 @@ func (c *Client) localAtTime(ctx context.Context, a *access, ts int64, back bool
 	}
 	edge := roomdb.ClosestTo(around, ts, back)
 	switch {
+	case edge == nil && back: // before all that we hold
+		hole, err = c.rooms.HoleBefore(ctx, a.room.Part, a.room.NID, roomdb.At(a.room.FirstOrd), math.MaxInt64)
 	case edge == nil:
-		gap, err = c.rooms.HistoryMissing(ctx, a.room)
+		hole, err = c.rooms.HoleBefore(ctx, a.room.Part, a.room.NID, roomdb.End, math.MaxInt64)
 	case !back:
-		gap, err = c.rooms.GapBefore(ctx, edge)
+		hole, err = c.rooms.HoleBeforeEvent(ctx, edge)
 	default:
 		if next := behind(around, edge); next != nil {
-			gap, err = c.rooms.GapBefore(ctx, next)
+			hole, err = c.rooms.HoleBeforeEvent(ctx, next)
 		}
 	}
-	return at, gap, err
+	return at, hole, err
 }
 
 // behind returns the event that follows another one in a timeline.
@@ -134,8 +137,8 @@ func (c *Client) askForTime(ctx context.Context, a *access, ts int64, back bool)
 	return best, nil
 }
 
-// fetchBack has history fetched until an event is there, if it is not too far back: clients go on from it with /context.
-func (c *Client) fetchBack(ctx context.Context, a *access, eventID id.Event) (known bool, err error) {
+// fetchBack has a hole filled until an event is there, if it is not too far back: clients go on from it with /context.
+func (c *Client) fetchBack(ctx context.Context, a *access, hole *roomdb.Hole, eventID id.Event) (known bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
 	for range timeBackfills {
@@ -148,7 +151,7 @@ func (c *Client) fetchBack(ctx context.Context, a *access, eventID id.Event) (kn
 		}
 		var resp *roomv1.BackfillResponse
 		err = c.room(wait, a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
-			resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(a.room.ID), Limit: backfillEvents})
+			resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(a.room.ID), Limit: backfillEvents, Hole: hole.Pos})
 			return err
 		})
 		if err != nil || resp.Stored == 0 {

@@ -71,7 +71,7 @@ type byDepth []*roomdb.Event
 
 func (h byDepth) Len() int { return len(h) }
 func (h byDepth) Less(i, j int) bool {
-	return cmp.Or(cmp.Compare(h[j].Depth, h[i].Depth), cmp.Compare(h[j].Ord, h[i].Ord), cmp.Compare(h[j].NID, h[i].NID)) < 0
+	return cmp.Or(cmp.Compare(h[j].Depth, h[i].Depth), cmp.Compare(h[j].Place(), h[i].Place()), cmp.Compare(h[j].NID, h[i].NID)) < 0
 }
 func (h byDepth) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *byDepth) Push(x any)   { *h = append(*h, x.(*roomdb.Event)) }
@@ -115,11 +115,10 @@ func (f *Fedin) walkBack(ctx context.Context, room *roomdb.Room, from []*roomdb.
 
 // prefetch reads the neighbours in the timeline with one query: most of what a walk back meets is among them.
 func (f *Fedin) prefetch(ctx context.Context, room *roomdb.Room, from []*roomdb.Event, limit int) error {
-	newest := int64(0)
-	found := false
+	newest, found := roomdb.Start, false
 	for _, e := range from {
-		if e.Visible() && (!found || e.Ord > newest) {
-			newest, found = e.Ord, true
+		if e.Visible() {
+			newest, found = max(newest, e.Place()), true
 		}
 	}
 	if !found {
@@ -220,6 +219,8 @@ func (f *Fedin) between(ctx context.Context, room *roomdb.Room, earliest, latest
 			}
 		}
 	}
-	slices.SortStableFunc(out, func(a, b *roomdb.Event) int { return cmp.Or(cmp.Compare(a.Depth, b.Depth), cmp.Compare(a.Ord, b.Ord)) })
+	slices.SortStableFunc(out, func(a, b *roomdb.Event) int {
+		return cmp.Or(cmp.Compare(a.Depth, b.Depth), cmp.Compare(a.Place(), b.Place()))
+	})
 	return out, nil
 }

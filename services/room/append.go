@@ -224,6 +224,7 @@ func (b *batch) queueLog(q *pgx.Batch) {
 // queueEdges writes what hangs on events: redactions, mentions, servers, missing events.
 func (b *batch) queueEdges(q *pgx.Batch) {
 	var redact, await, mention, server, lacks, found keyed
+	var holes []*int64
 	servers := make(map[serverKey]int32)
 	for _, c := range b.changes {
 		for _, r := range c.redactions {
@@ -247,7 +248,8 @@ func (b *batch) queueEdges(q *pgx.Batch) {
 		}
 		for _, l := range c.lacks {
 			lacks.add(c.room)
-			lacks.text, lacks.num = append(lacks.text, string(l.event)), append(lacks.num, l.child)
+			lacks.text, lacks.num = append(lacks.text, string(l.event)), append(lacks.num, l.child.nid)
+			holes = append(holes, l.hole())
 		}
 		for _, e := range c.found {
 			found.add(c.room)
@@ -273,7 +275,7 @@ func (b *batch) queueEdges(q *pgx.Batch) {
 		q.Queue(sqlServers, server.part, server.room, server.text, server.small)
 	}
 	if len(lacks.part) > 0 {
-		q.Queue(sqlInsertMissing, lacks.part, lacks.room, lacks.text, lacks.num)
+		q.Queue(sqlInsertMissing, lacks.part, lacks.room, lacks.text, lacks.num, holes)
 	}
 	if len(found.part) > 0 {
 		q.Queue(sqlDeleteMissing, found.part, found.room, found.text)

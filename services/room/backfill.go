@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -26,7 +29,11 @@ func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*r
 		return nil, err
 	}
 	defer leave()
-	from, servers, err := in.backwards(ctx)
+	hole, err := in.holeToFill(ctx, req.Hole)
+	if err != nil {
+		return nil, err
+	}
+	from, servers, err := in.backwards(ctx, hole)
 	if err != nil {
 		return nil, err
 	}
@@ -34,9 +41,10 @@ func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*r
 		return &roomv1.BackfillResponse{Complete: true}, nil
 	}
 	limit := min(max(int(req.Limit), 1), backfillLimit)
+	answered := len(servers) == 0
 	for ctx, server := range inTurn(ctx, servers) {
 		in.origin = server
-		stored, err := in.backfillFrom(ctx, from, limit)
+		stored, err := in.backfillFrom(ctx, hole, from, limit)
 		if retry(err) || ctx.Err() != nil {
 			return nil, again(err)
 		}
@@ -44,15 +52,34 @@ func (s *Service) Backfill(ctx context.Context, req *roomv1.BackfillRequest) (*r
 			s.log.Info("backfill", "room", in.roomID, "server", server, "err", err)
 			continue
 		}
+		answered = true
 		if stored > 0 {
 			return &roomv1.BackfillResponse{Stored: int32(stored)}, nil
 		}
 	}
-	return &roomv1.BackfillResponse{Complete: true}, nil
+	return &roomv1.BackfillResponse{Complete: answered}, nil
 }
 
-// backwards returns the newest events that we lack, and who may have them.
-func (in *intake) backwards(ctx context.Context) ([]id.Event, []id.Server, error) {
+// holeToFill returns the position of a hole; of the newest one for callers that do not know any.
+func (in *intake) holeToFill(ctx context.Context, hole int64) (int64, error) {
+	if hole != 0 {
+		return hole, nil
+	}
+	r, err := in.s.joinedRoom(ctx, in.roomID)
+	if err != nil {
+		return 0, err
+	}
+	part, nid := r.p.part, r.nid
+	r.unlock()
+	newest, err := in.s.db.HoleBefore(ctx, part, nid, roomdb.End, math.MaxInt64)
+	if err != nil || newest == nil {
+		return 0, err
+	}
+	return newest.Pos, nil
+}
+
+// backwards returns the newest events that a hole lacks, and who may have them.
+func (in *intake) backwards(ctx context.Context, hole int64) ([]id.Event, []id.Server, error) {
 	r, err := in.s.joinedRoom(ctx, in.roomID)
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +88,7 @@ func (in *intake) backwards(ctx context.Context) ([]id.Event, []id.Server, error
 	if err := r.settle(ctx); err != nil {
 		return nil, nil, again(err)
 	}
-	rows, err := in.s.shards.For(r.p.part).Query(ctx, sqlBackwards, int32(r.p.part), r.nid, backfillFrom)
+	rows, err := in.s.shards.For(r.p.part).Query(ctx, sqlBackwards, int32(r.p.part), r.nid, backfillFrom, hole)
 	if err != nil {
 		return nil, nil, fmt.Errorf("backward extremities: %w", err)
 	}
@@ -83,7 +110,7 @@ func (in *intake) backwards(ctx context.Context) ([]id.Event, []id.Server, error
 }
 
 // backfillFrom stores what one server has; it returns how many events found their place.
-func (in *intake) backfillFrom(ctx context.Context, from []id.Event, limit int) (int, error) {
+func (in *intake) backfillFrom(ctx context.Context, hole int64, from []id.Event, limit int) (int, error) {
 	raw, err := in.s.fetchBackfill(ctx, in.home, in.origin, in.roomID, from, limit)
 	if err != nil {
 		return 0, err
@@ -97,7 +124,7 @@ func (in *intake) backfillFrom(ctx context.Context, from []id.Event, limit int) 
 	if err != nil {
 		return 0, err
 	}
-	return in.storeHistory(ctx, pdus, states)
+	return in.storeHistory(ctx, hole, pdus, states)
 }
 
 // reachable leaves out events that are no ancestors of those that we lack, and the farthest if they are too many.
@@ -154,12 +181,12 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 	return states, nil
 }
 
-// storeHistory gives the events places before all that we have, in one change.
-func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
+// storeHistory gives the events places in the hole, in one change.
+func (in *intake) storeHistory(ctx context.Context, hole int64, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
 	var c *change
 	accepted := 0
 	err := in.s.draft(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
-		accepted, err = in.placeHistory(ctx, w, pdus, states)
+		accepted, err = in.placeHistory(ctx, w, hole, pdus, states)
 		if len(w.c.events) > 0 {
 			c = w.c
 		}
@@ -172,10 +199,11 @@ func (in *intake) storeHistory(ctx context.Context, pdus []*event.PDU, states ma
 }
 
 // placeHistory drafts history, and returns how many events of it are accepted. What cannot be judged is left out.
-func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU, states map[id.Event]fetchedState) (accepted int, err error) {
+func (in *intake) placeHistory(ctx context.Context, w *writer, hole int64, pdus []*event.PDU, states map[id.Event]fetchedState) (accepted int, err error) {
 	if err := w.lookUp(ctx, pdus...); err != nil {
 		return 0, err
 	}
+	holes := w.holesOf(pdus, hole)
 	var placed []*newEvent
 	for _, p := range pdus {
 		var at []fetchedState
@@ -194,7 +222,10 @@ func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU
 			in.s.log.Debug("event of history", "event", p.ID, "err", err)
 			continue
 		}
-		if e == nil || e.flags != 0 {
+		if e == nil {
+			continue
+		}
+		if e.hole = holes[p.ID]; e.flags != 0 {
 			continue
 		}
 		if accepted++; e.withheld {
@@ -202,13 +233,60 @@ func (in *intake) placeHistory(ctx context.Context, w *writer, pdus []*event.PDU
 		}
 		placed = append(placed, e)
 		for _, by := range w.release(e) { // there is no better place for them
-			by.history = true
+			by.history, by.hole = true, e.hole
 			placed = append(placed, by)
 		}
 	}
-	for i, e := range placed { // the oldest comes first
-		e.ord = w.h.firstOrd - int64(len(placed)-i)
+	return accepted, w.fill(ctx, placed)
+}
+
+// holesOf finds out which holes events of the history belong into, each of which comes behind those that it names: that of
+// what names them, the oldest if there are several, and the one that was asked for if there is none.
+func (w *writer) holesOf(pdus []*event.PDU, asked int64) map[id.Event]int64 {
+	holes := make(map[id.Event]int64, len(pdus))
+	for _, p := range slices.Backward(pdus) {
+		hole := w.awaits[p.ID].hole
+		if by, ok := holes[p.ID]; ok && (hole == 0 || by < hole) {
+			hole = by
+		}
+		if hole == 0 {
+			hole = asked
+		}
+		holes[p.ID] = hole
+		for _, prev := range p.PrevEvents {
+			if by, ok := holes[prev]; !ok || hole < by {
+				holes[prev] = hole
+			}
+		}
 	}
-	w.h.firstOrd -= int64(len(placed))
-	return accepted, nil
+	return holes
+}
+
+// errFull says that a hole has no place left.
+var errFull = errors.New("more events before an event than there are places")
+
+// fill gives events of the history, of which the oldest comes first, the places at the lower ends of their holes.
+func (w *writer) fill(ctx context.Context, placed []*newEvent) error {
+	if len(placed) == 0 {
+		return nil
+	}
+	if err := w.r.settle(ctx); err != nil { // what has filled the holes so far
+		return err
+	}
+	holes := make(map[int64]*roomdb.Hole, 1)
+	for _, e := range slices.Backward(placed) {
+		h := holes[e.hole]
+		if h == nil {
+			var err error
+			if h, err = w.s.db.HoleAt(ctx, w.r.p.part, w.r.nid, e.hole); err != nil {
+				return err
+			}
+			holes[e.hole] = h
+		}
+		if h.Low = h.Low.Before(); h.Low <= h.Floor {
+			return fmt.Errorf("hole at %d: %w", e.hole, errFull)
+		}
+		e.ord, e.notifySeq = h.Low.LateOrd(), h.NotifySeq
+	}
+	return nil
 }

@@ -110,15 +110,18 @@ type newEvent struct {
 	replaces   int64
 	current    bool // it is or was part of the current state
 	redactedBy int64
-	// ord is the event's place in the timeline; the lane sets it for events that are in the log.
+	// ord says where in the timeline the event is (roomdb.PlaceOf); the lane sets it for events that are in the log.
 	ord int64
+	// lacking says that prev events of it are missing. hole is the position of the hole that history is put into.
+	lacking bool
+	hole    int64
 	// place updates the row of an event that is stored already.
 	place bool
 	// was are its flags before.
 	was int32
 	// refusal says why the event is rejected or soft-failed.
 	refusal error
-	// history marks an event from before what we had; its ord is given out when the draft is complete.
+	// history marks an event that fills a hole; its ord is given out when the draft is complete.
 	history bool
 	// withheld marks a redaction that clients do not see, as its target is not here: it has no place. releases are the
 	// redactions that waited for this event.
@@ -154,7 +157,16 @@ type offered struct {
 // lack is a prev event that we do not have.
 type lack struct {
 	event id.Event
-	child int64
+	child *newEvent
+}
+
+// hole is the position before which the timeline lacks the event; nil if the child has no place in it, so that nobody's garbage
+// makes a hole.
+func (l lack) hole() *int64 {
+	if l.child.hole != 0 {
+		return &l.child.hole
+	}
+	return orNull(l.child.ord)
 }
 
 type redaction struct{ target, by int64 }
@@ -177,6 +189,7 @@ type receiptRow struct {
 	user               id.User
 	typ, thread        string
 	event              id.Event
+	place              roomdb.Place
 	ord, notifySeq, ts int64
 	pos                int64
 	local              bool

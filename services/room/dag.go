@@ -25,8 +25,8 @@ type place struct {
 	also []*state.Snapshot
 	// guessed says that also stands for a state that nobody told, doubtful that a prev event was judged by such a one.
 	guessed, doubtful bool
-	// history is set for events older than what we have: they get a place before the timeline, and do not change what
-	// the room is now.
+	// history is set for events older than what we have: they get places in the holes of the timeline, and do not change
+	// what the room is now.
 	history bool
 	// lacked is set if an event that we hold names this one; known if one does that was not refused: it is no new end of the
 	// room then.
@@ -56,9 +56,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	for _, p := range at.prev {
 		e.prev = append(e.prev, p.NID)
 	}
-	for _, m := range at.missing {
-		w.c.lacks = append(w.c.lacks, lack{m, e.nid})
-	}
+	w.lack(e, at.missing)
 	if at.lacked {
 		w.c.found = append(w.c.found, e.pdu.ID)
 	}
@@ -468,7 +466,15 @@ func (w *writer) resolveSnaps(ctx context.Context, snaps []*state.Snapshot) (sta
 	return w.resolve(ctx, mapsOf(snaps))
 }
 
-// place adds an event of the room's history: it has a place before all that we had, and changes nothing.
+// lack notes which prev events of an event are missing.
+func (w *writer) lack(e *newEvent, missing []id.Event) {
+	for _, m := range missing {
+		w.c.lacks = append(w.c.lacks, lack{m, e})
+	}
+	e.lacking = len(missing) > 0
+}
+
+// place adds an event of the room's history: it is to have a place in a hole, and changes nothing.
 func (w *writer) place(ctx context.Context, e *newEvent) error {
 	e.history = true
 	w.add(e)

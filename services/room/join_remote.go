@@ -441,13 +441,15 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.
 	} else {
 		e.nid = w.nid()
 	}
+	var missing []id.Event
 	for _, p := range join.PrevEvents {
 		if ev := found[p]; ev != nil && ev.Flags&flagOutlier == 0 {
 			e.prev = append(e.prev, ev.NID)
 		} else {
-			w.c.lacks = append(w.c.lacks, lack{p, e.nid})
+			missing = append(missing, p)
 		}
 	}
+	w.lack(e, missing)
 	if answer.Omitted {
 		cited, err := w.cited(ctx, e)
 		if err != nil {

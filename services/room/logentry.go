@@ -22,6 +22,7 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 		Nid: e.nid, EventId: string(pdu.ID), RoomVersion: w.r.rules.Version, Type: pdu.Type, StateKey: pdu.StateKey,
 		Sender: string(pdu.Sender), OriginServerTs: pdu.OriginServerTS, Sid: e.sid, CurrentBefore: before,
 		CurrentAfter: w.h.sid, ReplacesNid: e.replaces, Local: local, DeviceId: e.why.device, TxnId: e.why.txn,
+		Hole: e.lacking,
 	}
 	if pdu.Type == typeMember && pdu.StateKey != nil {
 		body.Membership = pdu.Membership()

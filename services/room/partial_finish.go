@@ -76,6 +76,11 @@ func (d *redo) deliverLate(ctx context.Context, e *newEvent) error {
 	w := d.w
 	e.place = true
 	w.c.events = append(w.c.events, e)
+	_, missing, err := d.follows(ctx, &roomdb.Event{PDU: e.pdu, Prev: e.prev})
+	if err != nil {
+		return err
+	}
+	w.lack(e, missing)
 	shown, err := w.applyRedaction(ctx, e, false)
 	if e.withheld = !shown; err != nil || e.withheld {
 		return err

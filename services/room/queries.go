@@ -3,8 +3,13 @@ package room
 // The statements of an append, in the order in which they are sent. They travel in one batch under one Sync, which
 // PostgreSQL runs as one transaction; those that have nothing to do are left out, so their number is fixed, whatever
 // the number of events. Arrays of arrays do not survive unnest: the inner ones travel as text.
-// sqlSince finds the oldest event that was no history when it came.
-const sqlSince = `SELECT depth FROM event WHERE part = $1 AND room_nid = $2 AND ord > 0 ORDER BY ord LIMIT 1`
+// sqlSince finds the oldest event that was no history when it came, and what came before holes: one of these is our newest join.
+const sqlSince = `
+(SELECT depth, NULL AS member FROM event WHERE part = $1 AND room_nid = $2 AND ord > 0 ORDER BY ord LIMIT 1)
+UNION ALL
+(SELECT e.depth, e.state_key FROM (SELECT DISTINCT hole FROM missing_prev WHERE part = $1 AND room_nid = $2 AND hole > 0 ORDER BY hole DESC LIMIT 100) m
+JOIN event e ON e.part = $1 AND e.room_nid = $2 AND e.ord = m.hole
+WHERE e.type = 'm.room.member' AND e.sender = e.state_key)`
 
 const (
 	// sqlFence is fence, lock and position in one (law 3). It aborts the transaction with SQLSTATE HF001 unless every
@@ -108,9 +113,9 @@ SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::int[])
 ON CONFLICT (part, room_nid, server) DO UPDATE SET joined = room_server.joined + excluded.joined`
 
 	sqlInsertMissing = `
-INSERT INTO missing_prev (part, room_nid, event_id, child)
-SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[])
-ON CONFLICT DO NOTHING`
+INSERT INTO missing_prev (part, room_nid, event_id, child, hole)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
+ON CONFLICT (part, room_nid, event_id, child) DO UPDATE SET hole = coalesce(missing_prev.hole, excluded.hole)`
 
 	sqlDeleteMissing = `
 DELETE FROM missing_prev m
@@ -193,11 +198,12 @@ SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM unnest($3::text[]) AS w
 JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND room_nid = $2 AND cause >= w.same COLLATE "C" ORDER BY cause LIMIT 1) e ON cause = w.same COLLATE "C"`
 
 	// sqlAwaited says of events whether they are among those that others name and we lack, whether one of these was neither
-	// rejected nor soft-failed (flags 2 and 4), and which redactions wait for them.
+	// rejected nor soft-failed (flags 2 and 4), which is the oldest hole that they belong into, and which redactions wait for them.
 	sqlAwaited = `
 SELECT e.id, EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id),
 	EXISTS (SELECT 1 FROM missing_prev m JOIN event c ON c.part = m.part AND c.event_nid = m.child
 		WHERE m.part = $1 AND m.room_nid = $2 AND m.event_id = e.id AND c.flags & 6 = 0),
+	coalesce((SELECT min(hole) FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id), 0),
 	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = e.id ORDER BY redaction LIMIT 1000)
 FROM unnest($3::text[]) AS e(id)`
 
@@ -216,14 +222,17 @@ ORDER BY event_nid LIMIT $4`
 	sqlMembership = `
 SELECT membership, event_nid, event_id, sender, room_version, stripped, event FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
 
-	// sqlBackwards finds the newest events that we lack: those that the deepest events name.
+	// sqlBackwards finds the newest events that a hole lacks: those that the deepest events name.
 	sqlBackwards = `
 SELECT m.event_id FROM missing_prev m
 JOIN event e ON e.part = m.part AND e.event_nid = m.child
-WHERE m.part = $1 AND m.room_nid = $2
+WHERE m.part = $1 AND m.room_nid = $2 AND m.hole = $4
 GROUP BY m.event_id ORDER BY max(e.depth) DESC LIMIT $3`
 
+	// sqlReceiptsOf has the places of events: those of what fills a hole are finer than log positions.
+
 	sqlReceiptsOf = `
-SELECT user_id, type, thread_id, ord FROM receipt
-WHERE part = $1 AND room_nid = $2 AND user_id = ANY($3)`
+SELECT r.user_id, r.type, r.thread_id, coalesce(e.ord, r.ord) FROM receipt r
+LEFT JOIN event e ON e.part = r.part AND e.event_id = r.event_id
+WHERE r.part = $1 AND r.room_nid = $2 AND r.user_id = ANY($3)`
 )

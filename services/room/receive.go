@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/event"
@@ -22,7 +24,8 @@ import (
 
 // Bounds of what one event of another server may cost us.
 const (
-	missingLimit  = 20  // events asked for by get_missing_events
+	missingLimit  = 20  // events asked for by get_missing_events at once
+	missingAsks   = 5   // how often these are asked for before one event
 	missingStates = 5   // missing prev events whose state is asked for
 	maxWaiting    = 64  // transactions that wait for one room
 	maxReceive    = 100 // events in one request
@@ -291,8 +294,8 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 	return g, nil
 }
 
-// since returns the depth of the event with which the room begins for us, fetched history apart: our first join, or its
-// creation; of a room whose members are being fetched the join that they were omitted from.
+// since returns the depth of the event with which the room begins for us, fetched history apart: the join of ours that began
+// this stay, or its creation; of a room whose members are being fetched the join that they were omitted from.
 func (r *room) since(ctx context.Context) (depth int64, err error) {
 	if r.partial != nil {
 		join, err := r.s.event(ctx, r.p, r.partial.joinNID)
@@ -301,8 +304,19 @@ func (r *room) since(ctx context.Context) (depth int64, err error) {
 		}
 		return join.Depth, nil
 	}
-	err = r.s.shards.For(r.p.part).QueryRow(ctx, sqlSince, int32(r.p.part), r.nid).Scan(&depth)
-	if err != nil && !pg.IsNoRows(err) {
+	rows, err := r.s.shards.For(r.p.part).Query(ctx, sqlSince, int32(r.p.part), r.nid)
+	if err != nil {
+		return 0, fmt.Errorf("read room %s: %w", r.id, err)
+	}
+	var at int64
+	var member *string
+	_, err = pgx.ForEachRow(rows, []any{&at, &member}, func() error {
+		if member == nil || r.s.localUser(id.User(*member)) { // of ours only a join that began a stay follows what is missing
+			depth = max(depth, at)
+		}
+		return nil
+	})
+	if err != nil {
 		return 0, fmt.Errorf("read room %s: %w", r.id, err)
 	}
 	return depth, nil
@@ -311,28 +325,78 @@ func (r *room) since(ctx context.Context) (depth int64, err error) {
 // fillGap asks the origin for the events before this one, and takes them in, oldest first. What is less deep than the event
 // with which the room begins for us is left for history, as Synapse does: it would look new in a timeline.
 func (in *intake) fillGap(ctx context.Context, pdu *event.PDU, g gaps) error {
-	raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.have, []id.Event{pdu.ID}, g.since)
-	if err != nil {
-		in.s.log.Debug("get_missing_events", "room", in.roomID, "server", in.origin, "err", err)
-		return nil // the state at the gap may still be had
-	}
-	if len(raw) > missingLimit {
-		raw = raw[:missingLimit]
-	}
-	pdus, err := in.s.parseAll(ctx, raw, in.rules, in.roomID)
+	pdus, err := in.missing(ctx, pdu, g)
 	if err != nil {
 		return err
 	}
-	// What their depths say is the business of who made them up.
-	pdus = ordered(reachable(pdus, pdu.PrevEvents, missingLimit), func(p *event.PDU) []id.Event { return p.PrevEvents })
 	before := *in
 	before.shallow = true
-	pdus = slices.DeleteFunc(pdus, func(p *event.PDU) bool { return p.ID == pdu.ID || p.Depth < g.since })
 	return before.takeAll(ctx, pdus, func(i int, _ verdict, err error) {
 		if err != nil {
 			in.s.log.Debug("missing event", "event", pdus[i].ID, "err", err)
 		}
 	})
+}
+
+// missing gets the events before one, the newest if they are too many, in their order. A server tells so many at once: it is
+// asked again for what is before these.
+func (in *intake) missing(ctx context.Context, pdu *event.PDU, g gaps) ([]*event.PDU, error) {
+	got := make(map[id.Event]*event.PDU)
+	heard, names := []id.Event{pdu.ID}, pdu.PrevEvents
+	for range missingAsks {
+		raw, err := in.s.fetchMissing(ctx, in.home, in.origin, in.roomID, g.have, heard, g.since)
+		if err != nil {
+			in.s.log.Debug("get_missing_events", "room", in.roomID, "server", in.origin, "err", err)
+			break // the state at the gap may still be had
+		}
+		if len(raw) > missingLimit {
+			raw = raw[:missingLimit]
+		}
+		pdus, err := in.s.parseAll(ctx, raw, in.rules, in.roomID)
+		if err != nil {
+			return nil, err
+		}
+		more := reachable(pdus, names, missingLimit)
+		more = slices.DeleteFunc(more, func(p *event.PDU) bool { return p.ID == pdu.ID || got[p.ID] != nil || p.Depth < g.since })
+		for _, p := range more {
+			got[p.ID] = p
+		}
+		if heard, names, err = in.unanswered(ctx, more, got); err != nil {
+			return nil, err
+		}
+		if len(heard) == 0 {
+			break
+		}
+	}
+	// What their depths say is the business of who made them up.
+	return ordered(slices.Collect(maps.Values(got)), func(p *event.PDU) []id.Event { return p.PrevEvents }), nil
+}
+
+// unanswered returns which of some missing events follow others that are missing still, and those.
+func (in *intake) unanswered(ctx context.Context, pdus []*event.PDU, got map[id.Event]*event.PDU) (heard, names []id.Event, err error) {
+	for _, p := range pdus {
+		names = append(names, p.PrevEvents...)
+	}
+	names = slices.DeleteFunc(dedupe(names), func(name id.Event) bool { return got[name] != nil })
+	if len(names) == 0 {
+		return nil, nil, nil
+	}
+	r, err := in.s.joinedRoom(ctx, in.roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, _, err := r.usable(ctx, names)
+	r.unlock()
+	if err != nil {
+		return nil, nil, err
+	}
+	names = slices.DeleteFunc(names, func(name id.Event) bool { return found[name] != nil && found[name].Flags&flagOutlier == 0 })
+	for _, p := range pdus {
+		if slices.ContainsFunc(p.PrevEvents, func(name id.Event) bool { return slices.Contains(names, name) }) && len(heard) < maxPrev {
+			heard = append(heard, p.ID)
+		}
+	}
+	return heard, names, nil
 }
 
 // attach puts the event at its place, with all that it needs at hand.

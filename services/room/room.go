@@ -43,7 +43,7 @@ type room struct {
 	head     head
 	causes   *causes
 	recent   *recent
-	receipts map[receiptKey]int64 // ord of receipts known
+	receipts map[receiptKey]roomdb.Place // those that are known
 	resolved memo
 	// verdicts counts how often a verdict on an event changed.
 	verdicts int
@@ -283,7 +283,7 @@ func (r *room) begin() {
 	r.loaded = true
 	r.causes = newCauses()
 	r.recent = newRecent()
-	r.receipts = make(map[receiptKey]int64)
+	r.receipts = make(map[receiptKey]roomdb.Place)
 }
 
 // put queues a change of the locked room and makes its head the room's. The change's fate is in c.done.

@@ -97,7 +97,7 @@ func (r *room) receiptChange(ctx context.Context, in []*roomv1.ReceiptIntent) (*
 	if err := r.knowReceipts(ctx, in); err != nil {
 		return nil, err
 	}
-	newest := make(map[receiptKey]int64, len(in))
+	newest := make(map[receiptKey]roomdb.Place, len(in))
 	for _, ri := range in {
 		row, err := r.receipt(ctx, ri)
 		if err != nil {
@@ -111,10 +111,10 @@ func (r *room) receiptChange(ctx context.Context, in []*roomv1.ReceiptIntent) (*
 		if n, again := newest[key]; again {
 			known, ok = n, true
 		}
-		if ok && known >= row.ord {
+		if ok && known >= row.place {
 			continue
 		}
-		newest[key] = row.ord
+		newest[key] = row.place
 		en, err := r.receiptEntry(row)
 		if err != nil {
 			return nil, err
@@ -131,22 +131,31 @@ func (r *room) receipt(ctx context.Context, in *roomv1.ReceiptIntent) (*receiptR
 	if pl, ok := r.recent.byID[row.event]; ok {
 		select {
 		case <-pl.c.done:
-			row.ord, row.notifySeq = pl.e.ord, pl.e.notifySeq
+			row.at(pl.e.ord, pl.e.notifySeq)
 			return row, nil
 		default: // not committed: nobody can have seen it, unless the answer is on its way
 			if err := pl.c.wait(ctx); err != nil {
 				return nil, again(err)
 			}
-			row.ord, row.notifySeq = pl.e.ord, pl.e.notifySeq
+			row.at(pl.e.ord, pl.e.notifySeq)
 			return row, nil
 		}
 	}
 	e, err := r.eventByID(ctx, row.event)
+	if err == nil && e != nil && !e.Visible() { // what we remember of one that filled a hole does not say where it is
+		e, err = r.s.db.EventByID(ctx, &roomdb.Room{Part: r.p.part, NID: r.nid}, row.event)
+	}
 	if err != nil || e == nil || !e.Visible() {
 		return nil, err
 	}
-	row.ord, row.notifySeq = e.Ord, e.NotifySeq
+	row.at(e.Ord, e.NotifySeq)
 	return row, nil
+}
+
+// at says where the event of the receipt is. Its ord is the log position up to which all is read, for who counts.
+func (row *receiptRow) at(ord, notifySeq int64) {
+	row.place, row.notifySeq = roomdb.PlaceOf(ord), notifySeq
+	row.ord = row.place.Pos()
 }
 
 func (r *room) receiptEntry(row *receiptRow) (*entry, error) {
@@ -186,14 +195,14 @@ func (r *room) knowReceipts(ctx context.Context, in []*roomv1.ReceiptIntent) err
 			return fmt.Errorf("read receipts: %w", err)
 		}
 		// What is queued but not committed is newer than the row.
-		r.receipts[key] = max(r.receipts[key], ord)
+		r.receipts[key] = max(r.receipts[key], roomdb.PlaceOf(ord))
 	}
 	return rows.Err()
 }
 
 func (r *room) noteReceipts(rows []*receiptRow) {
 	for _, row := range rows {
-		r.receipts[receiptKey{row.user, row.typ, row.thread}] = row.ord
+		r.receipts[receiptKey{row.user, row.typ, row.thread}] = row.place
 	}
 }
 

@@ -118,8 +118,9 @@ func (w *writer) enough(n int, began time.Time) bool {
 
 // awaits is what waits for an event.
 type awaits struct {
-	lacked     bool // an event that we have names it
-	named      bool // one that was not refused does
+	lacked     bool  // an event that we have names it
+	named      bool  // one that was not refused does
+	hole       int64 // the position of the oldest hole that it belongs into; 0 if none is known
 	redactions []int64
 }
 
@@ -161,7 +162,7 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 	}
 	var eventID id.Event
 	var a awaits
-	_, err = pgx.ForEachRow(rows, []any{&eventID, &a.lacked, &a.named, &a.redactions}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&eventID, &a.lacked, &a.named, &a.hole, &a.redactions}, func() error {
 		w.awaits[eventID], a = a, awaits{}
 		return nil
 	})

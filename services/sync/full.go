@@ -47,6 +47,7 @@ type fullLoad struct {
 	states    map[state.Ref]state.Map
 	timelines map[roomdb.RoomKey][]*roomdb.Event
 	limited   map[roomdb.RoomKey]bool
+	holes     map[roomdb.RoomKey]int64 // at which timelines end
 	receipts  map[roomdb.RoomKey][]roomdb.Receipt
 	events    map[uint32]map[int64]*roomdb.Event
 	unread    map[roomdb.RoomKey]*unread
@@ -74,10 +75,10 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 		l.rooms[key], l.sids[key] = row, row.SID
 		if row.LastPos > m.at(row.Part) {
 			// The room went on since the moment: its state then is in the log.
-			if _, sid, err := s.rooms.Span(ctx, row.Part, row.NID, 0, m.at(row.Part)); err != nil {
+			if span, err := s.rooms.Span(ctx, row.Part, row.NID, 0, m.at(row.Part)); err != nil {
 				return nil, err
-			} else if sid != 0 {
-				l.sids[key] = sid
+			} else if span.After != 0 {
+				l.sids[key] = span.After
 			}
 		}
 		refs = append(refs, state.Ref{Part: row.Part, SID: l.sids[key]})
@@ -109,28 +110,53 @@ func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*use
 	return l, s.loadStateEvents(ctx, p, l)
 }
 
-// loadTimelines reads the newest events, oldest first. After a token they are those behind it at most.
+// end is the place before an empty timeline.
+func (l *fullLoad) end(key roomdb.RoomKey, pos int64) roomdb.Place {
+	if hole, ok := l.holes[key]; ok {
+		return roomdb.At(hole) - 1
+	}
+	return roomdb.At(pos)
+}
+
+// loadTimelines reads the newest events, oldest first. After a token they are those behind it at most. They end at a hole.
 func (s *Service) loadTimelines(ctx context.Context, p *poll, l *fullLoad, rooms []*userdb.Membership, ends []roomdb.TimelineEnd) error {
 	limit := p.filter.timelineLimit()
 	f := &p.filter.Room.Timeline
 	var err error
+	l.timelines = make(map[roomdb.RoomKey][]*roomdb.Event, len(ends))
 	if f.all() {
-		if l.timelines, err = s.rooms.TimelineEnds(ctx, ends, limit+1); err != nil {
+		found, err := s.rooms.TimelineEnds(ctx, ends, limit+1)
+		if err != nil {
 			return err
 		}
+		l.holes = make(map[roomdb.RoomKey]int64)
+		for key, e := range found {
+			if l.timelines[key] = e.Events; e.Hole != nil {
+				l.holes[key] = *e.Hole
+			}
+		}
 	} else {
-		l.timelines = make(map[roomdb.RoomKey][]*roomdb.Event, len(ends))
+		if l.holes, err = s.rooms.Holes(ctx, ends); err != nil {
+			return err
+		}
 		for i, e := range ends {
 			if !f.wantsRoom(rooms[i].Room) {
 				continue
 			}
+			from := roomdb.Start
+			if hole, ok := l.holes[e.RoomKey]; ok {
+				from = roomdb.At(hole) - 1
+			}
 			l.timelines[e.RoomKey], err = s.rooms.Timeline(ctx, e.Part, e.NID, roomdb.TimelineQuery{
-				After: roomdb.Start, UpTo: e.UpTo, Backwards: true, Limit: limit + 1, Filter: f.query(),
+				After: from, UpTo: roomdb.At(e.UpTo), Backwards: true, Limit: limit + 1, Filter: f.query(),
 			})
 			if err != nil {
 				return err
 			}
 		}
+	}
+	for key := range l.holes {
+		l.limited[key] = true
 	}
 	for key, events := range l.timelines {
 		if len(events) > limit {
@@ -171,24 +197,25 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	filled := p.filled[r.Room]
 	newly := p.since != nil && (r.JoinSeq > p.since.UserSeq || filled && !p.filter.Room.State.LazyLoadMembers)
-	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: m.at(r.RoomPart), unread: l.unread[key]}
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: l.end(key, m.at(r.RoomPart)), unread: l.unread[key]}
 	events := l.timelines[key]
 	if p.since != nil && !newly {
 		// full_state: all of the state, but no event twice.
 		after, _ := p.since.At(r.RoomPart)
-		cut := slices.IndexFunc(events, func(e *roomdb.Event) bool { return e.Ord > after })
+		cut := slices.IndexFunc(events, func(e *roomdb.Event) bool { return e.Place() > roomdb.At(after) })
 		if cut < 0 {
 			cut = len(events)
 		}
-		v.limited = v.limited && cut == 0
+		hole, ended := l.holes[key]
+		v.limited = v.limited && cut == 0 && (!ended || hole > after)
 		if events = events[cut:]; len(events) == 0 && !v.limited {
-			v.prevBatch = after
+			v.prevBatch = roomdb.At(after)
 		}
 	}
 	end := l.states[state.Ref{Part: key.Part, SID: l.sids[key]}]
 	start := end
 	if len(events) > 0 {
-		v.prevBatch = events[0].Ord - 1
+		v.prevBatch = events[0].Place() - 1
 		if !p.stateAfter {
 			start = l.states[state.Ref{Part: key.Part, SID: events[0].SID}]
 		}
@@ -256,7 +283,7 @@ func (s *Service) addAccountDataOf(ctx context.Context, p *poll, v *roomView) er
 func (s *Service) addFullState(ctx context.Context, p *poll, v *roomView, start, end state.Map, l *fullLoad) error {
 	f := &p.filter.Room.State
 	told := toldBy(v.timeline)
-	nids := p.stateBefore(start, end, told)
+	nids := p.stateBefore(start, end, v.timeline)
 	if f.LazyLoadMembers {
 		for _, nid := range s.lazyOfFull(p, v, end) {
 			if p.stateAfter || !told[nid] {
@@ -285,19 +312,30 @@ func toldBy(timeline []*roomdb.Event) map[int64]bool {
 	return told
 }
 
-// stateBefore returns what addFullState adds, but for lazily loaded members.
-func (p *poll) stateBefore(start, end state.Map, told map[int64]bool) []int64 {
+// stateBefore returns what addFullState adds, but for lazily loaded members: of what the timeline changes the state from before
+// it, of all else the state at its end, so that whoever applies one after the other has that then.
+func (p *poll) stateBefore(start, end state.Map, timeline []*roomdb.Event) []int64 {
 	f := &p.filter.Room.State
-	var nids []int64
-	for key, nid := range start.All() {
-		if (key.Type == memberType && f.LazyLoadMembers) || !f.wantsType(key.Type) || (!p.stateAfter && told[nid]) {
-			continue
-		}
-		nids = append(nids, nid)
+	wants := func(key state.Key) bool {
+		return (key.Type != memberType || !f.LazyLoadMembers) && f.wantsType(key.Type)
 	}
-	for c := range state.Diff(start, end) {
-		if c.New != 0 && !told[c.New] && (c.Key.Type != memberType || !f.LazyLoadMembers) && f.wantsType(c.Key.Type) {
-			nids = append(nids, c.New)
+	var replayed map[state.Key]bool
+	if !p.stateAfter {
+		replayed = replayedBy(timeline)
+	}
+	var nids []int64
+	for key, nid := range end.All() {
+		if wants(key) && !replayed[key] {
+			nids = append(nids, nid)
+		}
+	}
+	if len(replayed) == 0 {
+		return nids
+	}
+	told := toldBy(timeline)
+	for key := range replayed {
+		if nid, _ := start.Get(key); nid != 0 && wants(key) && !told[nid] {
+			nids = append(nids, nid)
 		}
 	}
 	return nids

@@ -16,7 +16,7 @@ type roomView struct {
 	r         *userdb.Membership
 	timeline  []*roomdb.Event
 	limited   bool
-	prevBatch int64
+	prevBatch roomdb.Place
 	state     []*roomdb.Event
 	later     []int64 // the rest of a large state, which is read while it is sent
 	rest      rest    // where
@@ -67,19 +67,22 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	return json, v.news, err
 }
 
-// start returns the position before the timeline: there /messages goes on.
-func (d *delta) start(after, upTo int64) int64 {
+// start returns the place before the timeline: there /messages goes on.
+func (d *delta) start(after, upTo int64) roomdb.Place {
 	switch {
 	case len(d.events) > 0:
-		return d.events[0].Ord - 1
+		return d.events[0].Place() - 1
+	case d.hole != 0:
+		return roomdb.At(d.hole) - 1
 	case d.limited:
-		return upTo
+		return roomdb.At(upTo)
 	}
-	return after
+	return roomdb.At(after)
 }
 
-// addStateDelta adds the state that the timeline does not bring: what changed in a gap, and what the resolution of a
-// fork changed without an event of its own in the timeline.
+// addStateDelta adds the state that the timeline does not bring: what changed in a gap or a hole, and what the resolution of a
+// fork changed without an event of its own in the timeline. Of what the timeline changes, a client gets the state from before
+// the timeline, of all else the state at its end: whoever applies one after the other has that then.
 func (s *Service) addStateDelta(ctx context.Context, p *poll, v *roomView, d *delta) error {
 	part := v.r.RoomPart
 	var changes []int64
@@ -93,22 +96,24 @@ func (s *Service) addStateDelta(ctx context.Context, p *poll, v *roomView, d *de
 		if err != nil {
 			return err
 		}
+		replayed := map[state.Key]bool{}
+		if !p.stateAfter {
+			replayed = replayedBy(v.timeline)
+		}
 		for c := range state.Diff(before, end) {
-			if c.New != 0 && (p.stateAfter || !told[c.New]) {
+			if c.New != 0 && !replayed[c.Key] {
 				changes = append(changes, c.New)
 			}
 		}
-		if d.limited && !p.stateAfter && len(v.timeline) > 0 {
-			// What the timeline replaces again must be known as it was when the timeline begins.
+		if d.limited && len(replayed) > 0 {
 			start, err := s.rooms.State(ctx, part, v.timeline[0].SID)
 			if err != nil {
 				return err
 			}
-			for c := range state.Diff(before, start) {
-				if c.New != 0 && !told[c.New] && !slices.Contains(changes, c.New) {
-					if now, _ := end.Get(c.Key); now != c.New {
-						changes = append([]int64{c.New}, changes...)
-					}
+			for key := range replayed {
+				nid, _ := start.Get(key)
+				if was, _ := before.Get(key); nid != 0 && nid != was && !told[nid] {
+					changes = append(changes, nid)
 				}
 			}
 		}
@@ -130,6 +135,17 @@ func (s *Service) addStateDelta(ctx context.Context, p *poll, v *roomView, d *de
 	}
 	v.state = filterState(&p.filter.Room.State, events)
 	return nil
+}
+
+// replayedBy says of which entries of the state a timeline brings events.
+func replayedBy(timeline []*roomdb.Event) map[state.Key]bool {
+	replayed := make(map[state.Key]bool)
+	for _, e := range timeline {
+		if e.IsState() {
+			replayed[state.Key(e.Tuple())] = true
+		}
+	}
+	return replayed
 }
 
 // filterState applies the state filter.

@@ -13,7 +13,7 @@ import (
 
 // addLeft adds a room that the user left, or was made to leave, with what happened until then.
 func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
-	v := &roomView{r: r, prevBatch: r.Pos, data: p.roomData[r.Room]}
+	v := &roomView{r: r, prevBatch: roomdb.At(r.Pos), data: p.roomData[r.Room]}
 	before, member, err := s.memberUntil(ctx, r)
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func (s *Service) memberUntil(ctx context.Context, r *userdb.Membership) (sid in
 // knew, and in an initial sync, it is all of the state.
 func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *roomView, before int64) error {
 	r := v.r
-	after, known := roomdb.Start, false
+	after, known := roomdb.Start.Pos(), false
 	if p.since != nil {
 		at, ok := p.since.At(r.RoomPart)
 		known = ok && r.JoinSeq <= p.since.UserSeq
@@ -78,7 +78,7 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 	if err != nil {
 		return err
 	}
-	reader := view.Reader{User: p.who.User, JoinedUntil: r.Pos}
+	reader := view.Reader{User: p.who.User, JoinedUntil: roomdb.At(r.Pos)}
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.heed(d.events)); err != nil {
 		return err
 	}

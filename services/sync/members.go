@@ -145,7 +145,7 @@ func (s *Service) candidates(ctx context.Context, part uint32, m state.Map) (*ca
 		if err != nil {
 			return err
 		}
-		slices.SortFunc(events, func(a, b *roomdb.Event) int { return cmp.Compare(a.Ord, b.Ord) })
+		slices.SortFunc(events, func(a, b *roomdb.Event) int { return cmp.Compare(a.Place(), b.Place()) })
 		for _, e := range events {
 			users := &c.gone
 			if m := e.Membership(); m == "join" || m == "invite" {

@@ -28,7 +28,7 @@ type opening struct {
 	joined, invited int
 	candidates      *candidates
 	limited         bool
-	prevBatch       int64
+	prevBatch       roomdb.Place
 	timeline, state view.List
 	members         []openingMember // if members are loaded lazily, who may be needed
 	receipts        []roomdb.Receipt
@@ -119,7 +119,7 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 	}
 	o := &opening{
 		pos: pos, last: min(pos, row.LastPos), sid: l.sids[key], joined: row.Joined, invited: row.Invited, limited: l.limited[key],
-		prevBatch: pos, receipts: l.receipts[key],
+		prevBatch: l.end(key, pos), receipts: l.receipts[key],
 	}
 	events := l.timelines[key]
 	// What somebody may see who was no member at any of these events, anybody may see who is one now.
@@ -139,7 +139,7 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 	}
 	start := end
 	if len(events) > 0 {
-		o.prevBatch = events[0].Ord - 1
+		o.prevBatch = events[0].Place() - 1
 		if !p.stateAfter {
 			start = l.states[state.Ref{Part: key.Part, SID: events[0].SID}]
 		}
@@ -148,7 +148,7 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 		return nil, err
 	}
 	told := toldBy(events)
-	stateEvents, err := s.stateEvents(ctx, key.Part, p.stateBefore(start, end, told), l)
+	stateEvents, err := s.stateEvents(ctx, key.Part, p.stateBefore(start, end, events), l)
 	if err != nil {
 		return nil, err
 	}

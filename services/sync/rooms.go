@@ -212,6 +212,7 @@ func (s *Service) fresh(ctx context.Context, p *poll, m *moment) ([]*userdb.Memb
 type delta struct {
 	events   []*roomdb.Event // those of the timeline that are told, oldest first
 	limited  bool
+	hole     int64 // the position of the hole at which the timeline ends; 0: none
 	before   int64 // current state at the first position
 	after    int64 // and at the second
 	receipts []receipt
@@ -286,6 +287,9 @@ func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 			}
 			d.after = e.after
 			d.addMembers(e)
+			if e.hole {
+				d.endAt(e.pos)
+			}
 			if pr.heeds(e.event) && (all || f.wants(e.event.PDU)) {
 				d.events = append(d.events, e.event)
 				p.delivered(e)
@@ -294,6 +298,9 @@ func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 	}
 	return d.limit(p)
 }
+
+// endAt ends the timeline at a hole: what is before it is no part of what a client may show as one.
+func (d *delta) endAt(pos int64) { d.events, d.limited, d.hole = nil, true, pos }
 
 // leftBy says whether a user is out of the room with this entry.
 func (e *entry) leftBy(who id.User) bool {
@@ -339,14 +346,20 @@ func (d *delta) addDevice(user id.User) {
 
 func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership, after, upTo int64) (*delta, error) {
 	d := new(delta)
-	var err error
-	if d.before, d.after, err = s.rooms.Span(ctx, r.RoomPart, r.RoomNID, after, upTo); err != nil {
+	span, err := s.rooms.Span(ctx, r.RoomPart, r.RoomNID, after, upTo)
+	if err != nil {
 		return nil, err
+	}
+	d.before, d.after = span.Before, span.After
+	from := roomdb.At(after)
+	if span.Hole != nil {
+		d.endAt(*span.Hole)
+		from = roomdb.At(d.hole) - 1
 	}
 	limit, f := p.filter.timelineLimit(), &p.filter.Room.Timeline
 	if f.wantsRoom(r.Room) {
 		d.events, err = s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
-			After: after, UpTo: upTo, Backwards: true, Limit: limit + 1, Filter: f.query(),
+			After: from, UpTo: roomdb.At(upTo), Backwards: true, Limit: limit + 1, Filter: f.query(),
 		})
 		if err != nil {
 			return nil, err

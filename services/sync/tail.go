@@ -60,6 +60,7 @@ type entry struct {
 	receipt *logv1.Receipt
 	device  *logv1.DeviceChange
 	filled  bool // the room's state is whole from here on
+	hole    bool // events are missing before the event
 
 	// Of events: the current state before and after, and what the log says of the event besides.
 	before, after int64
@@ -313,7 +314,7 @@ func parseEntry(part uint32, e *logv1.Entry) (*entry, error) {
 		if l.TxnId != "" {
 			out.event.Cause = view.Cause(id.User(l.Sender), id.Device(l.DeviceId), l.TxnId)
 		}
-		out.before, out.after, out.log = l.CurrentBefore, l.CurrentAfter, l
+		out.before, out.after, out.log, out.hole = l.CurrentBefore, l.CurrentAfter, l, l.Hole
 		out.size += 2*int64(len(l.Json)) + 800 // with what is written of it for clients
 	}
 	return out, nil

@@ -24,7 +24,7 @@ func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 		st.rules = pr.rawRules
 	}
 	events, err := s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
-		After: st.ord, UpTo: st.upTo, Backwards: true, Limit: maxTally + 1,
+		After: roomdb.At(st.ord), UpTo: roomdb.At(st.upTo), Backwards: true, Live: true, Limit: maxTally + 1,
 	})
 	if err != nil || len(events) == 0 {
 		return err

@@ -6,7 +6,6 @@ import (
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/token"
 	"hanse/pkg/view"
 )
 
@@ -83,7 +82,7 @@ func (v *roomView) between(b []byte, p *poll) []byte {
 		b = append(b, `],"limited":false`...)
 	}
 	b = append(b, `,"prev_batch":`...)
-	b = canonjson.AppendString(b, token.EncodeTimeline(v.prevBatch))
+	b = canonjson.AppendString(b, v.prevBatch.Token())
 	if p.stateAfter {
 		return append(b, `},"state_after":{"events":[`...)
 	}

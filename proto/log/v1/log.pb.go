@@ -295,7 +295,9 @@ type Event struct {
 	// A state event that did not become part of the current state: another branch of the room's history won.
 	Overruled bool `protobuf:"varint,25,opt,name=overruled,proto3" json:"overruled,omitempty"`
 	// Members whose current membership changed with this entry although it is not their own event: a fork was merged.
-	Moved         []*MovedMember `protobuf:"bytes,26,rep,name=moved,proto3" json:"moved,omitempty"`
+	Moved []*MovedMember `protobuf:"bytes,26,rep,name=moved,proto3" json:"moved,omitempty"`
+	// Events are missing before this one: the timeline has a hole there.
+	Hole          bool `protobuf:"varint,27,opt,name=hole,proto3" json:"hole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -510,6 +512,13 @@ func (x *Event) GetMoved() []*MovedMember {
 		return x.Moved
 	}
 	return nil
+}
+
+func (x *Event) GetHole() bool {
+	if x != nil {
+		return x.Hole
+	}
+	return false
 }
 
 // Filled says that the room, which was joined without its members, has its whole state from here on.
@@ -1329,7 +1338,7 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChange\x12.\n" +
 	"\x06filled\x18\b \x01(\v2\x14.hanse.log.v1.FilledH\x00R\x06filled\x12 \n" +
 	"\vtraceparent\x18\a \x01(\tR\vtraceparentB\x06\n" +
-	"\x04body\"\x9b\x06\n" +
+	"\x04body\"\xaf\x06\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03nid\x18\x01 \x01(\x03R\x03nid\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12!\n" +
@@ -1360,7 +1369,8 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\aalso_to\x18\x17 \x03(\tR\x06alsoTo\x12\x1a\n" +
 	"\bredacted\x18\x18 \x01(\bR\bredacted\x12\x1c\n" +
 	"\toverruled\x18\x19 \x01(\bR\toverruled\x12/\n" +
-	"\x05moved\x18\x1a \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05movedB\f\n" +
+	"\x05moved\x18\x1a \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05moved\x12\x12\n" +
+	"\x04hole\x18\x1b \x01(\bR\x04holeB\f\n" +
 	"\n" +
 	"_state_key\"\x85\x01\n" +
 	"\x06Filled\x12%\n" +

@@ -1155,9 +1155,11 @@ func (*SetPublishedResponse) Descriptor() ([]byte, []int) {
 }
 
 type BackfillRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RoomId        string                 `protobuf:"bytes,1,opt,name=room_id,json=roomId,proto3" json:"room_id,omitempty"`
-	Limit         int32                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	RoomId string                 `protobuf:"bytes,1,opt,name=room_id,json=roomId,proto3" json:"room_id,omitempty"`
+	Limit  int32                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The log position of the hole that is to be filled; 0: whichever is the newest.
+	Hole          int64 `protobuf:"varint,3,opt,name=hole,proto3" json:"hole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1202,6 +1204,13 @@ func (x *BackfillRequest) GetRoomId() string {
 func (x *BackfillRequest) GetLimit() int32 {
 	if x != nil {
 		return x.Limit
+	}
+	return 0
+}
+
+func (x *BackfillRequest) GetHole() int64 {
+	if x != nil {
+		return x.Hole
 	}
 	return 0
 }
@@ -1899,10 +1908,11 @@ const file_room_v1_room_proto_rawDesc = "" +
 	"\x13SetPublishedRequest\x12\x17\n" +
 	"\aroom_id\x18\x01 \x01(\tR\x06roomId\x12\x1c\n" +
 	"\tpublished\x18\x02 \x01(\bR\tpublished\"\x16\n" +
-	"\x14SetPublishedResponse\"@\n" +
+	"\x14SetPublishedResponse\"T\n" +
 	"\x0fBackfillRequest\x12\x17\n" +
 	"\aroom_id\x18\x01 \x01(\tR\x06roomId\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x05R\x05limit\"F\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x12\n" +
+	"\x04hole\x18\x03 \x01(\x03R\x04hole\"F\n" +
 	"\x10BackfillResponse\x12\x16\n" +
 	"\x06stored\x18\x01 \x01(\x05R\x06stored\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"U\n" +
