@@ -129,7 +129,7 @@ func TestTimelineEndsAtAHole(t *testing.T) {
 						t.Fatal(err)
 					}
 					p := &poll{who: &session.Identity{User: "@anna:a"}, filter: f, stateAfter: stateAfter, since: &token.Sync{}}
-					d, err := h.s.delta(t.Context(), p, r, 1, 8)
+					d, err := h.s.delta(t.Context(), p, new(prefs), r, 1, 8)
 					if err != nil {
 						t.Fatal(err)
 					}
