@@ -18,6 +18,9 @@
 // the batch is published on the bus (law 6), the membership index of local users is written, and then whoever waits is
 // answered.
 //
+// What is missing before an event is asked for, several times if it is much (receive.go). What is not told makes a hole in the
+// timeline. History that is fetched later gets its places in the hole that it belongs into (backfill.go).
+//
 // A room of another server is joined without its members. They are fetched in the background, and then the events since
 // the join are judged again: partial_fill.go, and docs/state.md, "Joining without the members".
 //

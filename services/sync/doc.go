@@ -10,6 +10,9 @@
 // typing and by presence. What the bus loses is found in PostgreSQL: by the log reader (gaps and heads), and for the
 // user's stream by a question that a poll asks before it begins to wait, together with others.
 //
+// A timeline ends at a hole, where events are missing (docs/architecture.md): what is before it is not told as if it came next, and
+// the state leads up to the hole. Of what a timeline changes clients get the state from before it, of all else that at its end.
+//
 // Who polls is there (polling.go): a worker speaks for the devices that poll at it, and takes them out when they have gone.
 // How everybody is it has from Redis when it starts, and from the bus then (presence.go); what it does not hear it finds in
 // Redis within minutes. Those that it knows are bounded.
