@@ -3,6 +3,7 @@ package roomdb
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
@@ -135,6 +136,17 @@ func (d *DB) DeviceChanges(ctx context.Context, part uint32, roomNID, after, upT
 	}
 	return users, nil
 }
+
+// Threads that stand for no thread: private receipts of them say up to where a user had muted a room when it was made
+// louder. What came until then does not begin to count. Nobody is told of these receipts, the user neither.
+const (
+	MutedAll    = "hanse.muted.all"   // nothing was to notify
+	MutedPlain  = "hanse.muted.plain" // only mentions were
+	mutedPrefix = "hanse.muted."
+)
+
+// IsMuted says whether the receipt of a thread is such a mark.
+func IsMuted(thread string) bool { return strings.HasPrefix(thread, mutedPrefix) }
 
 // Unread is what a user has not read of a room: how many events mention the user, and how many of those that notify
 // by the default rules do not notify this user.

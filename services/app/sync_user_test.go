@@ -258,6 +258,26 @@ func testSyncUnreadRules(t *testing.T, w *world) {
 		})
 	}
 	check(quiet, [2]int64{1, 1})
+	check(mute, [2]int64{})
+	// What came while a room was muted does not begin to count when it is no more ("Receiving notifications").
+	bert.do("DELETE", rules+"room/"+quiet, nil).ok()
+	bert.do("PUT", rules+"override/"+mute+"/enabled", object{"enabled": false}).ok()
+	check(quiet, [2]int64{1, 1})
+	check(mute, [2]int64{})
+	anna.say(quiet, "heard again")
+	anna.say(mute, "heard again")
+	check(quiet, [2]int64{2, 1})
+	check(mute, [2]int64{1, 0})
+	for _, room := range []string{quiet, mute} {
+		for _, p := range []*person{anna, bert} {
+			if r := p.client("").poll(0).room("join", room); strings.Contains(r.Get("ephemeral").Raw, "hanse.muted") {
+				t.Errorf("a mark is told: %s", r.Raw)
+			}
+		}
+	}
+	bert.do("PUT", rules+"room/"+quiet, object{"actions": list{}}).ok()
+	bert.do("PUT", rules+"override/"+mute+"/enabled", object{"enabled": true}).ok()
+	check(quiet, [2]int64{1, 1})
 	check(mute, [2]int64{0, 0})
 	check(words, [2]int64{2, 1})
 	bert.do("PUT", rules+"content/herring", object{"pattern": "herring", "actions": list{"notify", object{"set_tweak": "highlight"}}}).ok()

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
+	roomv1 "hanse/proto/room/v1"
 )
 
 const (
@@ -46,6 +49,9 @@ func (c *Client) pushRules(ctx context.Context, user id.User) (pushrule.Ruleset,
 // changeRules changes the rules of a user and answers; clients see it as a change of the account data m.push_rules.
 func (c *Client) changeRules(w http.ResponseWriter, r *http.Request, fn func(*pushrule.Ruleset) error) error {
 	user := me(r).User
+	if err := c.markLouder(r.Context(), user, fn); err != nil {
+		return err
+	}
 	err := c.users.UpdateAccountData(r.Context(), user, "", dataPushRules, func(old []byte) ([]byte, error) {
 		set, err := pushrule.Parse(old, user)
 		if err != nil {
@@ -64,6 +70,54 @@ func (c *Client) changeRules(w http.ResponseWriter, r *http.Request, fn func(*pu
 		return ruleError(err)
 	}
 	return httpx.Empty(w)
+}
+
+// markLouder marks up to where the rooms were muted that a change of the rules makes louder: what came in that time was
+// not to notify, and does not begin to now (client-server API, "Receiving notifications": the rules are applied as events
+// arrive).
+func (c *Client) markLouder(ctx context.Context, user id.User, fn func(*pushrule.Ruleset) error) error {
+	before, err := c.pushRules(ctx, user)
+	if err != nil {
+		return err
+	}
+	after, err := c.pushRules(ctx, user)
+	if err != nil || fn(&after) != nil {
+		return err // what is wrong with the change is said where it is made
+	}
+	silent := after.SilentRooms()
+	for room, mute := range before.SilentRooms() {
+		if silent[room] >= mute {
+			continue
+		}
+		thread := roomdb.MutedPlain
+		if mute == pushrule.SilentAll {
+			thread = roomdb.MutedAll
+		}
+		if err := c.markHere(ctx, user, room, thread); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// markHere gives the owner of a room a mark at its newest event, if the user is in it.
+func (c *Client) markHere(ctx context.Context, user id.User, roomID id.Room, thread string) error {
+	room, err := c.joined(ctx, user, roomID)
+	if merr.HasCode(err, merr.CodeForbidden) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	newest, err := c.rooms.Timeline(ctx, room.Part, room.NID, roomdb.TimelineQuery{After: roomdb.Start, UpTo: roomdb.End, Backwards: true, Limit: 1})
+	if err != nil || len(newest) == 0 {
+		return err
+	}
+	return c.room(ctx, room.Part, func(ctx context.Context, rc roomv1.RoomClient) error {
+		_, err := rc.Receipts(ctx, &roomv1.ReceiptsRequest{RoomId: string(roomID), Receipts: []*roomv1.ReceiptIntent{{UserId: string(user),
+			Type: receiptPrivate, ThreadId: thread, EventId: string(newest[0].ID), Ts: time.Now().UnixMilli(), Local: true}}})
+		return err
+	})
 }
 
 func ruleError(err error) error {

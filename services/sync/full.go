@@ -252,7 +252,7 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 func receiptsFor(all []roomdb.Receipt, me id.User) []receipt {
 	receipts := make([]receipt, 0, len(all))
 	for _, c := range all {
-		if c.Type != "m.read.private" || c.User == me {
+		if c.Type != "m.read.private" || c.User == me && !roomdb.IsMuted(c.Thread) {
 			receipts = append(receipts, receipt{string(c.User), c.Type, c.Thread, string(c.Event), c.TS})
 		}
 	}

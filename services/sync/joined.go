@@ -59,7 +59,8 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	if err := s.addDeviceLists(ctx, a, p, d); err != nil {
 		return nil, false, err
 	}
-	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.summary != nil || v.limited || v.unread.changed
+	// A summary alone is no news, as with Synapse: the filter left nothing of what changed it.
+	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.limited || v.unread.changed
 	if !v.news && len(v.ephemeral) == 0 {
 		return nil, false, nil
 	}

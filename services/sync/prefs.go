@@ -3,7 +3,6 @@ package sync
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 
 	"github.com/tidwall/gjson"
@@ -124,7 +123,7 @@ func (p *prefs) parseRules(who id.User, content []byte) {
 	rest.Override, rest.Room = nil, nil
 	p.rooms = make(map[id.Room]ruleLevel)
 	for _, r := range set.Override {
-		silent := r.Enabled && !notifies(r.Actions)
+		silent := r.Enabled && !r.Notifies()
 		switch {
 		case r.ID == ".m.rule.master":
 			p.off = silent
@@ -138,7 +137,7 @@ func (p *prefs) parseRules(who id.User, content []byte) {
 		}
 	}
 	for _, r := range set.Room {
-		if r.Enabled && !notifies(r.Actions) {
+		if r.Enabled && !r.Notifies() {
 			p.rooms[id.Room(r.ID)] = max(p.rooms[id.Room(r.ID)], notifyMentions)
 		} else {
 			rest.Room = append(rest.Room, r)
@@ -147,17 +146,6 @@ func (p *prefs) parseRules(who id.User, content []byte) {
 	if pushrule.Compile(rest, who).Class() != pushrule.Compile(pushrule.Defaults(who), who).Class() {
 		p.program = pushrule.Compile(set, who)
 	}
-}
-
-// notifies says whether actions notify. Anything but notify changes how, or means nothing (client-server API, "Actions":
-// dont_notify and coalesce are ignored).
-func notifies(actions []json.RawMessage) bool {
-	for _, a := range actions {
-		if string(a) == `"notify"` {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *prefs) level(room id.Room) ruleLevel {

@@ -331,7 +331,7 @@ func (d *delta) limit(p *poll) *delta {
 }
 
 func (d *delta) addReceipt(me id.User, r receipt) {
-	if r.typ == "m.read.private" && r.user != string(me) {
+	if r.typ == "m.read.private" && (r.user != string(me) || roomdb.IsMuted(r.thread)) {
 		return
 	}
 	d.receipts = append(d.receipts, r)
@@ -342,6 +342,31 @@ func (d *delta) addDevice(user id.User) {
 		d.devices = make(map[id.User]struct{}, 1)
 	}
 	d.devices[user] = struct{}{}
+}
+
+// newest reads the newest events of a room that the user is to see, the newest first. It passes over what ignored users
+// sent, or a flood of that would look like a gap; after many reads it is one.
+func (s *Service) newest(ctx context.Context, p *poll, r *userdb.Membership, q roomdb.TimelineQuery) ([]*roomdb.Event, error) {
+	pr, err := s.prefsOf(ctx, p.user)
+	if err != nil {
+		return nil, err
+	}
+	const reads = 20
+	var seen []*roomdb.Event
+	for n := 1; ; n++ {
+		events, err := s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, q)
+		if err != nil {
+			return nil, err
+		}
+		if n == reads {
+			return append(seen, events...), nil
+		}
+		seen = append(seen, pr.heed(events)...)
+		if len(events) < q.Limit || len(seen) >= q.Limit {
+			return seen, nil
+		}
+		q.UpTo = events[len(events)-1].Ord - 1
+	}
 }
 
 func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership, after, upTo int64) (*delta, error) {
@@ -358,7 +383,7 @@ func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership
 	}
 	limit, f := p.filter.timelineLimit(), &p.filter.Room.Timeline
 	if f.wantsRoom(r.Room) {
-		d.events, err = s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
+		d.events, err = s.newest(ctx, p, r, roomdb.TimelineQuery{
 			After: from, UpTo: roomdb.At(upTo), Backwards: true, Limit: limit + 1, Filter: f.query(),
 		})
 		if err != nil {

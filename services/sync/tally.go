@@ -46,7 +46,11 @@ func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 		if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignores(e.Sender) {
 			continue
 		}
-		st.add(root, pr.judge(e, e.NotifySeq > before, c))
+		t := pr.judge(e, e.NotifySeq > before, c)
+		if e.Ord <= st.plain {
+			t = t.muted(notifyMentions)
+		}
+		st.add(root, t)
 	}
 	return nil
 }

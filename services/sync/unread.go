@@ -25,6 +25,7 @@ type readState struct {
 
 	// Without threads:
 	ord, notifySeq int64 // of the read position
+	plain          int64 // position up to which only mentions count: the room was muted until then
 	silent         int64 // events behind the read position that notify others, but not this user (roomdb.Unread)
 	mentions       int64
 
@@ -48,7 +49,7 @@ type unread struct {
 func (u *unread) append(b []byte) []byte {
 	b = append(b, `,"unread_notifications":`...)
 	b = u.tally.append(b)
-	if u.threads == nil {
+	if len(u.threads) == 0 {
 		return b
 	}
 	b = append(b, `,"unread_thread_notifications":{`...)
@@ -239,6 +240,9 @@ func (s *readState) read(e *entry) bool {
 	if r.Type != "m.read" && r.Type != "m.read.private" {
 		return true
 	}
+	if roomdb.IsMuted(r.ThreadId) {
+		return s.allRead()
+	}
 	if s.tallies == nil {
 		if r.ThreadId != "" {
 			return s.allRead()
@@ -333,7 +337,7 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
 		threads := st.place(receipts[key])
 		switch {
-		case pr.program != nil, st.head > st.notifySeq && (threads != nil || p.filter.Room.Timeline.UnreadThreadNotifications):
+		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord || p.filter.Room.Timeline.UnreadThreadNotifications):
 			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
 				return nil, err
 			}
@@ -355,12 +359,15 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 // were read beyond it, "main" being one of them.
 func (s *readState) place(receipts []roomdb.Receipt) (threads map[string]int64) {
 	for _, r := range receipts {
-		if r.Thread == "" && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord >= s.ord {
+		if (r.Thread == "" || r.Thread == roomdb.MutedAll) && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord >= s.ord {
 			s.ord, s.notifySeq = r.Ord, r.NotifySeq
+		}
+		if r.Thread == roomdb.MutedPlain {
+			s.plain = r.Ord
 		}
 	}
 	for _, r := range receipts {
-		if r.Thread != "" && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord > s.ord {
+		if r.Thread != "" && !roomdb.IsMuted(r.Thread) && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord > s.ord {
 			if threads == nil {
 				threads = make(map[string]int64)
 			}

@@ -225,3 +225,47 @@ func (r *Ruleset) kind(name string) *[]Rule {
 func (r *Ruleset) kinds() map[string]*[]Rule {
 	return map[string]*[]Rule{"override": &r.Override, "content": &r.Content, "room": &r.Room, "sender": &r.Sender, "underride": &r.Underride}
 }
+
+// Silence is how much of a room does not notify.
+type Silence int
+
+// The degrees of Silence.
+const (
+	SilentNot   Silence = iota
+	SilentPlain         // a room rule that does not notify: override rules do, such as those of mentions
+	SilentAll           // an override rule for the room that does not notify
+)
+
+// SilentRooms returns the rooms that rules for whole rooms make silent.
+func (s *Ruleset) SilentRooms() map[id.Room]Silence {
+	rooms := make(map[id.Room]Silence)
+	for _, r := range s.Room {
+		if r.Enabled && !r.Notifies() {
+			rooms[id.Room(r.ID)] = SilentPlain
+		}
+	}
+	for _, r := range s.Override {
+		if room, ok := r.wholeRoom(); ok && r.Enabled && !r.Notifies() {
+			rooms[room] = SilentAll
+		}
+	}
+	return rooms
+}
+
+// Notifies says whether the rule's actions notify. Anything but notify changes how, or means nothing (client-server API,
+// "Actions": dont_notify and coalesce are ignored).
+func (r *Rule) Notifies() bool {
+	return slices.ContainsFunc(r.Actions, func(a json.RawMessage) bool { return string(a) == `"notify"` })
+}
+
+// wholeRoom returns the room that the rule is for, if that is its only condition.
+func (r *Rule) wholeRoom() (id.Room, bool) {
+	if len(r.Conditions) != 1 {
+		return "", false
+	}
+	c := r.Conditions[0]
+	if c.Kind != "event_match" || c.Key != "room_id" || c.Pattern == nil {
+		return "", false
+	}
+	return id.Room(*c.Pattern), true
+}
