@@ -135,6 +135,19 @@ func (d *DB) Published(ctx context.Context) ([]*Room, error) {
 	return rooms, nil
 }
 
+// PublishedShared returns published rooms in which there are members of ours and of other servers, and no more than so
+// many: at most limit of each shard.
+func (d *DB) PublishedShared(ctx context.Context, members, limit int) (map[id.Room]*Room, error) {
+	found := make(map[id.Room]*Room)
+	for _, pool := range d.shards.All() {
+		if err := d.scanRooms(ctx, pool, found, `SELECT `+roomColumns+` FROM room
+			WHERE published AND joined_local > 0 AND joined > joined_local AND joined <= $1 LIMIT $2`, members, limit); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 func (d *DB) scanRooms(ctx context.Context, q querier, into map[id.Room]*Room, sql string, args ...any) error {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {

@@ -118,6 +118,7 @@ func (d *DB) Summaries(ctx context.Context, rooms []*roomdb.Room) (map[id.Room]*
 				s.read(e)
 			}
 		}
+		s.Children = Ordered(s.Children)
 		d.cache.Add(refs[i], s)
 		out[r.ID] = s.with(r)
 	}

@@ -518,6 +518,14 @@ func testFedDirectory(t *testing.T, w *inbound) {
 	if got := p.do("POST", fedPath("publicRooms"), map[string]any{"filter": map[string]any{"room_types": []string{"m.space"}}}).ok(); len(got.list("chunk")) != 0 {
 		t.Errorf("%s", got.raw)
 	}
+	// A room whose access control list denies a server is not shown to it.
+	w.set(room, anna, "m.room.server_acl", `{"allow":["*"],"deny":["denied.test"]}`)
+	if got := w.peer("denied.test").do("GET", fedPath("publicRooms")+"?limit=10", nil).ok(); slices.Contains(got.list("chunk.#.room_id"), string(room)) {
+		t.Errorf("shown to a denied server: %s", got.raw)
+	}
+	if got := p.do("GET", fedPath("publicRooms")+"?limit=10", nil).ok(); !slices.Contains(got.list("chunk.#.room_id"), string(room)) {
+		t.Errorf("not shown to others: %s", got.raw)
+	}
 	p.do("GET", fedPath("publicRooms")+"?since=rubbish", nil).fails(400, "M_INVALID_PARAM")
 	p.do("GET", fedPath("publicRooms")+"?limit=many", nil).fails(400, "M_INVALID_PARAM")
 }

@@ -178,6 +178,10 @@ func testHierarchy(t *testing.T, w *world) {
 	if got := rooms.texts("rooms.#.room_id"); !slices.Equal(got, want) {
 		t.Errorf("hierarchy: %v, want %v", got, want)
 	}
+	// "Ordering of children within a space" holds for children_state, too.
+	if got := rooms.texts("rooms.0.children_state.#.state_key"); !slices.Equal(got, []string{first, second, secret, sub}) {
+		t.Errorf("children_state: %v", got)
+	}
 	if got := rooms.get("rooms.0.children_state.#").Int(); got != 4 || rooms.str("rooms.0.children_state.0.type") != "m.space.child" ||
 		rooms.get("rooms.0.children_state.0.origin_server_ts").Int() == 0 || rooms.str("rooms.1.children_state") != "[]" {
 		t.Errorf("children: %s", rooms.raw)
@@ -293,5 +297,37 @@ func testBadInput(t *testing.T, w *world) {
 		}
 		(&person{t: t, w: w}).do(p.method, in(room)+"/"+p.path, object{}).fails(401, "M_MISSING_TOKEN")
 		(&person{t: t, w: w, token: "x"}).do(p.method, in(room)+"/"+p.path, object{}).fails(401, "M_UNKNOWN_TOKEN")
+	}
+}
+
+// Client-server API, "User Directory": who shares a room, who is in a public room or one that is open to the world, and
+// oneself; nobody else.
+func testUserDirectory(t *testing.T, w *world) {
+	searcher := w.register(t, "searcher")
+	finds := func(p *person) bool {
+		return slices.Contains(searcher.do("POST", v3+"/user_directory/search", object{"search_term": p.id}).ok().texts("results.#.user_id"), p.id)
+	}
+	for what, q := range map[string]object{
+		"public":         {"preset": "public_chat"},
+		"world-readable": {"initial_state": list{object{"type": "m.room.history_visibility", "content": object{"history_visibility": "world_readable"}}}},
+		"published":      {"visibility": "public", "preset": "private_chat"},
+		"private":        {},
+	} {
+		p := w.register(t, "hidden")
+		if finds(p) {
+			t.Errorf("%s: found without a room", what)
+		}
+		room := p.create(q)
+		if got := finds(p); got != (what != "private") {
+			t.Errorf("%s: found: %v", what, got)
+		}
+		p.do("POST", in(room, "invite"), object{"user_id": searcher.id}).ok()
+		searcher.join(room)
+		if !finds(p) {
+			t.Errorf("%s: not found in a room that is shared", what)
+		}
+	}
+	if !finds(searcher) {
+		t.Error("does not find oneself")
 	}
 }

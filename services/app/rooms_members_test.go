@@ -146,4 +146,20 @@ func testMembers(t *testing.T, w *world) {
 	if got := who(bert, ""); !slices.Equal(got, want) {
 		t.Errorf("members for who left: %v", got)
 	}
+	// Tokens from before one's own join, and from before the room.
+	dora := w.register(t, "dora")
+	early := dora.client("")
+	early.poll(0)
+	before := url.QueryEscape(early.since)
+	dora.join(room)
+	if got := who(dora, "?at="+before); slices.Contains(got, dora.id) || !slices.Contains(got, bert.id) {
+		t.Errorf("members before the join: %v", got)
+	}
+	if got := dora.page(room, "?dir=f&limit=1&from="+before).str("chunk.0.state_key"); got != dora.id {
+		t.Errorf("messages from before the join begin with that of %q", got)
+	}
+	closed := anna.create(object{"preset": "public_chat", "initial_state": list{object{"type": "m.room.history_visibility", "content": object{"history_visibility": "joined"}}}})
+	anna.say(closed, "for members only")
+	dora.join(closed)
+	dora.do("GET", in(closed, "members")+"?at="+before, nil).fails(403, "M_FORBIDDEN")
 }

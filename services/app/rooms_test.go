@@ -18,7 +18,7 @@ func TestRooms(t *testing.T) {
 		"membership": testMembership, "knock": testKnock, "guests": testGuests, "invite permission": testInvitePermission,
 		"messages": testMessages, "messages for who left": testMessagesLeft, "previews": testPreviews, "context": testContext,
 		"members": testMembers, "timestamp": testTimestamp, "receipts": testReceipts, "typing": testTyping,
-		"aliases": testAliases, "directory": testDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
+		"aliases": testAliases, "directory": testDirectory, "user directory": testUserDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
 		"bad input": testBadInput,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,4 +292,9 @@ func testRedaction(t *testing.T, w *world) {
 		t.Errorf("redacted by send: %s", got.raw)
 	}
 	bert.do("PUT", in(room, "redact", "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "3"), object{}).fails(404, "M_NOT_FOUND")
+	// Who may redact in one room does not in others, and is not told that it has worked.
+	for range 4 { // of other partitions, too
+		other := anna.create(object{})
+		anna.do("PUT", in(room, "redact", anna.say(other, "elsewhere"), fmt.Sprint("o", txns.Add(1))), object{}).fails(400, "M_UNKNOWN")
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/tidwall/gjson"
 )
 
 // /sync of a cluster of two processes over two shards: each client goes from one to the other with each poll.
@@ -19,7 +21,7 @@ func TestSync(t *testing.T) {
 		"forgotten": testSyncForgotten, "kicked while polling": testSyncKicked, "ignored users": testSyncIgnored,
 		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice,
 		"device lists": testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
-		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,
+		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "empty": testSyncEmpty, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,
 		"presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -295,6 +297,42 @@ func testSyncStateAfter(t *testing.T, w *world) {
 	v = c.sees(room, topic).room("join", room)
 	if find(v.Get("state_after.events"), "m.room.topic", "").Get("event_id").Str != topic {
 		t.Errorf("incremental: %s", v.Raw)
+	}
+	// By its name in MSC4222, as /versions announces it.
+	c = anna.client(`{"room":{"timeline":{"limit":2}}}`)
+	c.extra = "&org.matrix.msc4222.use_state_after=true"
+	v = c.poll(0).room("join", room)
+	if v.Get("state").Exists() || v.Get("state_after").Exists() || find(v.Get(`org\.matrix\.msc4222\.state_after.events`), "m.room.topic", "").Get("content.topic").Str != "new" {
+		t.Errorf("unstable: %s", v.Raw)
+	}
+	v = c.sees(room, anna.set(room, "m.room.topic", "", object{"topic": "newer"})).room("join", room)
+	if find(v.Get(`org\.matrix\.msc4222\.state_after.events`), "m.room.topic", "").Get("content.topic").Str != "newer" {
+		t.Errorf("unstable, incremental: %s", v.Raw)
+	}
+	anna.do("GET", v3+"/sync?org.matrix.msc4222.use_state_after=x", nil).fails(400, "M_INVALID_PARAM")
+}
+
+// Client-server API, "Syncing": what is empty, as clients of the field expect it from Synapse, and what is not told at all.
+func testSyncEmpty(t *testing.T, w *world) {
+	anna, bert, carl := w.register(t, "anna"), w.register(t, "bert"), w.register(t, "carl")
+	room := anna.create(object{"preset": "public_chat"})
+	bert.join(room)
+	c := anna.client(`{"room":{"timeline":{"unread_thread_notifications":true}}}`)
+	first := c.poll(0).room("join", room)
+	next := c.sees(room, bert.say(room, "x")).room("join", room)
+	for what, v := range map[string]gjson.Result{"initial": first, "incremental": next} {
+		if v.Get("ephemeral.events").Raw != "[]" || v.Get("unread_thread_notifications").Exists() {
+			t.Errorf("%s: %s", what, v.Raw)
+		}
+	}
+	// A filter that leaves nothing but the summary leaves nothing.
+	narrow := anna.client(`{"room":{"timeline":{"types":["m.none"]},"state":{"types":["m.none"]},"ephemeral":{"types":[]},"account_data":{"types":[]}},"presence":{"types":[]}}`)
+	narrow.poll(0)
+	narrow.poll(time.Millisecond)
+	carl.join(room)
+	anna.everywhere(room, anna.say(room, "carl is in"))
+	if r := narrow.poll(0); r.room("join", room).Exists() {
+		t.Errorf("a summary alone: %s", r.raw)
 	}
 }
 

@@ -124,6 +124,9 @@ func TestDevices(t *testing.T) {
 	if d := anna.do("GET", v3+"/devices/SECOND", nil).ok(); d.str("display_name") != "Slate" {
 		t.Errorf("device: %s", d.raw)
 	}
+	if raw := string(c.login(anna.id, map[string]any{"device_id": "BARE"}).do("GET", v3+"/devices/BARE", nil).ok().raw); !strings.Contains(raw, `"display_name":null`) {
+		t.Errorf("a device without a name: %s", raw)
+	}
 	anna.do("PUT", v3+"/devices/NONE", map[string]string{"display_name": "x"}).fails(404, "M_NOT_FOUND")
 	anna.do("PUT", v3+"/devices/SECOND", map[string]string{"display_name": strings.Repeat("x", 101)}).fails(400, "M_INVALID_PARAM")
 	anna.do("PUT", v3+"/devices/SECOND", map[string]int{"display_name": 1}).fails(400, "M_BAD_JSON")

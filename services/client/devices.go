@@ -20,11 +20,12 @@ func (c *Client) deviceRoutes(rt *routes) {
 	rt.auth.Handle("POST /delete_devices", c.deleteManyDevices)
 }
 
+// deviceAnswer has null for what is not known, as Synapse does: there are clients that do not do without.
 type deviceAnswer struct {
 	DeviceID    string  `json:"device_id"`
-	DisplayName *string `json:"display_name,omitempty"`
-	LastSeenIP  *string `json:"last_seen_ip,omitempty"`
-	LastSeenTS  *int64  `json:"last_seen_ts,omitempty"`
+	DisplayName *string `json:"display_name"`
+	LastSeenIP  *string `json:"last_seen_ip"`
+	LastSeenTS  *int64  `json:"last_seen_ts"`
 }
 
 func showDevice(d db.Device) deviceAnswer {

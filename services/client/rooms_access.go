@@ -44,6 +44,8 @@ type access struct {
 	reader view.Reader
 	// membership is what the user is to the room now, "" for nothing.
 	membership string
+	// joined is the place of the user's present join, 0 if there is none.
+	joined int64
 	// left is the event by which the user left, for users who left.
 	left *roomdb.Event
 }
@@ -68,7 +70,7 @@ func (c *Client) read(ctx context.Context, user id.User, roomID id.Room) (*acces
 	a := &access{room: room, reader: view.Reader{User: user}, membership: m.Membership}
 	switch {
 	case m.Membership == join:
-		a.reader.Joined = true
+		a.reader.Joined, a.joined = true, m.JoinPos
 		return a, nil
 	case (m.Membership == leave || m.Membership == ban) && !m.Forgotten:
 		if err := c.wasMember(ctx, a, m.EventNID); err != nil {

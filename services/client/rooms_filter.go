@@ -131,19 +131,23 @@ func queryFlag(r *http.Request, name string) (bool, error) {
 	return false, merr.InvalidParam(name + " must be true or false")
 }
 
-// position reads a token that names a place in a room's timeline: one of ours, or that of a /sync.
-func position(text string, user id.User, room *roomdb.Room) (roomdb.Place, error) {
+// position reads a token that names a place in a room's timeline: one of ours, or that of a /sync. A /sync from before the
+// user was in any room of the partition has no place in it: it lies before the user's join.
+func (a *access) position(text string) (roomdb.Place, error) {
 	if place, err := roomdb.ParsePlace(text); err == nil {
 		return place, nil
 	}
-	s, err := token.ParseSync(text, user)
+	s, err := token.ParseSync(text, a.reader.User)
 	if err != nil {
 		return 0, merr.InvalidParam("Invalid token")
 	}
-	if pos, ok := s.At(room.Part); ok {
+	if pos, ok := s.At(a.room.Part); ok {
 		return roomdb.At(pos), nil
 	}
-	return roomdb.At(room.LastPos), nil
+	if a.joined > 0 {
+		return roomdb.At(a.joined - 1), nil
+	}
+	return roomdb.At(a.room.LastPos), nil
 }
 
 // direction reads the dir parameter; true for backwards.

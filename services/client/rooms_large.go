@@ -105,21 +105,19 @@ func (c *Client) appendJoined(ctx context.Context, room roomdb.RoomKey, b []byte
 	return b, err
 }
 
-// appendProfile appends the profile in the content of a member event; other servers may have written anything there.
+// appendProfile appends the profile in the content of a member event; other servers may have written anything there. What
+// is not set is null, as with Synapse: there are clients that do not do without.
 func appendProfile(b, content []byte) []byte {
-	b = append(b, '{')
-	comma := false
-	for _, field := range [...]struct{ from, to string }{{"displayname", "display_name"}, {"avatar_url", "avatar_url"}} {
-		v := gjson.GetBytes(content, field.from)
-		if v.Type != gjson.String {
-			continue
-		}
-		if comma {
-			b = append(b, ',')
-		}
-		comma = true
-		b = append(append(b, '"'), field.to...)
-		b = append(append(b, `":`...), v.Raw...)
-	}
+	b = append(b, `{"display_name":`...)
+	b = appendText(b, gjson.GetBytes(content, "displayname"))
+	b = append(b, `,"avatar_url":`...)
+	b = appendText(b, gjson.GetBytes(content, "avatar_url"))
 	return append(b, '}')
+}
+
+func appendText(b []byte, v gjson.Result) []byte {
+	if v.Type != gjson.String {
+		return append(b, "null"...)
+	}
+	return append(b, v.Raw...)
 }

@@ -113,12 +113,12 @@ func (p *pager) bounds(from, to string, user id.User) (err error) {
 		p.passed = math.MinInt64
 	}
 	if from != "" {
-		if p.at, err = position(from, user, p.a.room); err != nil {
+		if p.at, err = p.a.position(from); err != nil {
 			return err
 		}
 	}
 	if to != "" {
-		if p.to, err = position(to, user, p.a.room); err != nil {
+		if p.to, err = p.a.position(to); err != nil {
 			return err
 		}
 	}

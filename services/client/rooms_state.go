@@ -11,6 +11,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	"hanse/pkg/view"
 )
 
 // allState answers GET /rooms/{roomId}/state.
@@ -109,12 +110,26 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 	if at == "" {
 		return c.state(ctx, a)
 	}
-	place, err := position(at, a.reader.User, a.room)
+	place, err := a.position(at)
 	if err != nil {
 		return state.Map{}, err
 	}
 	if a.left != nil && place >= a.left.Place() {
 		return c.state(ctx, a)
+	}
+	events, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: place, Backwards: true, Limit: 1})
+	if err != nil {
+		return state.Map{}, err
+	}
+	if len(events) == 0 {
+		return state.Map{}, merr.NotFound("There is nothing of the room at this token")
+	}
+	seen, err := view.Visible(ctx, c.rooms, a.reader, events)
+	if err != nil {
+		return state.Map{}, err
+	}
+	if len(seen) == 0 {
+		return state.Map{}, merr.Forbidden("You may not see the room as it was at this token")
 	}
 	// In a hole that was filled the state is that of the events there.
 	if pos := place.Pos(); pos > 0 && place == roomdb.At(pos) && roomdb.WholeAt(a.room.FullPos, pos) {
@@ -128,10 +143,6 @@ func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, 
 		}
 	}
 	// Before all that happened while we were in the room, or when its members were not known: by the events themselves.
-	events, err := c.timeline(ctx, a, roomdb.TimelineQuery{After: roomdb.Start, UpTo: place, Backwards: true, Limit: 1})
-	if err != nil || len(events) == 0 {
-		return state.Map{}, err
-	}
 	m, err := c.rooms.State(ctx, a.room.Part, events[0].SID)
 	if err == nil && events[0].IsState() {
 		m = m.Set(state.Key(events[0].Tuple()), events[0].NID)

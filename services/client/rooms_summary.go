@@ -330,7 +330,7 @@ func (h *hierarchy) add(room *knownRoom) error {
 		*roomdir.Summary
 		ChildrenState []json.RawMessage `json:"children_state"`
 	}{room.Summary, room.ChildrenState}
-	if h.suggested && room.IsSpace() {
+	if room.IsSpace() { // in the order of the section "Ordering of children within a space"
 		shown.ChildrenState = []json.RawMessage{}
 		for _, c := range h.wanted(room.Children) {
 			shown.ChildrenState = append(shown.ChildrenState, c.JSON)

@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/tidwall/gjson"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -37,8 +40,9 @@ type foundUser struct {
 	AvatarURL   *string `json:"avatar_url,omitempty"`
 }
 
-// searchUsers answers POST /user_directory/search (client-server API, "User Directory"): users whom the searcher shares
-// a room with, and local users who are in a public room.
+// searchUsers answers POST /user_directory/search (client-server API, "User Directory"): the searcher, users whom the
+// searcher shares a room with, and those in rooms that are public or open to the world. Of the latter, users of other
+// servers are found in published rooms.
 func (c *Client) searchUsers(w http.ResponseWriter, r *http.Request) error {
 	var q struct {
 		Term  *string `json:"search_term"`
@@ -96,7 +100,6 @@ func (c *Client) findLocal(ctx context.Context, searcher id.User, words []string
 	if err != nil {
 		return nil, err
 	}
-	users = slices.DeleteFunc(users, func(u id.User) bool { return u == searcher })
 	if !c.cfg.UserDirectory.SearchAll {
 		if users, err = c.visible(ctx, searcher, users); err != nil {
 			return nil, err
@@ -116,7 +119,7 @@ func (c *Client) findLocal(ctx context.Context, searcher id.User, words []string
 	return out, nil
 }
 
-// visible keeps those of our users whom the searcher shares a room with, or who are in a public room.
+// visible keeps the searcher, and those of our users whom the searcher shares a room with, or who are in a public room.
 func (c *Client) visible(ctx context.Context, searcher id.User, users []id.User) ([]id.User, error) {
 	mine, err := c.users.JoinedRooms(ctx, searcher)
 	if err != nil {
@@ -133,7 +136,7 @@ func (c *Client) visible(ctx context.Context, searcher id.User, users []id.User)
 	var out, unclear []id.User
 	candidates := make(map[id.Room]bool)
 	for _, u := range users {
-		if slices.ContainsFunc(theirs[u], func(r userdb.JoinedRoom) bool { return shared[r.Room] }) {
+		if u == searcher || slices.ContainsFunc(theirs[u], func(r userdb.JoinedRoom) bool { return shared[r.Room] }) {
 			out = append(out, u)
 			continue
 		}
@@ -156,7 +159,7 @@ func (c *Client) visible(ctx context.Context, searcher id.User, users []id.User)
 	return out, nil
 }
 
-// publicRooms keeps those of the rooms that are in the directory, or that anybody may join.
+// publicRooms keeps those of the rooms that are in the directory, or that anybody may join or read.
 func (c *Client) publicRooms(ctx context.Context, rooms map[id.Room]bool) (map[id.Room]bool, error) {
 	ids := make([]id.Room, 0, len(rooms))
 	for r := range rooms {
@@ -181,9 +184,11 @@ func (c *Client) publicRooms(ctx context.Context, rooms map[id.Room]bool) (map[i
 			public[r.ID] = true
 			continue
 		}
-		if nid, ok := states[state.Ref{Part: r.Part, SID: r.SID}].Get(state.Key{Type: "m.room.join_rules"}); ok {
-			rules[r.Part] = append(rules[r.Part], nid)
-			roomOf[eventRef{r.Part, nid}] = r.ID
+		for _, typ := range []string{"m.room.join_rules", typeVisibility} {
+			if nid, ok := states[state.Ref{Part: r.Part, SID: r.SID}].Get(state.Key{Type: typ}); ok {
+				rules[r.Part] = append(rules[r.Part], nid)
+				roomOf[eventRef{r.Part, nid}] = r.ID
+			}
 		}
 	}
 	events, err := c.rooms.EventsIn(ctx, rules)
@@ -192,10 +197,7 @@ func (c *Client) publicRooms(ctx context.Context, rooms map[id.Room]bool) (map[i
 	}
 	for part, byNID := range events {
 		for nid, ev := range byNID {
-			var content struct {
-				JoinRule string `json:"join_rule"`
-			}
-			if json.Unmarshal(ev.Content, &content) == nil && content.JoinRule == "public" {
+			if gjson.GetBytes(ev.Content, "join_rule").Str == "public" || gjson.GetBytes(ev.Content, "history_visibility").Str == "world_readable" {
 				public[roomOf[eventRef{part, nid}]] = true
 			}
 		}
@@ -208,11 +210,11 @@ type eventRef struct {
 	nid  int64
 }
 
-// findInRooms finds users of other servers among the members of the searcher's rooms, as far as these are not too
-// large.
+// findInRooms finds users of other servers among the members of the searcher's rooms and of published ones, as far as
+// these are not too large.
 func (c *Client) findInRooms(ctx context.Context, searcher id.User, words []string) ([]foundUser, error) {
 	joined, err := c.users.JoinedRooms(ctx, searcher)
-	if err != nil || len(joined) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	ids := make([]id.Room, 0, searchRooms)
@@ -223,6 +225,11 @@ func (c *Client) findInRooms(ctx context.Context, searcher id.User, words []stri
 	if err != nil {
 		return nil, err
 	}
+	published, err := c.rooms.PublishedShared(ctx, searchMembers, searchRooms)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(rooms, published)
 	for roomID, r := range rooms {
 		if r.Joined > searchMembers || r.Joined == r.JoinedLocal {
 			delete(rooms, roomID)

@@ -82,15 +82,16 @@ func (f *Fedin) answerPublic(w http.ResponseWriter, q *request, p publicQuery) e
 			return err
 		}
 	}
+	chunk, err := f.admitting(q.Context(), page.Rooms, q.origin)
+	if err != nil {
+		return err
+	}
 	answer := struct {
 		Chunk []*roomdir.Summary `json:"chunk"`
 		Next  string             `json:"next_batch,omitempty"`
 		Prev  string             `json:"prev_batch,omitempty"`
 		Total int                `json:"total_room_count_estimate"`
-	}{Chunk: page.Rooms, Total: page.Total}
-	if answer.Chunk == nil {
-		answer.Chunk = []*roomdir.Summary{}
-	}
+	}{Chunk: chunk, Total: page.Total}
 	if n := len(page.Rooms); n > 0 {
 		if page.Next {
 			answer.Next = placeToken("n", page.Rooms[n-1])
@@ -100,6 +101,31 @@ func (f *Fedin) answerPublic(w http.ResponseWriter, q *request, p publicQuery) e
 		}
 	}
 	return httpx.OK(w, answer)
+}
+
+// admitting leaves out the rooms whose access control lists deny a server: it cannot join them.
+func (f *Fedin) admitting(ctx context.Context, page []*roomdir.Summary, server id.Server) ([]*roomdir.Summary, error) {
+	ids := make([]id.Room, len(page))
+	for i, s := range page {
+		ids[i] = s.RoomID
+	}
+	rooms, err := f.rooms.Rooms(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	chunk := make([]*roomdir.Summary, 0, len(page))
+	for _, s := range page {
+		if room := rooms[s.RoomID]; room != nil {
+			list, err := f.acl(ctx, room)
+			if err != nil {
+				return nil, err
+			}
+			if list.Allows(server) {
+				chunk = append(chunk, s)
+			}
+		}
+	}
+	return chunk, nil
 }
 
 // placeToken names a place in the directory and the direction in which to go on.

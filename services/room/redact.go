@@ -2,8 +2,10 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -37,8 +39,10 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 		return false, err
 	}
 	if target == nil {
-		if local && !powerful {
-			return false, merr.NotFound("Could not find event " + string(e.pdu.Redacts))
+		if local {
+			if err := w.mayRedactUnknown(ctx, e.pdu, powerful); err != nil {
+				return false, err
+			}
 		}
 		w.c.awaited = append(w.c.awaited, awaited{target: e.pdu.Redacts, by: e.nid})
 		return decided, nil
@@ -63,6 +67,22 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 		w.c.awaited = append(w.c.awaited, awaited{target: e.pdu.Redacts, by: e.nid})
 	}
 	return shown, nil
+}
+
+// mayRedactUnknown judges a redaction by one of our users of an event that the room does not have: one of another room is
+// refused (as Synapse does), one that may come still needs the power to redact.
+func (w *writer) mayRedactUnknown(ctx context.Context, by *event.PDU, powerful bool) error {
+	if !powerful {
+		return merr.NotFound("Could not find event " + string(by.Redacts))
+	}
+	other, err := w.s.db.FindEvent(ctx, by.Redacts)
+	if errors.Is(err, roomdb.ErrNotFound) {
+		return nil
+	}
+	if err == nil && other.RoomID != by.RoomID {
+		err = merr.New(http.StatusBadRequest, merr.CodeUnknown, "Cannot redact event from a different room")
+	}
+	return err
 }
 
 // sqlUnplaced finds which of some events have no place in the timeline.

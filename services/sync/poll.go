@@ -24,6 +24,7 @@ type poll struct {
 	filter     *filter
 	fullState  bool
 	stateAfter bool
+	unstable   bool // state_after was asked for by the name that it had in MSC4222
 	timeout    time.Duration
 	presence   string
 	user       *user
@@ -122,6 +123,12 @@ func (s *Service) parsePoll(r *http.Request) (*poll, error) {
 	}
 	if p.stateAfter, err = boolParam(q.Get("use_state_after"), "use_state_after"); err != nil {
 		return nil, err
+	}
+	if name := "org.matrix.msc4222.use_state_after"; !p.stateAfter {
+		if p.unstable, err = boolParam(q.Get(name), name); err != nil {
+			return nil, err
+		}
+		p.stateAfter = p.unstable
 	}
 	switch p.presence {
 	case "", "online", "offline", "unavailable":

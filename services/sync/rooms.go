@@ -365,7 +365,7 @@ func (s *Service) newest(ctx context.Context, p *poll, r *userdb.Membership, q r
 		if len(events) < q.Limit || len(seen) >= q.Limit {
 			return seen, nil
 		}
-		q.UpTo = events[len(events)-1].Ord - 1
+		q.UpTo = events[len(events)-1].Place() - 1
 	}
 }
 

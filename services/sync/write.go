@@ -83,18 +83,30 @@ func (v *roomView) between(b []byte, p *poll) []byte {
 	}
 	b = append(b, `,"prev_batch":`...)
 	b = canonjson.AppendString(b, v.prevBatch.Token())
-	if p.stateAfter {
-		return append(b, `},"state_after":{"events":[`...)
-	}
-	return append(b, `},"state":{"events":[`...)
+	b = append(append(b, `},"`...), p.stateName()...)
+	return append(b, `":{"events":[`...)
 }
+
+// stateName is the member that has the state: unstableStateAfter for clients that ask for it by its name in MSC4222.
+func (p *poll) stateName() string {
+	switch {
+	case !p.stateAfter:
+		return "state"
+	case p.unstable:
+		return unstableStateAfter
+	}
+	return "state_after"
+}
+
+const unstableStateAfter = "org.matrix.msc4222.state_after"
 
 // end appends what comes behind the events of the state.
 func (v *roomView) end(b []byte) []byte {
 	b = append(b, `]}`...)
 	b = appendEvents(b, "account_data", v.data)
 	if v.r.Membership == "join" {
-		b = appendEvents(b, "ephemeral", v.ephemeral)
+		b = append(b, `,"ephemeral":{"events":[`...) // also an empty list, as Synapse: there are clients that do not do without
+		b = append(appendItems(b, v.ephemeral), `]}`...)
 		if v.summary != nil {
 			b = append(b, `,"summary":`...)
 			b = v.summary.append(b)

@@ -176,10 +176,35 @@ func (s *Spec) checkBody(req *http.Request, op *operation, doc *body, status int
 	if err != nil {
 		return err
 	}
+	if nullable[op.id] {
+		value = withoutNulls(value)
+	}
 	if err := sch.Validate(value); err != nil {
 		return violation(req, status, op, raw, "%s", schemaReason(err))
 	}
 	return nil
+}
+
+// nullable are the operations whose answers may have null for what is not set. The specification leaves such members
+// out, Synapse sends null, and there are clients that demand it.
+var nullable = map[string]bool{"getDevices": true, "getDevice": true, "getJoinedMembersByRoom": true}
+
+func withoutNulls(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, member := range v {
+			if member == nil {
+				delete(v, key)
+			} else {
+				v[key] = withoutNulls(member)
+			}
+		}
+	case []any:
+		for i, item := range v {
+			v[i] = withoutNulls(item)
+		}
+	}
+	return v
 }
 
 // decode parses a JSON body and checks its content type (Client-Server API, "API
