@@ -45,6 +45,10 @@ func (d *directory[P]) get(n uint32) *P {
 	return d.find(n)
 }
 
+// find is get while the pages are few. It is kept out of line, so that get is not: in a long list nearly all of a resolution's
+// time is spent there.
+//
+//go:noinline
 func (d *directory[P]) find(n uint32) *P {
 	if d.made == 0 {
 		return nil
