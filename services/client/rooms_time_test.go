@@ -52,7 +52,7 @@ func TestTimeFromOtherServers(t *testing.T) {
 	if got := find(600, "f"); got != string(first.ID) || len(c.remote.asked) != 0 {
 		t.Errorf("nothing is missing: %s, %d servers asked", got, len(c.remote.asked))
 	}
-	exec(`INSERT INTO missing_prev (part, room_nid, event_id, child) VALUES ($1, 1, '$lost', 1)`)
+	exec(`INSERT INTO missing_prev (part, room_nid, event_id, child, hole) VALUES ($1, 1, '$lost', 1, 3)`)
 	for _, tc := range []struct {
 		ts   int
 		dir  string
