@@ -258,10 +258,11 @@ func Ordered(children []Child) []Child {
 // IsSpace says whether the room is a space.
 func (s *Summary) IsSpace() bool { return s.RoomType == typeSpace }
 
-// Open says whether somebody who is nothing to the room may know of it: they can join or knock, or read it.
+// Open says whether somebody who is nothing to the room may know of it: they can join or knock, or read it. Another server
+// that tells no join rule means public ones (client-server API, GET /hierarchy).
 func (s *Summary) Open() bool {
 	switch s.JoinRule {
-	case "public", "knock", "knock_restricted":
+	case "", "public", "knock", "knock_restricted":
 		return true
 	}
 	return s.WorldReadable

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdir"
@@ -25,6 +26,7 @@ func TestFederationIn(t *testing.T) {
 	w := newInbound(t)
 	for name, test := range map[string]func(*testing.T, *inbound){
 		"join": testFedJoin, "join without members": testFedJoinOmit, "join refused": testFedJoinRefused, "leave": testFedLeave, "knock": testFedKnock, "invite": testFedInvite,
+		"stripped invite": testFedInviteStripped, "create event in chains": testFedChainCreate,
 		"events": testFedEvents, "transaction": testFedTransaction, "transaction of others": testFedTransactionOthers,
 		"acl": testFedACL, "visibility": testFedVisibility, "history": testFedHistory, "missing": testFedMissing,
 		"ephemeral": testFedEphemeral, "device lists": testFedDeviceLists, "directory": testFedDirectory, "spaces": testFedSpaces,
@@ -272,6 +274,8 @@ func testFedInviteRefused(t *testing.T, w *inbound, p *peer, eve id.User) {
 	tampered := slices.Clone(far.state)
 	tampered[0] = json.RawMessage(strings.Replace(string(tampered[0]), `"signatures":{"invite.test"`, `"signatures":{"other.test"`, 1))
 	put(good, "12", tampered).fails(400, "M_INVALID_PARAM")
+	put(good, "12", append(strippedOf(t, far.state[1:]), other.state[0])).fails(400, "M_INVALID_PARAM")
+	put(good, "12", strippedOf(t, far.state[1:])).fails(400, "M_INVALID_PARAM") // no create event
 	p.do("PUT", fedv2Path+"/invite/"+url.PathEscape(string(far.id))+"/x", map[string]any{}).fails(400, "M_MISSING_PARAM")
 	w.peer("invite2.test").do("PUT", fedv2Path+"/invite/"+url.PathEscape(string(far.id))+"/x",
 		map[string]any{"room_version": "12", "event": json.RawMessage(good.JSON), "invite_room_state": far.state}).fails(400, "M_INVALID_PARAM")
@@ -279,6 +283,65 @@ func testFedInviteRefused(t *testing.T, w *inbound, p *peer, eve id.User) {
 	_, err := w.users.PutAccountData(t.Context(), carl, "", "m.invite_permission_config", []byte(`{"default_action":"block"}`))
 	check(t, err)
 	put(good, "12", far.state).fails(403, "M_INVITE_BLOCKED")
+}
+
+// strippedOf reduces events to stripped state.
+func strippedOf(t *testing.T, state []json.RawMessage) []json.RawMessage {
+	t.Helper()
+	out := make([]json.RawMessage, len(state))
+	for i, b := range state {
+		o, err := canonjson.ParseObject(b)
+		check(t, err)
+		out[i] = o.Only("content", "sender", "state_key", "type").Bytes()
+	}
+	return out
+}
+
+// Server-server API, PUT /v2/invite: the checks of invite_room_state are a SHOULD. tuwunel and Dendrite send stripped state,
+// which is shown and proves nothing.
+func testFedInviteStripped(t *testing.T, w *inbound) {
+	p := w.peer("stripped.test")
+	for _, version := range []string{"11", "12"} {
+		bert := w.account("stripped" + version)
+		far := newFarRoom(p, p.user("eve"), version)
+		pdu := far.invite(bert)
+		p.do("PUT", fedv2Path+"/invite/"+url.PathEscape(string(far.id))+"/"+url.PathEscape(string(pdu.ID)),
+			map[string]any{"room_version": version, "event": json.RawMessage(pdu.JSON), "invite_room_state": strippedOf(t, far.state)}).ok()
+		m, err := w.users.Membership(t.Context(), bert, far.id)
+		if err != nil || m.Membership != "invite" || !strings.Contains(string(m.Stripped), "m.room.create") {
+			t.Errorf("version %s: %+v %v", version, m, err)
+		}
+	}
+}
+
+// Server-server API, "Definitions", and room version 12: the create event is one of the auth events of all others.
+func testFedChainCreate(t *testing.T, w *inbound) {
+	p := w.peer("chain.test")
+	for _, version := range []string{"11", "12"} {
+		room := w.create(version, w.account("chain"+version), public)
+		j := p.join(room, p.user("eve"))
+		create := func(list string, answer *fedReply) {
+			t.Helper()
+			if n := len(answer.get(list + `.#(type=="m.room.create")#`).Array()); n != 1 {
+				t.Errorf("version %s: %d create events in %s", version, n, list)
+			}
+		}
+		again := p.do("PUT", fedv2Path+"/send_join/"+url.PathEscape(string(room))+"/x", j.last.JSON).ok()
+		create("auth_chain", again)
+		at := url.QueryEscape(string(j.last.ID))
+		create("auth_chain", p.do("GET", fedPath("state", string(room))+"?event_id="+at, nil).ok())
+		create("auth_chain", p.do("GET", fedPath("event_auth", string(room), string(j.last.ID)), nil).ok())
+		createID := again.get(`state.#(type=="m.room.create")`)
+		pdu, err := event.Parse([]byte(createID.Raw), j.rules)
+		check(t, err)
+		ids := p.do("GET", fedPath("state_ids", string(room))+"?event_id="+at, nil).ok()
+		if !slices.Contains(ids.list("auth_chain_ids"), string(pdu.ID)) {
+			t.Errorf("version %s: %s", version, ids.raw)
+		}
+		if n := len(p.do("GET", fedPath("event_auth", string(room), string(pdu.ID)), nil).ok().list("auth_chain")); n != 0 {
+			t.Errorf("version %s: the create event has an auth chain of %d", version, n)
+		}
+	}
 }
 
 // Server-server API, "Transactions": events of a user who joined.

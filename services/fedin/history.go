@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +54,22 @@ func tooLong(err error) error {
 	return err
 }
 
+// withCreate adds the create event to an auth chain. From room version 12 on events do not name it in auth_events, but it
+// is one of their auth events all the same ("Room version 12", "auth_events"): Dendrite cannot join without it.
+func (f *Fedin) withCreate(ctx context.Context, room *roomdb.Room, chain []int64) ([]int64, error) {
+	if !room.Rules.RoomIDIsCreateHash {
+		return chain, nil
+	}
+	create, err := f.rooms.EventByID(ctx, room, id.Event("$"+string(room.ID[1:])))
+	if err != nil {
+		return nil, fmt.Errorf("create event: %w", err)
+	}
+	if slices.Contains(chain, create.NID) {
+		return chain, nil
+	}
+	return append(chain, create.NID), nil
+}
+
 // namedEvent returns an event of the room by the text of its id.
 func (f *Fedin) namedEvent(ctx context.Context, room *roomdb.Room, text string) (*roomdb.Event, error) {
 	if text == "" {
@@ -95,7 +113,10 @@ func (f *Fedin) stateBefore(q *request) (room *roomdb.Room, nids, chain []int64,
 	if chain, err = f.rooms.AuthChain(q.Context(), room.Key(), nids, maxChain); err != nil {
 		return nil, nil, nil, tooLong(err)
 	}
-	return room, nids, chain, nil
+	if len(nids) > 0 {
+		chain, err = f.withCreate(q.Context(), room, chain)
+	}
+	return room, nids, chain, err
 }
 
 // whole waits for the members of a room that we joined without them.
@@ -165,6 +186,11 @@ func (f *Fedin) eventAuth(w http.ResponseWriter, q *request) error {
 	nids, err := f.rooms.AuthChainOf(q.Context(), e, maxChain)
 	if err != nil {
 		return tooLong(err)
+	}
+	if !e.Is("m.room.create", "") {
+		if nids, err = f.withCreate(q.Context(), room, nids); err != nil {
+			return err
+		}
 	}
 	chain, err := f.rooms.InOrder(q.Context(), room.Part, nids)
 	if err != nil {

@@ -47,6 +47,9 @@ func (f *Fedin) joinAnswer(ctx context.Context, room *roomdb.Room, resp *roomv1.
 	if err != nil {
 		return nil, tooLong(err)
 	}
+	if chain, err = f.withCreate(ctx, room, chain); err != nil {
+		return nil, err
+	}
 	if may {
 		// Events that are in the state may be left out of the chain.
 		twice := make(map[int64]bool, len(nids))

@@ -18,6 +18,7 @@ import (
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -77,9 +78,7 @@ func (f *Fedin) receivePDUs(ctx context.Context, origin id.Server, raw []json.Ra
 	for _, roomID := range rooms {
 		room := found[roomID]
 		if room == nil || room.JoinedLocal == 0 {
-			for _, b := range byRoom[roomID] {
-				f.refuse(out, b, room, "Unknown room")
-			}
+			g.Go(func() error { return f.receiveOutside(ctx, origin, roomID, byRoom[roomID], out) })
 			continue
 		}
 		g.Go(func() error { return f.receiveRoom(ctx, origin, room, byRoom[roomID], out) })
@@ -154,6 +153,51 @@ func (f *Fedin) receiveRoom(ctx context.Context, origin id.Server, room *roomdb.
 		return err
 	}
 	return f.deliver(ctx, origin, room, pdus, out)
+}
+
+// receiveOutside takes in what others have done to memberships of ours in a room that we are not in: invites that were
+// withdrawn, knocks that were denied. The room's owner says which those are.
+func (f *Fedin) receiveOutside(ctx context.Context, origin id.Server, roomID id.Room, raw []json.RawMessage, out *results) error {
+	var pdus []*event.PDU
+	for _, b := range raw {
+		rules, err := f.outsideRules(ctx, roomID, b)
+		if err != nil {
+			return err
+		}
+		if rules == nil {
+			f.refuse(out, b, nil, "Unknown room")
+			continue
+		}
+		pdu, err := event.Parse(b, rules)
+		if err != nil {
+			f.refuse(out, b, &roomdb.Room{Rules: rules}, err.Error())
+			continue
+		}
+		pdus = append(pdus, pdu)
+	}
+	pdus, err := f.verified(ctx, pdus, out)
+	if err != nil || len(pdus) == 0 {
+		return err
+	}
+	return f.deliver(ctx, origin, &roomdb.Room{ID: roomID}, pdus, out)
+}
+
+// outsideRules returns the rules by which to read an event about a user of ours who was invited or knocked; nil for all
+// other events.
+func (f *Fedin) outsideRules(ctx context.Context, roomID id.Room, raw []byte) (*roomversion.Rules, error) {
+	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)
+	if err != nil || !f.isLocal(user) || gjson.GetBytes(raw, "type").Str != memberType {
+		return nil, nil
+	}
+	m, err := f.users.Membership(ctx, user, roomID)
+	if errors.Is(err, userdb.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	rules, _ := roomversion.Get(m.RoomVersion)
+	return rules, nil
 }
 
 // verified returns the events whose signatures verify.

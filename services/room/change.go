@@ -108,6 +108,8 @@ type newEvent struct {
 	cause      string
 	notifySeq  int64
 	replaces   int64
+	// prior is what it replaces where the state before the event says so, and not the room's current state.
+	prior      int64
 	current    bool // it is or was part of the current state
 	redactedBy int64
 	// ord says where in the timeline the event is (roomdb.PlaceOf); the lane sets it for events that are in the log.

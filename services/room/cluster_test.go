@@ -323,6 +323,16 @@ func (c *cluster) join(roomID, user string, via ...string) (*roomv1.SendResponse
 	return resp, err
 }
 
+func (c *cluster) knock(roomID, user string, via ...string) (*roomv1.SendResponse, error) {
+	var resp *roomv1.SendResponse
+	cause := newCause(user)
+	err := c.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) (err error) {
+		resp, err = r.Knock(ctx, &roomv1.JoinRequest{RoomId: roomID, UserId: user, Via: via, Cause: cause})
+		return err
+	})
+	return resp, err
+}
+
 func (c *cluster) invite(roomID, sender, user string) (*roomv1.SendResponse, error) {
 	var resp *roomv1.SendResponse
 	cause := newCause(user)

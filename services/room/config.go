@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"hanse/pkg/matrix/roomversion"
 )
 
 // Config is what an operator may set of the room role.
@@ -15,6 +17,8 @@ type Config struct {
 	Cache     int64 `yaml:"cache" doc:"Memory for events that the auth rules read, in bytes."`
 	Graphs    int64 `yaml:"graphs" doc:"Memory for the auth graphs of rooms whose forks are resolved, and for what is known of events that were in conflict, in bytes."`
 
+	DefaultVersion string `yaml:"default_version" doc:"Version of new rooms where a client asks for none."`
+
 	CollectEvery time.Duration `yaml:"collect_every" doc:"How often, about, states of rooms that nothing refers to are removed from a partition; 0: never."`
 
 	ResolveShare float64       `yaml:"resolve_share" doc:"Share of a processor that the forks of one room get in the long run. A room that needs more takes in events of other servers more slowly."`
@@ -24,7 +28,7 @@ type Config struct {
 // Defaults suit a small server and a large one alike.
 func Defaults() Config {
 	return Config{Lanes: 2, BatchRows: 2000, QueueRows: 20000, Rooms: 4096, Cache: 32 << 20, Graphs: 128 << 20,
-		CollectEvery: 12 * time.Hour, ResolveShare: 0.2, ResolveBurst: 5 * time.Second}
+		DefaultVersion: roomversion.Default, CollectEvery: 12 * time.Hour, ResolveShare: 0.2, ResolveBurst: 5 * time.Second}
 }
 
 // Validate reports what is wrong with the configuration.
@@ -40,6 +44,9 @@ func (c *Config) Validate() error {
 		if f.have < f.from {
 			errs = append(errs, fmt.Errorf("%s: %d is less than %d", f.name, f.have, f.from))
 		}
+	}
+	if rules, ok := roomversion.Get(c.DefaultVersion); !ok || !rules.Stable {
+		errs = append(errs, fmt.Errorf("default_version: %q is no stable room version that this server knows", c.DefaultVersion))
 	}
 	if c.ResolveShare <= 0 || c.ResolveBurst <= 0 {
 		errs = append(errs, errors.New("resolve_share: must be positive, and resolve_burst too"))

@@ -265,14 +265,7 @@ func TestRemoteKnock(t *testing.T) {
 	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
 	ok := must[*roomv1.SendResponse](t)
 	roomID := a.create("11", anna, "knock")
-	cause := newCause(bert)
-	err := b.call(context.Background(), roomID, func(ctx context.Context, r roomv1.RoomClient) error {
-		_, err := r.Knock(ctx, &roomv1.JoinRequest{RoomId: roomID, UserId: bert, Via: []string{string(one)}, Cause: cause})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ok(b.knock(roomID, bert, string(one)))
 	if m := b.membership(roomID, bert); m != "knock" {
 		t.Fatalf("knocked: %q", m)
 	}

@@ -4,8 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
+
+	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
@@ -19,6 +20,9 @@ import (
 // inviteStateTypes is the state that an invited user is shown before the join (client-server API, "Stripped state").
 var inviteStateTypes = []string{typeCreate, typeJoinRules, "m.room.canonical_alias", "m.room.avatar", "m.room.encryption",
 	"m.room.name", "m.room.topic"}
+
+// maxKnockState bounds the state that answers a knock, as that of an invite.
+const maxKnockState = 100
 
 // inviteElsewhere invites a user of another server: that server signs the invite before it becomes part of the room.
 // The room goes on meanwhile; the invite then stands where it was built.
@@ -115,15 +119,19 @@ func (s *Service) buildInvite(ctx context.Context, roomID id.Room, in intent) (p
 	if pdu, _, err = w.build(ctx, in, on); err != nil {
 		return nil, nil, nil, err
 	}
-	shown, err = w.shownState(ctx)
+	shown, err = w.shownState(ctx, in.sender)
 	return pdu, shown, nil, err
 }
 
-// shownState is the state that goes with an invite or a knock, as full events.
-func (w *writer) shownState(ctx context.Context) ([]json.RawMessage, error) {
-	var shown []json.RawMessage
+// shownState is the state that goes with an invite, as full events: what the room is, and who invites (MSC4319).
+func (w *writer) shownState(ctx context.Context, inviter id.User) ([]json.RawMessage, error) {
+	keys := []state.Key{{Type: typeMember, StateKey: string(inviter)}}
 	for _, typ := range inviteStateTypes {
-		nid, ok := w.h.state.Get(state.Key{Type: typ})
+		keys = append(keys, state.Key{Type: typ})
+	}
+	var shown []json.RawMessage
+	for _, key := range keys {
+		nid, ok := w.h.state.Get(key)
 		if !ok {
 			continue
 		}
@@ -192,7 +200,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	for ctx, server := range inTurn(ctx, servers) {
 		pdu, err := s.leaveVia(ctx, roomID, in, server)
 		if err == nil {
-			return s.outsideAnswer(ctx, pdu, in.sender, "leave", nil)
+			return s.outsideAnswer(ctx, pdu, nil, "")
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -203,7 +211,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	if err != nil {
 		return nil, err
 	}
-	return s.outsideAnswer(ctx, pdu, in.sender, "leave", nil)
+	return s.outsideAnswer(ctx, pdu, nil, "")
 }
 
 func (s *Service) leaveVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*event.PDU, error) {
@@ -250,7 +258,7 @@ func (s *Service) knockElsewhere(ctx context.Context, roomID id.Room, in intent,
 	for ctx, server := range inTurn(ctx, servers) {
 		pdu, stripped, err := s.knockVia(ctx, roomID, in, server)
 		if err == nil {
-			return s.outsideAnswer(ctx, pdu, in.sender, "knock", stripped)
+			return s.outsideAnswer(ctx, pdu, stripped, server)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -274,19 +282,41 @@ func (s *Service) knockVia(ctx context.Context, roomID id.Room, in intent, serve
 	if err != nil {
 		return nil, nil, err
 	}
-	raw := make([][]byte, len(answer.State))
-	for i, b := range answer.State {
-		raw[i] = b
-	}
-	stripped, err := strippedState(raw, pdu)
-	if err != nil {
-		return nil, nil, fmt.Errorf("knock through %s: %w", server, err)
-	}
-	return pdu, stripped, nil
+	stripped, err := strippedState(s.knockState(ctx, answer.State, pdu), pdu)
+	return pdu, stripped, err
 }
 
-func (s *Service) outsideAnswer(ctx context.Context, pdu *event.PDU, user id.User, membership string, stripped []byte) (*roomv1.SendResponse, error) {
-	if err := s.outside(ctx, pdu, user, membership, stripped, false); err != nil {
+// knockState returns what of the state that answers a knock the user is shown (server-server API, PUT /send_knock,
+// MSC4311): stripped state, which proves nothing, and of what has the form of an event only what is one of the room, with
+// good signatures. The knock itself has been taken, whatever came with it.
+func (s *Service) knockState(ctx context.Context, raw rawPDUs, knock *event.PDU) [][]byte {
+	var shown [][]byte
+	var events rawPDUs
+	for _, b := range raw[:min(len(raw), maxKnockState)] {
+		state := gjson.ParseBytes(b)
+		switch {
+		case !state.Get("content").IsObject() || state.Get("type").Type != gjson.String || state.Get("state_key").Type != gjson.String ||
+			state.Get("sender").Type != gjson.String:
+		case state.Get("signatures").Exists():
+			events = append(events, b)
+		default:
+			if b, err := canonjson.CanonicalLoose(b); err == nil {
+				shown = append(shown, b)
+			}
+		}
+	}
+	good, err := s.parseAll(ctx, events, knock.Rules, knock.RoomID)
+	if err != nil {
+		s.log.Warn("state that answers a knock", "room", knock.RoomID, "err", err)
+	}
+	for _, pdu := range good {
+		shown = append(shown, pdu.JSON)
+	}
+	return shown
+}
+
+func (s *Service) outsideAnswer(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server) (*roomv1.SendResponse, error) {
+	if err := s.outside(ctx, pdu, stripped, via, false); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(pdu.ID)}}, nil

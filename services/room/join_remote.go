@@ -96,8 +96,9 @@ func elsewhereError(err error, nobody string) error {
 	return merr.BadGateway("No server in the room could be reached").WithCause(err)
 }
 
-// helpers are the servers that may be in the room: those that the client names, that of the inviter, that of the room
-// id, and those that were in the room when we left it, or are, if we are in it without the means to let the user in.
+// helpers are the servers that may be in the room: that of the inviter, or the one knocked through, those that the client
+// names, that of the room id, those that were in the room when we left it, or are, if we are in it without the means to
+// let the user in, and those that the state shown to the user names.
 func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string) ([]id.Server, error) {
 	var servers []id.Server
 	add := func(server id.Server) {
@@ -109,9 +110,13 @@ func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via
 	if err != nil {
 		return nil, err
 	}
-	if row != nil && row.membership == "invite" {
+	if row == nil {
+		row = new(outsideRow)
+	}
+	if row.membership == "invite" {
 		add(row.sender.Server())
 	}
+	add(row.via)
 	for _, v := range via {
 		if server, err := id.ParseServer(v); err == nil {
 			add(server)
@@ -119,17 +124,19 @@ func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via
 	}
 	add(roomID.Server())
 	known, err := s.db.Room(ctx, roomID)
-	if errors.Is(err, roomdb.ErrNotFound) {
-		return servers, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, roomdb.ErrNotFound) {
 		return nil, err
 	}
-	were, err := s.db.Servers(ctx, known.Part, known.NID)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		were, err := s.db.Servers(ctx, known.Part, known.NID)
+		if err != nil {
+			return nil, err
+		}
+		for _, server := range were {
+			add(server)
+		}
 	}
-	for _, server := range were {
+	for _, server := range row.shownBy() {
 		add(server)
 	}
 	return servers, nil
@@ -190,28 +197,67 @@ func (s *Service) mayBeOf(ctx context.Context, roomID id.Room, rules *roomversio
 	return nil
 }
 
-// draftOf takes of a template what only the other server can know: where the event stands, and who vouches for it.
+// draftOf completes a template (server-server API, "Joining Rooms"): what it carries is kept, for the other server may
+// need it, but for what we have to say ourselves. Servers such as tuwunel want to read in it where it comes from.
 func draftOf(raw []byte, rules *roomversion.Rules, roomID id.Room, in intent, membership string) (*event.Draft, error) {
+	further, err := templateObject(raw, rules)
+	if err != nil {
+		return nil, err
+	}
 	t := gjson.ParseBytes(raw)
 	if t.Get("type").Str != typeMember || t.Get("content.membership").Str != membership || t.Get("state_key").Str != string(in.sender) {
 		return nil, errors.New("not the event that was asked for")
 	}
-	content, err := canonjson.ParseObject(in.content)
+	content, err := templateContent(further, in, membership)
 	if err != nil {
-		return nil, merr.BadJSON(err.Error())
+		return nil, err
 	}
-	if via := t.Get("content.join_authorised_via_users_server"); membership == "join" && via.Type == gjson.String {
-		content = content.With("join_authorised_via_users_server", canonjson.AppendString(nil, via.Str))
-	}
+	origin := canonjson.AppendString(nil, string(in.sender.Server()))
 	key := string(in.sender)
 	d := &event.Draft{RoomID: roomID, Type: typeMember, StateKey: &key, Sender: in.sender, Content: content.Bytes(),
-		Depth: t.Get("depth").Int(), OriginServerTS: time.Now().UnixMilli()}
+		Depth: t.Get("depth").Int(), OriginServerTS: time.Now().UnixMilli(),
+		Further: further.Without("event_id", "hashes", "redacts", "signatures", "unsigned").With("origin", origin)}
 	d.PrevEvents, d.PrevHashes = referencesOf(t.Get("prev_events"), rules)
 	d.AuthEvents, d.AuthHashes = referencesOf(t.Get("auth_events"), rules)
 	if len(d.PrevEvents) == 0 || len(d.PrevEvents) > event.MaxPrevEvents || len(d.AuthEvents) > event.MaxAuthEvents {
 		return nil, errors.New("prev_events or auth_events are missing or too many")
 	}
 	return d, nil
+}
+
+// templateContent is the content of a template under that of the intent. What the user is called, and who vouches for
+// what is no join, is not for the other server to say.
+func templateContent(template canonjson.Object, in intent, membership string) (canonjson.Object, error) {
+	raw, _ := template.Get("content")
+	content, err := canonjson.ParseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	content = content.Without("displayname", "avatar_url")
+	if membership != "join" {
+		content = content.Without(authorisedVia)
+	}
+	own, err := canonjson.ParseObject(in.content)
+	if err != nil {
+		return nil, merr.BadJSON(err.Error())
+	}
+	for _, m := range own {
+		content = content.With(m.Key, m.Raw)
+	}
+	return content, nil
+}
+
+// templateObject parses a template as strictly as the room version wants its events.
+func templateObject(raw []byte, rules *roomversion.Rules) (canonjson.Object, error) {
+	canonical := canonjson.CanonicalLoose
+	if rules.StrictCanonicalJSON {
+		canonical = canonjson.Canonical
+	}
+	b, err := canonical(raw)
+	if err != nil {
+		return nil, err
+	}
+	return canonjson.ParseObject(b)
 }
 
 func referencesOf(list gjson.Result, rules *roomversion.Rules) (ids []id.Event, hashes [][32]byte) {
@@ -477,6 +523,11 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.
 	after, err := w.stateAfter(e, snap, m)
 	if err != nil {
 		return err
+	}
+	if is, before, err := w.s.membershipIn(ctx, w.r.p, m, join.Sender); err != nil {
+		return err
+	} else if before != nil && is != "join" { // which the counts of members have not seen
+		e.prior, e.replaces = before.NID, before.NID
 	}
 	w.h.tips = []tip{{e.nid, join}}
 	w.h.depth = max(w.h.depth, join.Depth)

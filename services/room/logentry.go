@@ -65,7 +65,8 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 }
 
 // describeMember fills in what readers need of a member event: what the user was before, and which server must hear
-// of it although nobody of it may be in the room afterwards.
+// of it although nobody of it may be in the room afterwards: that of somebody whose membership, invite or knock others have
+// ended. Of an invite that server has heard when it signed it.
 func (w *writer) describeMember(ctx context.Context, e *newEvent, body *logv1.Event, local bool) error {
 	target := id.User(*e.pdu.StateKey)
 	if e.replaces != 0 {
@@ -75,10 +76,22 @@ func (w *writer) describeMember(ctx context.Context, e *newEvent, body *logv1.Ev
 		}
 		body.PrevMembership = old.Membership()
 	}
-	if local && body.Membership != "join" && !w.s.localUser(target) {
+	if local && !w.s.localUser(target) && w.ends(body) {
 		body.AlsoTo = []string{string(target.Server())}
 	}
 	return nil
+}
+
+// ends says whether a member event ends what the user was before. In a room whose members we lack nobody knows.
+func (w *writer) ends(body *logv1.Event) bool {
+	if body.Membership != "leave" && body.Membership != "ban" {
+		return false
+	}
+	switch body.PrevMembership {
+	case "join", "invite", "knock":
+		return true
+	}
+	return body.PrevMembership == "" && w.h.partial()
 }
 
 // describeContent finds mentions and the thread, and counts the event if it notifies.

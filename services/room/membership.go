@@ -20,6 +20,9 @@ import (
 // errElsewhere says that another server has to help: we are not in the room, or nobody of ours can let the user in.
 var errElsewhere = errors.New("the room must be joined through another server")
 
+// authorisedVia is the member of a join's content that names who vouches for it (client-server API, "Restricted rooms").
+const authorisedVia = "join_authorised_via_users_server"
+
 // memberIntent builds the intent of a membership event; content are further members of its content.
 func memberIntent(sender, target id.User, membership string, content []byte, why cause) (intent, error) {
 	o := canonjson.Object{}
@@ -32,7 +35,7 @@ func memberIntent(sender, target id.User, membership string, content []byte, why
 			return intent{}, merr.BadJSON("The content is not canonical JSON: " + err.Error())
 		}
 	}
-	o = o.Without("membership", "join_authorised_via_users_server").With("membership", canonjson.AppendString(nil, membership))
+	o = o.Without("membership", authorisedVia).With("membership", canonjson.AppendString(nil, membership))
 	key := string(target)
 	return intent{typ: typeMember, stateKey: &key, sender: sender, content: o.Bytes(), cause: why}, nil
 }
@@ -45,6 +48,9 @@ func (s *Service) sendMembership(ctx context.Context, roomID id.Room, in intent)
 	}
 	switch membership := gjson.GetBytes(in.content, "membership").Str; {
 	case membership == "join" && target == in.sender:
+		if in, err = unvouched(in); err != nil {
+			return nil, err
+		}
 		return s.join(ctx, roomID, in, nil)
 	case membership == "invite":
 		return s.invite(ctx, roomID, in, target)
@@ -52,6 +58,21 @@ func (s *Service) sendMembership(ctx context.Context, roomID id.Room, in intent)
 		return s.leave(ctx, roomID, in)
 	}
 	return s.sendAll(ctx, roomID, []intent{in})
+}
+
+// unvouched takes out of a join who vouches for it: that a client sends, as it changes what the user is called, and may not
+// be so any more.
+func unvouched(in intent) (intent, error) {
+	content, err := canonjson.CanonicalLoose(in.content)
+	if err != nil {
+		return in, merr.BadJSON("The content is not canonical JSON: " + err.Error())
+	}
+	o, err := canonjson.ParseObject(content)
+	if err != nil {
+		return in, merr.BadJSON(err.Error())
+	}
+	in.content = o.Without(authorisedVia).Bytes()
+	return in, nil
 }
 
 // Join implements roomv1.RoomServer.
@@ -151,7 +172,7 @@ func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 	if err != nil {
 		return in, merr.BadJSON(err.Error())
 	}
-	in.content = o.With("join_authorised_via_users_server", canonjson.AppendString(nil, string(via))).Bytes()
+	in.content = o.With(authorisedVia, canonjson.AppendString(nil, string(via))).Bytes()
 	return in, nil
 }
 

@@ -2,7 +2,11 @@ package room
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -11,13 +15,15 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	logv1 "hanse/proto/log/v1"
+	roomv1 "hanse/proto/room/v1"
 )
 
 // outside stores a membership event of one of our users in a room that we are not in. Nobody can tell whether what such
 // an event says of the room is true, its version above all. So it stays in the user's row: the room has no row before a
-// join has brought the create event. If unlessInside is set and we are in the room, nothing is done: the event comes by
+// join has brought the create event. stripped is the state that the user is shown, via the server through which the user
+// knocked. If unlessInside is set and we are in the room, nothing is done: the event comes by
 // federation.
-func (s *Service) outside(ctx context.Context, pdu *event.PDU, user id.User, membership string, stripped []byte, unlessInside bool) error {
+func (s *Service) outside(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server, unlessInside bool) error {
 	r, err := s.lockRoom(ctx, pdu.RoomID)
 	if err != nil {
 		return err
@@ -35,22 +41,23 @@ func (s *Service) outside(ctx context.Context, pdu *event.PDU, user id.User, mem
 	if unlessInside && inside {
 		return nil
 	}
-	return s.projectOutside(ctx, r, pdu, user, membership, stripped, nid, head)
+	return s.projectOutside(ctx, r, pdu, stripped, via, nid, head)
 }
 
 // proven says whether a join has proven what the room is. Rows of rooms without events at their end were written upon
 // mere invites by earlier releases, or for a join that was never finished.
 func (r *room) proven() bool { return r.exists && len(r.head.tips) > 0 }
 
-func (s *Service) projectOutside(ctx context.Context, r *room, pdu *event.PDU, user id.User, membership string, stripped []byte, nid, head int64) error {
-	part := partition.Of(string(user))
+func (s *Service) projectOutside(ctx context.Context, r *room, pdu *event.PDU, stripped []byte, via id.Server, nid, head int64) error {
+	user := *pdu.StateKey
+	part := partition.Of(user)
 	var seq int64
-	err := s.shards.For(part).QueryRow(ctx, sqlProjectOutside, int32(part), string(user), string(r.id), int32(r.p.part), nid,
-		pdu.Rules.Version, membership, string(pdu.ID), string(pdu.Sender), head, stripped, pdu.JSON).Scan(&seq)
+	err := s.shards.For(part).QueryRow(ctx, sqlProjectOutside, int32(part), user, string(r.id), int32(r.p.part), nid,
+		pdu.Rules.Version, pdu.Membership(), string(pdu.ID), string(pdu.Sender), head, stripped, pdu.JSON, string(via)).Scan(&seq)
 	if err != nil {
 		return fmt.Errorf("write membership index: %w", err)
 	}
-	if err := s.bus.PublishUsers(part, &logv1.UserSeq{UserId: string(user), Seq: seq}); err != nil {
+	if err := s.bus.PublishUsers(part, &logv1.UserSeq{UserId: user, Seq: seq}); err != nil {
 		s.log.Debug("publish users", "err", err, "part", part)
 	}
 	return nil
@@ -65,13 +72,26 @@ type outsideRow struct {
 	version    string
 	stripped   []byte
 	event      []byte
+	via        id.Server
+}
+
+// shownBy are the servers of those who sent the state that the user was shown, and the one that the user knocked through.
+// What was shown is what somebody told us: these servers may be in the room, or not.
+func (o *outsideRow) shownBy() []id.Server {
+	servers := []id.Server{o.via}
+	for _, sender := range gjson.GetBytes(o.stripped, "#.sender").Array() {
+		if user, err := id.ParseUser(sender.Str); err == nil && !slices.Contains(servers, user.Server()) {
+			servers = append(servers, user.Server())
+		}
+	}
+	return servers
 }
 
 func (s *Service) outsideRow(ctx context.Context, roomID id.Room, user id.User) (*outsideRow, error) {
 	part := partition.Of(string(user))
 	row := new(outsideRow)
 	err := s.shards.For(part).QueryRow(ctx, sqlMembership, int32(part), string(user), string(roomID)).
-		Scan(&row.membership, &row.eventNID, &row.eventID, &row.sender, &row.version, &row.stripped, &row.event)
+		Scan(&row.membership, &row.eventNID, &row.eventID, &row.sender, &row.version, &row.stripped, &row.event, &row.via)
 	if pg.IsNoRows(err) {
 		return nil, nil
 	}
@@ -103,4 +123,67 @@ func (s *Service) last(ctx context.Context, roomID id.Room, row *outsideRow) (*e
 		return nil, err
 	}
 	return e.PDU, nil
+}
+
+// errOutside is what others are told of events of a room that we are not in.
+var errOutside = errors.New("we are not in this room")
+
+// receiveOutside takes in what others have done to memberships of ours in a room that we are not in.
+func (s *Service) receiveOutside(ctx context.Context, roomID id.Room, raw [][]byte) (*roomv1.ReceiveResponse, error) {
+	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(raw))}
+	for i, b := range raw {
+		result := new(roomv1.PduResult)
+		pdu, known, err := s.endingOf(ctx, roomID, b)
+		if err == nil && !known {
+			err = s.outside(ctx, pdu, nil, "", true)
+		}
+		if pdu != nil {
+			result.EventId = string(pdu.ID)
+		}
+		if m, ok := merr.As(err); ok && m.Status < 500 || errors.Is(err, errOutside) {
+			result.Error = err.Error()
+		} else if err != nil {
+			return nil, again(err)
+		}
+		resp.Results[i] = result
+	}
+	return resp, nil
+}
+
+// endingOf parses an event by which somebody has withdrawn an invite of one of our users, or denied a knock; known says
+// that it is the user's membership already. Any other event is errOutside.
+func (s *Service) endingOf(ctx context.Context, roomID id.Room, raw []byte) (pdu *event.PDU, known bool, err error) {
+	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)
+	if err != nil || !s.localUser(user) {
+		return nil, false, errOutside
+	}
+	row, err := s.outsideRow(ctx, roomID, user)
+	if err != nil {
+		return nil, false, err
+	}
+	if row == nil {
+		return nil, false, errOutside
+	}
+	rules, ok := roomversion.Get(row.version)
+	if !ok {
+		return nil, false, errOutside
+	}
+	if pdu, err = parseEvent(raw, rules, roomID); err != nil {
+		return nil, false, err
+	}
+	if known = pdu.ID == row.eventID; known || row.endsWith(pdu) {
+		return pdu, known, nil
+	}
+	return pdu, false, errOutside
+}
+
+// endsWith says whether an event ends an invite or a knock. We do not know the room's state, so nobody can say whether the
+// sender had the power to do that. But who sends it knows the invite or knock, which the event must name, and is of a server
+// that we have heard of the room from.
+func (o *outsideRow) endsWith(pdu *event.PDU) bool {
+	is := pdu.Membership()
+	from := pdu.Sender.Server()
+	return (o.membership == "invite" || o.membership == "knock") &&
+		pdu.Type == typeMember && (is == "leave" || is == "ban") && string(pdu.Sender) != *pdu.StateKey &&
+		slices.Contains(pdu.AuthEvents, o.eventID) && (from == o.sender.Server() || slices.Contains(o.shownBy(), from))
 }

@@ -172,13 +172,13 @@ WITH raised AS (
 	RETURNING seq),
 written AS (
 	INSERT INTO membership AS m (part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid,
-		event_id, sender, pos, stripped, event, seq)
-	SELECT $1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, seq FROM raised
+		event_id, sender, pos, stripped, event, via, seq)
+	SELECT $1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, seq FROM raised
 	ON CONFLICT (part, user_id, room_id) DO UPDATE
 	SET room_part = excluded.room_part, room_nid = excluded.room_nid, room_version = excluded.room_version,
 		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
 		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, event = excluded.event,
-		seq = excluded.seq, forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
+		via = excluded.via, seq = excluded.seq, forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
 	WHERE m.pos <= excluded.pos)
 SELECT seq FROM raised`
 
@@ -220,7 +220,7 @@ WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid > $3 A
 ORDER BY event_nid LIMIT $4`
 
 	sqlMembership = `
-SELECT membership, event_nid, event_id, sender, room_version, stripped, event FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
+SELECT membership, event_nid, event_id, sender, room_version, stripped, event, via FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
 
 	// sqlBackwards finds the newest events that a hole lacks: those that the deepest events name.
 	sqlBackwards = `

@@ -45,6 +45,9 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 		return nil, merr.InvalidParam(fmt.Sprintf("%d events in one request", len(req.Pdus)))
 	}
 	in, leave, err := s.enterRoom(ctx, req.RoomId, id.Server(req.Origin))
+	if merr.HasCode(err, merr.CodeNotFound) {
+		return s.receiveOutside(ctx, id.Room(req.RoomId), req.Pdus)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +179,7 @@ func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) 
 	if err != nil {
 		return nil, err
 	}
-	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home, fetched: new(int)}, nil
+	return &intake{s: s, roomID: roomID, rules: r.rules, origin: origin, home: home, partial: r.head.partial(), fetched: new(int)}, nil
 }
 
 // enterRoom begins the intake of a room and waits for its turn there.

@@ -26,7 +26,7 @@ import (
 func (s *Service) Create(ctx context.Context, req *roomv1.CreateRequest) (*roomv1.CreateResponse, error) {
 	version := req.RoomVersion
 	if version == "" {
-		version = roomversion.Default
+		version = s.cfg.DefaultVersion
 	}
 	rules, ok := roomversion.Get(version)
 	if !ok {

@@ -101,7 +101,8 @@ func (w *writer) template(ctx context.Context, in intent) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.Without("hashes", "signatures", "event_id", "origin").Bytes(), nil
+	origin := canonjson.AppendString(nil, string(home))
+	return o.Without("hashes", "signatures", "event_id").With("origin", origin).Bytes(), nil
 }
 
 // SendMembership implements roomv1.RoomServer. The event's signatures were verified by the caller.
@@ -179,7 +180,7 @@ func checkMembershipEvent(pdu *event.PDU, membership string, origin id.Server) e
 
 // cosignJoin signs a restricted join that somebody of ours vouches for, after looking at the conditions again.
 func (s *Service) cosignJoin(ctx context.Context, pdu *event.PDU, roomID id.Room) (*event.PDU, error) {
-	via := id.User(gjson.GetBytes(pdu.Content, "join_authorised_via_users_server").Str)
+	via := id.User(gjson.GetBytes(pdu.Content, authorisedVia).Str)
 	if pdu.Membership() != "join" || via == "" || !s.localUser(via) || !pdu.Rules.RestrictedJoin {
 		return pdu, nil
 	}
@@ -247,9 +248,6 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if pdu.Sender.Server() != id.Server(req.Origin) {
 		return nil, merr.Forbidden("The sender is not of the requesting server")
 	}
-	if err := s.checkInviteState(ctx, req.InviteRoomState, rules, roomID); err != nil {
-		return nil, err
-	}
 	key, err := s.servers.SigningKey(ctx, target.Server())
 	if err != nil {
 		return nil, err
@@ -261,34 +259,10 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.outside(ctx, pdu, target, "invite", stripped, true); err != nil {
+	if err := s.outside(ctx, pdu, stripped, "", true); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil
-}
-
-// checkInviteState applies what PUT /v2/invite asks of invite_room_state from room version 12 on: events of the room,
-// well signed, the create event among them.
-func (s *Service) checkInviteState(ctx context.Context, raw [][]byte, rules *roomversion.Rules, roomID id.Room) error {
-	if !rules.RoomIDIsCreateHash {
-		return nil
-	}
-	pdus := make(rawPDUs, len(raw))
-	for i, b := range raw {
-		pdus[i] = b
-	}
-	good, err := s.parseAll(ctx, pdus, rules, roomID)
-	if err != nil {
-		return err
-	}
-	hasCreate := false
-	for _, p := range good {
-		hasCreate = hasCreate || p.Is(typeCreate, "")
-	}
-	if len(good) < len(raw) || !hasCreate {
-		return merr.InvalidParam("invite_room_state is not state of the room, or lacks the create event")
-	}
-	return nil
 }
 
 // strippedState builds what the client of an invited user is shown: the state that came with the invite, reduced to

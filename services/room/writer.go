@@ -437,6 +437,9 @@ func succession(by []*newEvent, ch state.Change) {
 	for i := 0; i <= last; i++ {
 		if e := by[i]; e.pdu.IsState() && state.Key(e.pdu.Tuple()) == ch.Key {
 			e.replaces, old = old, e.nid
+			if e.prior != 0 {
+				e.replaces = e.prior
+			}
 			e.current = true
 		}
 	}

@@ -36,6 +36,11 @@ func (s *Service) stripped(ctx context.Context, r *userdb.Membership) ([]byte, e
 			nids = append(nids, nid)
 		}
 	}
+	if r.Membership == "invite" { // who invites (MSC4319)
+		if nid, ok := m.Get(state.Key{Type: "m.room.member", StateKey: string(own.Sender)}); ok {
+			nids = append(nids, nid)
+		}
+	}
 	shown, err := s.rooms.InOrder(ctx, r.RoomPart, nids)
 	if err != nil {
 		return nil, fmt.Errorf("stripped state of %s: %w", r.Room, err)

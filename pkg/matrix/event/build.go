@@ -35,6 +35,8 @@ type Draft struct {
 	AuthEvents     []id.Event
 	// PrevHashes and AuthHashes are the reference hashes of these events, in room versions 1 and 2 only.
 	PrevHashes, AuthHashes [][32]byte
+	// Further are members of the event that the fields above do not cover. A member that Build sets itself wins.
+	Further canonjson.Object
 }
 
 // Build hashes and signs a draft. Content that has no canonical form is ErrInvalid, an event above a size limit
@@ -146,6 +148,11 @@ func (d *Draft) object(rules *roomversion.Rules, origin id.Server) (canonjson.Ob
 		text("state_key", *d.StateKey)
 	}
 	text("type", d.Type)
+	for _, m := range d.Further {
+		if _, set := o.Get(m.Key); !set {
+			o = o.With(m.Key, m.Raw)
+		}
+	}
 	return o, nil
 }
 

@@ -48,6 +48,7 @@ type Membership struct {
 	Seq         int64
 	JoinSeq     int64
 	Event       []byte
+	Via         string
 }
 
 type Pusher struct {

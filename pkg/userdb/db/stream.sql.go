@@ -371,7 +371,7 @@ func (q *Queries) JoinedRoomsOf(ctx context.Context, parts []int32, userIds []st
 }
 
 const membership = `-- name: Membership :one
-SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3
+SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event, via FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3
 `
 
 func (q *Queries) Membership(ctx context.Context, part int32, userID string, roomID string) (Membership, error) {
@@ -395,12 +395,13 @@ func (q *Queries) Membership(ctx context.Context, part int32, userID string, roo
 		&i.Seq,
 		&i.JoinSeq,
 		&i.Event,
+		&i.Via,
 	)
 	return i, err
 }
 
 const memberships = `-- name: Memberships :many
-SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event FROM membership WHERE part = $1 AND user_id = $2
+SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event, via FROM membership WHERE part = $1 AND user_id = $2
 `
 
 func (q *Queries) Memberships(ctx context.Context, part int32, userID string) ([]Membership, error) {
@@ -430,6 +431,7 @@ func (q *Queries) Memberships(ctx context.Context, part int32, userID string) ([
 			&i.Seq,
 			&i.JoinSeq,
 			&i.Event,
+			&i.Via,
 		); err != nil {
 			return nil, err
 		}
@@ -442,7 +444,7 @@ func (q *Queries) Memberships(ctx context.Context, part int32, userID string) ([
 }
 
 const membershipsSince = `-- name: MembershipsSince :many
-SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event FROM membership WHERE part = $1 AND user_id = $2 AND seq > $3::bigint ORDER BY seq
+SELECT part, user_id, room_id, room_part, room_nid, room_version, membership, event_nid, event_id, sender, pos, join_pos, stripped, forgotten, seq, join_seq, event, via FROM membership WHERE part = $1 AND user_id = $2 AND seq > $3::bigint ORDER BY seq
 `
 
 func (q *Queries) MembershipsSince(ctx context.Context, part int32, userID string, after int64) ([]Membership, error) {
@@ -472,6 +474,7 @@ func (q *Queries) MembershipsSince(ctx context.Context, part int32, userID strin
 			&i.Seq,
 			&i.JoinSeq,
 			&i.Event,
+			&i.Via,
 		); err != nil {
 			return nil, err
 		}
