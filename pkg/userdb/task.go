@@ -14,6 +14,7 @@ const (
 	TaskProfile    = "profile"    // tell the rooms of a changed profile
 	TaskDevices    = "devices"    // tell the rooms of changed devices
 	TaskDeactivate = "deactivate" // leave the rooms of a deactivated account
+	TaskSuccession = "succession" // take what users have set for a room along to its successor
 )
 
 // taskGrace is how long a task is left to the request that made it.
@@ -44,6 +45,15 @@ func (tx *Tx) PutTask(ctx context.Context, t Task) (Task, error) {
 	}
 	t.Version = v
 	return t, nil
+}
+
+// AddTask stores a task that no other change causes.
+func (d *DB) AddTask(ctx context.Context, t Task) (Task, error) {
+	_, err := d.Change(ctx, t.User, func(tx *Tx) (err error) {
+		t, err = tx.PutTask(ctx, t)
+		return err
+	})
+	return t, err
 }
 
 // FinishTask deletes a task, unless it was replaced meanwhile.

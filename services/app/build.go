@@ -95,7 +95,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 		Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
 		Router: b.node.Router, FedOut: b.node.FedOut(),
 		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
-		Log: b.node.Log, Registerer: b.node.Metrics,
+		DefaultVersion: b.cfg.Room.DefaultVersion, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -1,9 +1,12 @@
 package app_test
 
 import (
+	"fmt"
 	"net/url"
 	"slices"
 	"testing"
+
+	"github.com/tidwall/gjson"
 )
 
 // Client-server API, "Room membership".
@@ -90,7 +93,134 @@ func testGuests(t *testing.T, w *world) {
 	guest.do("GET", in(open, "messages")+"?dir=b", nil).ok()
 	guest.do("POST", v3+"/createRoom", object{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
 	guest.do("POST", in(open, "invite"), object{"user_id": anna.id}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	for _, read := range []string{"state", "state/m.room.create/", "members"} {
+		guest.do("GET", in(open)+"/"+read, nil).ok()
+	}
 	guest.do("POST", in(open, "leave"), object{}).ok()
+
+	guest.do("GET", v3+"/sync?timeout=0", nil).ok()
+	device := v3 + "/devices/" + guest.do("GET", v3+"/devices", nil).ok().str("devices.0.device_id")
+	guest.do("GET", device, nil).ok()
+	guest.do("PUT", device, object{"display_name": "Mine"}).ok()
+	guest.do("DELETE", device, object{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	profile := v3 + "/profile/" + guest.id
+	guest.do("PUT", profile+"/displayname", object{"displayname": "Guest"}).ok()
+	guest.do("DELETE", profile+"/displayname", nil).ok()
+	guest.do("PUT", profile+"/avatar_url", object{"avatar_url": "mxc://x/y"}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	guest.do("PUT", profile+"/m.tz", object{"m.tz": "Europe/Berlin"}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	guest.do("DELETE", profile+"/avatar_url", nil).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	guest.do("PUT", v3+"/sendToDevice/m.x/1", object{"messages": object{anna.id: object{"*": object{}}}}).ok()
+	guest.do("POST", v3+"/keys/upload", object{}).ok()
+	guest.do("POST", v3+"/keys/query", object{"device_keys": object{anna.id: list{}}}).ok()
+	guest.do("POST", v3+"/keys/claim", object{"one_time_keys": object{}}).ok()
+	guest.do("POST", v3+"/keys/signatures/upload", object{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+}
+
+// Client-server API, "Joining rooms", and "Restricted rooms": what else the body of a join has becomes part of the event, but
+// for who vouches for the user.
+func testJoinContent(t *testing.T, w *world) {
+	anna := w.register(t, "anna")
+	room := anna.create(object{"preset": "public_chat"})
+	for _, path := range []string{in(room, "join"), v3 + "/join/" + url.PathEscape(room)} {
+		bert := w.register(t, "bert")
+		bert.do("POST", path, object{"reason": "why not", "org.example": object{"a": 1}, "membership": "ban", "displayname": "Bert",
+			"join_authorised_via_users_server": anna.id, "third_party_signed": object{}}).ok()
+		got := bert.state(room, "m.room.member", bert.id).ok()
+		if got.str("membership") != "join" || got.str("reason") != "why not" || got.get(`org\.example.a`).Int() != 1 || got.str("displayname") != "Bert" ||
+			got.get("join_authorised_via_users_server").Exists() || got.get("third_party_signed").Exists() {
+			t.Errorf("%s: %s", path, got.raw)
+		}
+		bert.do("PUT", in(room, "state", "m.room.member", bert.id), object{"membership": "join", "join_authorised_via_users_server": anna.id}).ok()
+		if got := bert.state(room, "m.room.member", bert.id).ok(); got.get("join_authorised_via_users_server").Exists() {
+			t.Errorf("%s", got.raw)
+		}
+	}
+}
+
+// MSC4289 and MSC4291: creators have no power level, and a room that exists has its create event: 400.
+func testCreators(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	levels := func(user string) object { return object{"users": object{user: 100}} }
+	initial := func(user string) list {
+		return list{object{"type": "m.room.power_levels", "content": levels(user)}}
+	}
+	for _, q := range []object{
+		{"power_level_content_override": levels(anna.id)}, {"initial_state": initial(anna.id)},
+		{"initial_state": initial(bert.id), "creation_content": object{"additional_creators": list{bert.id}}},
+		{"creation_content": object{"additional_creators": list{"nobody"}}}, {"creation_content": object{"additional_creators": bert.id}},
+	} {
+		q["room_version"] = "12"
+		if got := anna.do("POST", v3+"/createRoom", q); got.status != 400 {
+			t.Errorf("%v: %d %s", q, got.status, got.raw)
+		}
+	}
+	room := anna.create(object{"room_version": "12", "creation_content": object{"additional_creators": list{bert.id}}})
+	for _, user := range []string{anna.id, bert.id} {
+		anna.do("PUT", in(room, "state", "m.room.power_levels", ""), levels(user)).fails(400, "M_BAD_JSON")
+	}
+	anna.set(room, "m.room.power_levels", "", levels("@carl:"+w.name))
+	anna.do("POST", in(room, "upgrade"), object{"new_version": "12", "additional_creators": list{"nobody"}}).fails(400, "M_INVALID_PARAM")
+	anna.do("POST", in(room, "upgrade"), object{"new_version": "12", "additional_creators": bert.id}).fails(400, "M_BAD_JSON")
+	anna.do("POST", in(room, "upgrade"), object{"new_version": "11", "additional_creators": list{"nobody"}}).ok() // it knows none
+	for _, version := range []string{"11", "12"} {
+		room := anna.create(object{"room_version": version})
+		anna.do("PUT", in(room, "state", "m.room.create", ""), object{"room_version": version, "x": 1}).fails(400, "M_INVALID_PARAM")
+		anna.do("PUT", in(room, "send", "m.room.create", "1"), object{"room_version": version}).fails(400, "M_INVALID_PARAM")
+	}
+}
+
+// Client-server API, "Room Upgrades", as Synapse: what users have set for the room goes along.
+func testUpgradeCarries(t *testing.T, w *world) {
+	anna, bert, carl := w.register(t, "anna"), w.register(t, "bert"), w.register(t, "carl")
+	old := anna.create(object{"preset": "public_chat", "room_version": "11"})
+	data := func(p *person, rest string) string { return v3 + "/user/" + p.id + rest }
+	for _, p := range []*person{bert, carl} {
+		p.join(old)
+		p.do("PUT", data(p, "/rooms/"+url.PathEscape(old)+"/tags/m.favourite"), object{"order": 0.5}).ok()
+		p.do("PUT", data(p, "/account_data/m.direct"), object{anna.id: list{"!x:y", old}, carl.id: list{"!x:y"}}).ok()
+		rules := v3 + "/pushrules/global/"
+		p.do("PUT", rules+"room/"+url.PathEscape(old), object{"actions": list{"notify"}}).ok()
+		p.do("PUT", rules+"override/"+url.PathEscape(old), object{"actions": list{},
+			"conditions": list{object{"kind": "event_match", "key": "room_id", "pattern": old}}}).ok()
+		p.do("PUT", rules+"override/"+url.PathEscape(old)+"/enabled", object{"enabled": false}).ok()
+		p.do("PUT", rules+"override/other", object{"actions": list{}, "conditions": list{object{"kind": "event_match", "key": "type", "pattern": "x"}}}).ok()
+	}
+	carl.do("POST", in(old, "leave"), object{}).ok() // and comes into the new room later
+	successor := anna.do("POST", in(old, "upgrade"), object{"new_version": "12"}).ok().str("replacement_room")
+	has := func(p *person) bool {
+		direct := p.do("GET", data(p, "/account_data/m.direct"), nil).ok().get("@this").Map()
+		rules := p.do("GET", v3+"/pushrules/global/", nil).ok()
+		mute := rules.get(fmt.Sprintf(`override.#(rule_id==%q)`, successor))
+		return p.do("GET", data(p, "/rooms/"+url.PathEscape(successor)+"/tags"), nil).ok().get(`tags.m\.favourite.order`).Num == 0.5 &&
+			direct[anna.id].String() == fmt.Sprintf("[%q,%q,%q]", "!x:y", old, successor) && direct[carl.id].String() == `["!x:y"]` &&
+			rules.get(fmt.Sprintf(`room.#(rule_id==%q).actions.0`, successor)).Str == "notify" &&
+			mute.Get("conditions.0.pattern").Str == successor && mute.Get("enabled").Type == gjson.False
+	}
+	eventually(t, "bert's settings are there", func() bool { return has(bert) })
+	if has(carl) {
+		t.Error("somebody who had left")
+	}
+	carl.join(successor)
+	if !has(carl) {
+		t.Error("not on the join")
+	}
+	// Somebody else's room that claims to be the successor gets nothing.
+	liar := anna.create(object{"preset": "public_chat", "creation_content": object{"predecessor": object{"room_id": old, "event_id": "$x"}}})
+	bert.join(liar)
+	if got := bert.do("GET", data(bert, "/rooms/"+url.PathEscape(liar)+"/tags"), nil).ok(); len(got.get("tags").Map()) > 0 {
+		t.Errorf("%s", got.raw)
+	}
+}
+
+// Client-server API, "Stripped state", and MSC4319: who is invited is shown who invites, also here.
+func testInviterShown(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	anna.do("PUT", v3+"/profile/"+anna.id+"/displayname", object{"displayname": "Anna"}).ok()
+	room := anna.create(object{"invite": list{bert.id}, "is_direct": true, "preset": "trusted_private_chat"})
+	shown := bert.do("GET", v3+"/sync?timeout=0", nil).ok().get("rooms.invite").Map()[room].Get(`invite_state.events.#(type=="m.room.member")#`).Array()
+	if len(shown) != 2 || shown[0].Get("state_key").Str != anna.id || shown[0].Get("content.displayname").Str != "Anna" || shown[1].Get("state_key").Str != bert.id {
+		t.Errorf("%s", shown)
+	}
 }
 
 // Client-server API, "Invite permission": M_INVITE_BLOCKED.

@@ -19,7 +19,8 @@ func TestRooms(t *testing.T) {
 		"messages": testMessages, "messages for who left": testMessagesLeft, "previews": testPreviews, "context": testContext,
 		"members": testMembers, "timestamp": testTimestamp, "receipts": testReceipts, "typing": testTyping,
 		"aliases": testAliases, "directory": testDirectory, "user directory": testUserDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
-		"bad input": testBadInput,
+		"bad input": testBadInput, "join content": testJoinContent, "creators": testCreators, "upgrade carries": testUpgradeCarries,
+		"inviter shown": testInviterShown,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

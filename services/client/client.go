@@ -18,6 +18,7 @@ import (
 	"hanse/pkg/httpx"
 	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/password"
 	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
@@ -62,8 +63,10 @@ type Deps struct {
 	Appservices *appservice.Registry
 	Passwords   *password.Hasher
 	Limits      Limiter
-	Log         *slog.Logger
-	Registerer  prometheus.Registerer // may be nil
+	// DefaultVersion is the version of new rooms where a client asks for none.
+	DefaultVersion string
+	Log            *slog.Logger
+	Registerer     prometheus.Registerer // may be nil
 }
 
 // Client is the role.
@@ -84,6 +87,7 @@ type Client struct {
 	limits   Limiter
 	presence *presence.Store
 	dir      *roomdir.DB
+	version  string // of new rooms
 	log      *slog.Logger
 
 	large *httpx.Large
@@ -105,8 +109,11 @@ func New(cfg Config, d Deps) (*Client, error) {
 	c := &Client{
 		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
-		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, taskSem: make(chan struct{}, taskParallel),
+		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, version: d.DefaultVersion, taskSem: make(chan struct{}, taskParallel),
 		large: httpx.NewLarge("client", d.Registerer),
+	}
+	if c.version == "" {
+		c.version = roomversion.Default
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)

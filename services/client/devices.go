@@ -13,9 +13,9 @@ import (
 )
 
 func (c *Client) deviceRoutes(rt *routes) {
-	rt.auth.Handle("GET /devices", c.listDevices)
-	rt.auth.Handle("GET /devices/{deviceId}", c.getDevice)
-	rt.auth.Handle("PUT /devices/{deviceId}", c.putDevice)
+	rt.guest.Handle("GET /devices", c.listDevices)
+	rt.guest.Handle("GET /devices/{deviceId}", c.getDevice)
+	rt.guest.Handle("PUT /devices/{deviceId}", c.putDevice)
 	rt.auth.Handle("DELETE /devices/{deviceId}", c.deleteDevice)
 	rt.auth.Handle("POST /delete_devices", c.deleteManyDevices)
 }

@@ -21,10 +21,10 @@ const (
 )
 
 func (c *Client) keyRoutes(rt *routes) {
-	rt.auth.Handle("POST /keys/upload", c.uploadKeys)
-	rt.auth.Handle("POST /keys/upload/{deviceId}", c.uploadKeys)
-	rt.auth.Handle("POST /keys/query", c.queryKeys)
-	rt.auth.Handle("POST /keys/claim", c.claimKeys)
+	rt.guest.Handle("POST /keys/upload", c.uploadKeys)
+	rt.guest.Handle("POST /keys/upload/{deviceId}", c.uploadKeys)
+	rt.guest.Handle("POST /keys/query", c.queryKeys)
+	rt.guest.Handle("POST /keys/claim", c.claimKeys)
 	rt.auth.Handle("GET /keys/changes", c.keyChanges)
 }
 

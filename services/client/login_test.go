@@ -98,7 +98,7 @@ func TestRegistrationPolicy(t *testing.T) {
 		t.Error("a guest chose its device")
 	}
 	c.do("GET", v3+"/account/whoami", guest.str("access_token"), nil).ok()
-	c.do("GET", v3+"/devices", guest.str("access_token"), nil).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	c.do("GET", v3+"/pushers", guest.str("access_token"), nil).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
 }
 
 // Client-server API, "User-Interactive Authentication API" and "Account registration": a request whose answer was lost

@@ -31,13 +31,13 @@ func (c *Client) profileRoutes(rt *routes) {
 	// Where clients looked for fields before the specification had them.
 	old := rt.root.Group("/_matrix/client/unstable/uk.tcpip.msc4133")
 	old.Handle("GET /profile/{userId}/{keyName}", c.getProfileField)
-	old = old.With(c.sessions.Required, c.noGuests, c.perUser)
+	old = old.With(c.sessions.Required, c.perUser)
 	old.Handle("PUT /profile/{userId}/{keyName}", c.putProfileField, httpx.MaxBody(2*maxProfile))
 	old.Handle("DELETE /profile/{userId}/{keyName}", c.deleteProfileField)
 	rt.open.Handle("GET /profile/{userId}", c.getProfile)
 	rt.open.Handle("GET /profile/{userId}/{keyName}", c.getProfileField)
-	rt.auth.Handle("PUT /profile/{userId}/{keyName}", c.putProfileField, httpx.MaxBody(2*maxProfile))
-	rt.auth.Handle("DELETE /profile/{userId}/{keyName}", c.deleteProfileField)
+	rt.guest.Handle("PUT /profile/{userId}/{keyName}", c.putProfileField, httpx.MaxBody(2*maxProfile))
+	rt.guest.Handle("DELETE /profile/{userId}/{keyName}", c.deleteProfileField)
 }
 
 // getProfile answers GET /profile/{userId} (client-server API, "Profiles").
@@ -113,6 +113,8 @@ func writableField(r *http.Request) (id.User, string, error) {
 	}
 	key := param(r, "keyName")
 	switch {
+	case me(r).Guest && key != fieldName: // client-server API, "Guest Access"
+		return "", "", merr.GuestAccessForbidden()
 	case len(key) > maxProfileKey:
 		return "", "", merr.New(http.StatusBadRequest, merr.CodeKeyTooLarge, "The name of the field is too long")
 	case !profileKey.MatchString(key):

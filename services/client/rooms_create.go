@@ -66,7 +66,11 @@ func (c *Client) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rules, err := supported(q.RoomVersion)
+	version := c.version
+	if q.RoomVersion != nil {
+		version = *q.RoomVersion
+	}
+	rules, err := supported(version)
 	if err != nil {
 		return err
 	}
@@ -100,15 +104,11 @@ func (c *Client) createRoom(w http.ResponseWriter, r *http.Request) error {
 	return httpx.OK(w, map[string]id.Room{"room_id": room})
 }
 
-// supported returns the rules of the version that a request asks for: 400 M_UNSUPPORTED_ROOM_VERSION.
-func supported(version *string) (*roomversion.Rules, error) {
-	v := roomversion.Default
-	if version != nil {
-		v = *version
-	}
-	rules, ok := roomversion.Get(v)
+// supported returns the rules of a version: 400 M_UNSUPPORTED_ROOM_VERSION.
+func supported(version string) (*roomversion.Rules, error) {
+	rules, ok := roomversion.Get(version)
 	if !ok {
-		return nil, merr.UnsupportedRoomVersion(v)
+		return nil, merr.UnsupportedRoomVersion(version)
 	}
 	return rules, nil
 }

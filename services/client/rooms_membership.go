@@ -82,10 +82,15 @@ func queryServers(r *http.Request) []id.Server {
 
 // enter joins a room (client-server API, "Joining rooms").
 func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
-	body, content, err := memberBody(r)
+	body, _, err := memberBody(r)
 	if err != nil {
 		return err
 	}
+	content, err := members(body) // what else there is becomes part of the event, as with Synapse
+	if err != nil {
+		return err
+	}
+	delete(content, "third_party_signed")
 	if err := c.limit(r, "join"); err != nil {
 		return err
 	}
@@ -111,6 +116,9 @@ func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
 	})
 	if err != nil {
 		return err
+	}
+	if err := c.carryOnJoin(ctx, user, t.Room); err != nil { // the join is made
+		c.log.WarnContext(ctx, "what a user had set for the room before", "room", t.Room, "user", user, "err", err)
 	}
 	return httpx.OK(w, map[string]id.Room{"room_id": t.Room})
 }

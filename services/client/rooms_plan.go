@@ -3,7 +3,6 @@ package client
 import (
 	"encoding/json"
 	"maps"
-	"net/http"
 	"slices"
 
 	"hanse/pkg/matrix/id"
@@ -196,15 +195,38 @@ func setCreators(content map[string]json.RawMessage, sender id.User, creators []
 
 // noCreators refuses power levels that name creators, whose power has no level (room version 12).
 func noCreators(q *createRequest, creators []id.User) error {
-	var levels map[string]json.RawMessage
-	if raw, ok := q.PowerLevels["users"]; ok && json.Unmarshal(raw, &levels) == nil {
-		for _, u := range creators {
-			if _, named := levels[string(u)]; named {
-				return merr.New(http.StatusBadRequest, merr.CodeInvalidRoomState, "Creators must not have a power level: "+string(u))
-			}
+	override, err := json.Marshal(q.PowerLevels)
+	if err != nil {
+		return err
+	}
+	levels := []json.RawMessage{override}
+	for _, e := range q.InitialState {
+		if e.Type == typePowerLevels && e.StateKey == "" {
+			levels = append(levels, e.Content)
+		}
+	}
+	for _, content := range levels {
+		if named := namedIn(content, creators); named != "" {
+			return merr.InvalidRoomState("Creators must not have a power level: " + string(named))
 		}
 	}
 	return nil
+}
+
+// namedIn returns one of the users to whom the content of power levels gives one, "" if there is none.
+func namedIn(content json.RawMessage, users []id.User) id.User {
+	var levels struct {
+		Users map[string]json.RawMessage `json:"users"`
+	}
+	if json.Unmarshal(content, &levels) != nil {
+		return "" // the auth rules say what is wrong with it
+	}
+	for _, u := range users {
+		if _, named := levels.Users[string(u)]; named {
+			return u
+		}
+	}
+	return ""
 }
 
 // powerLevels are those of a new room, as Synapse has them. The client's members replace ours.

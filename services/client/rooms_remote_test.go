@@ -114,10 +114,11 @@ func TestRemoteHierarchy(t *testing.T) {
 	allowed := `,"allowed_room_ids":["!mine:a.example"]`
 	c.far(map[string]string{
 		"/hierarchy/!root:far.example": `{"room":` + summary("!root:far.example", "public", space+"["+
-			strings.Join([]string{child("!b:far.example", "b"), child("!sub:far.example", "a"), child("!hidden:far.example", "c"), child("!ours:far.example", "d"),
+			strings.Join([]string{child("!b:far.example", "b"), child("!sub:far.example", "a"), child("!hidden:far.example", "c"), child("!ours:far.example", "d"), child("!plain:far.example", "bb"),
 				`{"type":"m.space.child","state_key":"x","content":{}}`, `1`}, ",")+"]") +
 			`,"children":[` + strings.Join([]string{summary("!b:far.example", "public", ""), summary("!sub:far.example", "public", space+`[]`),
-			summary("!hidden:far.example", "invite", ""), summary("!ours:far.example", "restricted", allowed), "null"}, ",") + `]}`,
+			summary("!hidden:far.example", "invite", ""), strings.Replace(summary("!plain:far.example", "public", ""), `"join_rule":"public",`, "", 1),
+			summary("!ours:far.example", "restricted", allowed), "null"}, ",") + `]}`,
 		"/hierarchy/!sub:far.example": `{"room":` + summary("!sub:far.example", "public", space+"["+child("!leaf:far.example", "")+"]") +
 			`,"children":[` + summary("!leaf:far.example", "knock", "") + `]}`,
 		"/hierarchy/!liar:far.example": `{"room":` + summary("!root:far.example", "public", "") + `}`,
@@ -130,7 +131,7 @@ func TestRemoteHierarchy(t *testing.T) {
 		}
 		return rooms
 	}
-	want := []string{"!root:far.example", "!sub:far.example", "!leaf:far.example", "!b:far.example"}
+	want := []string{"!root:far.example", "!sub:far.example", "!leaf:far.example", "!b:far.example", "!plain:far.example"}
 	if got := walk(); !slices.Equal(got, want) {
 		t.Errorf("hierarchy: %v, want %v", got, want)
 	}

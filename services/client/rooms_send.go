@@ -11,6 +11,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -95,6 +96,9 @@ func (c *Client) sendOne(w http.ResponseWriter, r *http.Request, room id.Room, i
 }
 
 func (c *Client) send(ctx context.Context, room id.Room, intent *roomv1.EventIntent, cause *roomv1.Cause) (string, error) {
+	if intent.Type == typeCreate { // MSC4291: a room has one, which is there before the room is
+		return "", merr.InvalidParam("A room that exists cannot be created")
+	}
 	var resp *roomv1.SendResponse
 	err := c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 		resp, err = rc.Send(ctx, &roomv1.SendRequest{RoomId: string(room), Events: []*roomv1.EventIntent{intent}, Cause: cause})
@@ -203,6 +207,8 @@ func (c *Client) putState(w http.ResponseWriter, r *http.Request) error {
 		err = c.prepareMember(r, room, intent)
 	case typeCanonicalAlias:
 		err = c.checkCanonicalAlias(r, room, key, body)
+	case typePowerLevels:
+		err = c.checkPowerLevels(r.Context(), user, room, key, body)
 	}
 	if err != nil {
 		return err
@@ -240,6 +246,29 @@ func (c *Client) prepareMember(r *http.Request, room id.Room, intent *roomv1.Eve
 	}
 	intent.Content, err = json.Marshal(content)
 	return err
+}
+
+// checkPowerLevels refuses power levels that name creators, whose power has no level: 400 (room version 12, MSC4289).
+func (c *Client) checkPowerLevels(ctx context.Context, user id.User, roomID id.Room, key string, body []byte) error {
+	if key != "" {
+		return nil
+	}
+	room, err := c.joined(ctx, user, roomID)
+	if err != nil || !room.Rules.PrivilegedCreators {
+		return err
+	}
+	power, err := c.powers(ctx, room)
+	if err != nil {
+		return err
+	}
+	create := power.StateEvent(typeCreate, "")
+	if create == nil {
+		return nil
+	}
+	if named := namedIn(body, auth.Creators(create)); named != "" {
+		return merr.BadJSON("Creators must not have a power level: " + string(named))
+	}
+	return nil
 }
 
 // checkCanonicalAlias checks that the aliases that a canonical alias event adds name the room: 400 M_BAD_ALIAS

@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -44,8 +45,8 @@ func (c *Client) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var q struct {
-		Version  *string  `json:"new_version"`
-		Creators []string `json:"additional_creators"`
+		Version  *string         `json:"new_version"`
+		Creators json.RawMessage `json:"additional_creators"`
 	}
 	if err := httpx.Decode(r, &q); err != nil {
 		return err
@@ -53,11 +54,11 @@ func (c *Client) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
 	if q.Version == nil {
 		return merr.MissingParam("new_version")
 	}
-	rules, err := supported(q.Version)
+	rules, err := supported(*q.Version)
 	if err != nil {
 		return err
 	}
-	creators, err := userList(q.Creators)
+	creators, err := upgradeCreators(q.Creators, rules)
 	if err != nil {
 		return err
 	}
@@ -75,6 +76,18 @@ func (c *Client) upgradeRoom(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return httpx.OK(w, map[string]id.Room{"replacement_room": replacement})
+}
+
+// upgradeCreators reads additional_creators, which a version that does not know them ignores (MSC4289, "Room upgrades").
+func upgradeCreators(raw json.RawMessage, rules *roomversion.Rules) ([]id.User, error) {
+	if !rules.PrivilegedCreators || len(raw) == 0 {
+		return nil, nil
+	}
+	var names []string
+	if err := json.Unmarshal(raw, &names); err != nil {
+		return nil, merr.BadJSON("additional_creators must be a list of user IDs")
+	}
+	return userList(names)
 }
 
 // upgrade replaces a room.
@@ -147,7 +160,24 @@ func (u *upgrade) run(ctx context.Context) (id.Room, error) {
 			return "", err
 		}
 	}
-	return replacement, u.close(ctx)
+	if err := u.close(ctx); err != nil {
+		return "", err
+	}
+	return replacement, u.carry(ctx, replacement)
+}
+
+// carry takes along what our users have set for the room: for all that has been done even if this worker dies.
+func (u *upgrade) carry(ctx context.Context, replacement id.Room) error {
+	payload, err := json.Marshal(successionTask{Old: u.old.ID, New: replacement})
+	if err != nil {
+		return err
+	}
+	task, err := u.c.users.AddTask(ctx, userdb.Task{User: u.user, Kind: userdb.TaskSuccession, Key: string(replacement), Payload: payload})
+	if err != nil {
+		return err
+	}
+	u.c.startAndWait(ctx, task)
+	return nil
 }
 
 // close silences the old room, as far as the user may: the specification wants it "if possible".

@@ -118,6 +118,8 @@ func (c *Client) runTask(ctx context.Context, t userdb.Task) error {
 		return c.tellProfile(ctx, t)
 	case userdb.TaskDeactivate:
 		return c.leaveAll(ctx, t)
+	case userdb.TaskSuccession:
+		return c.carryAlong(ctx, t)
 	}
 	return fmt.Errorf("unknown kind of task %q", t.Kind)
 }

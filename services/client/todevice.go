@@ -20,7 +20,7 @@ const (
 )
 
 func (c *Client) toDeviceRoutes(rt *routes) {
-	rt.auth.Handle("PUT /sendToDevice/{eventType}/{txnId}", c.sendToDevice, httpx.MaxBody(largeBody))
+	rt.guest.Handle("PUT /sendToDevice/{eventType}/{txnId}", c.sendToDevice, httpx.MaxBody(largeBody))
 }
 
 // sendToDevice answers PUT /sendToDevice/{eventType}/{txnId} (client-server API, "Send-to-Device messaging").

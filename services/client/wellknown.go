@@ -60,7 +60,7 @@ func (c *Client) capabilities(w http.ResponseWriter, _ *http.Request) error {
 	}
 	enabled := map[string]bool{"enabled": true}
 	return httpx.OK(w, map[string]any{"capabilities": map[string]any{
-		"m.room_versions":            map[string]any{"default": roomversion.Default, "available": available},
+		"m.room_versions":            map[string]any{"default": c.version, "available": available},
 		"m.change_password":          enabled,
 		"m.set_displayname":          enabled,
 		"m.set_avatar_url":           enabled,
