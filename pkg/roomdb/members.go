@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -19,23 +20,67 @@ const (
 	membersStep = 2000
 )
 
-// Memberships returns the memberships that member events of a room give: of those that exist. Many are neither parsed nor
-// cached, so that those of a large room do not push out what others need.
+// Memberships returns the memberships that member events of a room give: of those that exist.
 func (d *DB) Memberships(ctx context.Context, room RoomKey, nids []int64) (map[int64]string, error) {
 	out := make(map[int64]string, len(nids))
+	return out, d.eachMember(ctx, room, nids, func(nid, _ int64, membership string) { out[nid] = membership })
+}
+
+// eachMember reads member events of a room: of those that exist the number, that of the event which it replaced in the current
+// state, and the membership. Many are neither parsed nor cached, so that those of a large room do not push out what others need.
+func (d *DB) eachMember(ctx context.Context, room RoomKey, nids []int64, fn func(nid, replaces int64, membership string)) error {
 	if len(nids) <= fewMembers {
 		events, err := d.Events(ctx, room.Part, nids)
 		for nid, e := range events {
-			out[nid] = e.Membership()
+			fn(nid, e.Replaces, e.Membership())
 		}
-		return out, err
+		return err
 	}
 	sorted := slices.Clone(nids)
 	slices.Sort(sorted)
-	return out, d.EachRaw(ctx, room, slices.Compact(sorted), func(r *Raw) error {
-		out[r.NID] = membershipName(gjson.GetBytes(r.JSON, "content.membership").Str) // redaction keeps it
+	return d.EachRaw(ctx, room, slices.Compact(sorted), func(r *Raw) error {
+		fn(r.NID, r.Replaces, membershipName(gjson.GetBytes(r.JSON, "content.membership").Str)) // redaction keeps it
 		return nil
 	})
+}
+
+// Tenure is a member of a room whose membership was joined by one event and is by another.
+type Tenure struct{ From, To int64 }
+
+// maxTenure is how many memberships are followed from one event back to another.
+const maxTenure = 10
+
+// Stayed returns those of some members of a room who were joined all the time from one event to the other: each event replaced
+// one that says joined, back to the first. Of others nobody can be sure.
+func (d *DB) Stayed(ctx context.Context, room RoomKey, members []Tenure) (map[Tenure]bool, error) {
+	stayed := make(map[Tenure]bool, len(members))
+	back := make(map[int64][]Tenure, len(members)) // by the event that was reached
+	for _, t := range members {
+		back[t.To] = append(back[t.To], t)
+	}
+	for range maxTenure {
+		if len(back) == 0 {
+			break
+		}
+		next := make(map[int64][]Tenure)
+		err := d.eachMember(ctx, room, slices.Collect(maps.Keys(back)), func(nid, replaces int64, membership string) {
+			if membership != "join" || replaces == 0 {
+				return
+			}
+			for _, t := range back[nid] {
+				if replaces == t.From {
+					stayed[t] = true
+				} else {
+					next[replaces] = append(next[replaces], t)
+				}
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		back = next
+	}
+	return stayed, nil
 }
 
 // membershipName returns a name that is kept by nobody's bytes.

@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
 	logv1 "hanse/proto/log/v1"
 	roomv1 "hanse/proto/room/v1"
@@ -29,7 +30,7 @@ func TestFederationIn(t *testing.T) {
 		"stripped invite": testFedInviteStripped, "create event in chains": testFedChainCreate,
 		"events": testFedEvents, "transaction": testFedTransaction, "transaction of others": testFedTransactionOthers,
 		"acl": testFedACL, "visibility": testFedVisibility, "history": testFedHistory, "missing": testFedMissing,
-		"ephemeral": testFedEphemeral, "device lists": testFedDeviceLists, "directory": testFedDirectory, "spaces": testFedSpaces,
+		"ephemeral": testFedEphemeral, "ephemeral of unknown members": testFedEphemeralPartial, "device lists": testFedDeviceLists, "directory": testFedDirectory, "spaces": testFedSpaces,
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *w
@@ -481,6 +482,54 @@ func testFedACL(t *testing.T, w *inbound) {
 	check(t, err)
 	w.rooms.Forget(row.Part, list.NID)
 	p.do("GET", uri, nil).fails(http.StatusForbidden, "M_FORBIDDEN")
+}
+
+// Server-server API, PUT /v2/send_join, "omit_members": what comes from members whom we do not know yet is theirs, as far as
+// their servers are in the room.
+func testFedEphemeralPartial(t *testing.T, w *inbound) {
+	anna := w.account("annaP")
+	room := w.create("11", anna, public)
+	p, stranger := w.peer("partial.test"), w.peer("stranger.test")
+	p.join(room, p.user("eve"))
+	said := w.say(room, anna, "read this")
+	r, err := w.rooms.Room(t.Context(), room)
+	check(t, err)
+	typing := make(chan *logv1.Typing, 10)
+	sub, err := w.bus.SubscribeTyping(func(m *logv1.Typing) { typing <- m })
+	check(t, err)
+	defer sub.Stop()
+	check(t, w.bus.Conn().Flush())
+	for _, from := range []*peer{stranger, p} {
+		user := from.user("unknown")
+		for _, edu := range []any{
+			eduOf("m.typing", map[string]any{"room_id": room, "user_id": user, "typing": true}),
+			eduOf("m.receipt", map[string]any{string(room): map[string]any{"m.read": map[string]any{string(user): map[string]any{
+				"data": map[string]any{"ts": 1}, "event_ids": []id.Event{said}}}}}),
+			eduOf("m.device_list_update", map[string]any{"user_id": user, "device_id": "D", "stream_id": 1}),
+		} { // the owner knows nothing of the mark, and takes it off with whatever it writes
+			_, err = w.shards.For(r.Part).Exec(t.Context(), `UPDATE room SET full_pos = $1 WHERE part = $2 AND room_nid = $3`, roomdb.PartialState, int32(r.Part), r.NID)
+			check(t, err)
+			from.transaction(nil, edu).ok()
+		}
+	}
+	select {
+	case m := <-typing:
+		if m.UserId != "@unknown:partial.test" {
+			t.Errorf("typing: %v", m)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("no typing")
+	}
+	receipts, err := w.rooms.ReceiptsSince(t.Context(), r.Part, r.NID, 0, r.LastPos+100)
+	check(t, err)
+	if len(receipts) != 1 || receipts[0].User != "@unknown:partial.test" {
+		t.Errorf("receipts: %+v", receipts)
+	}
+	changed, err := w.rooms.DeviceChanges(t.Context(), r.Part, r.NID, 0, r.LastPos+100)
+	check(t, err)
+	if !slices.Equal(changed, []id.User{"@unknown:partial.test"}) {
+		t.Errorf("devices of %v changed", changed)
+	}
 }
 
 // Server-server API, "EDUs": typing, receipts, presence, messages to devices.

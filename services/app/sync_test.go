@@ -20,7 +20,8 @@ func TestSync(t *testing.T) {
 		"invites": testSyncInvites, "knocks": testSyncKnocks, "leaves": testSyncLeaves, "bans": testSyncBans, "rejoin": testSyncRejoin,
 		"forgotten": testSyncForgotten, "kicked while polling": testSyncKicked, "ignored users": testSyncIgnored,
 		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice,
-		"device lists": testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
+		"device lists between": testSyncDeviceListsBetween,
+		"device lists":         testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
 		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "empty": testSyncEmpty, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,
 		"presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
 	} {

@@ -148,6 +148,55 @@ func testSyncDeviceLists(t *testing.T, w *world) {
 	c.until("those of a room that was left", func(r *reply) bool { return slices.Contains(r.texts("device_lists.left"), carl.id) })
 }
 
+// Client-server API, "Tracking the device list for a user", GET /keys/changes: what counts is what happened between two tokens,
+// not how their ends differ; and what happened in all rooms, whatever the filter says of them.
+func testSyncDeviceListsBetween(t *testing.T, w *world) {
+	anna, bert, carl := w.register(t, "anna"), w.register(t, "bert"), w.register(t, "carl")
+	room := anna.create(object{"preset": "public_chat"})
+	bert.join(room)
+	carl.join(room)
+	anna.everywhere(room, anna.say(room, "all are here"))
+	type told struct{ changed, left []string }
+	// ask asks by each means what happened since a token, until that is as expected.
+	ask := func(what, since string, ok func(told) bool) {
+		t.Helper()
+		for how, filter := range map[string]string{"": "", "&full_state=true": "", "&filtered": `{"room":{"rooms":[]}}`} {
+			c := anna.client(filter)
+			c.extra = how
+			eventually(t, what+" in /sync"+how, func() bool {
+				r := c.ask(since, 0).ok()
+				return ok(told{r.texts("device_lists.changed"), r.texts("device_lists.left")})
+			})
+		}
+		eventually(t, what+" in /keys/changes", func() bool {
+			r := anna.do("GET", v3+"/keys/changes?from="+since, nil).ok()
+			return ok(told{r.texts("changed"), r.texts("left")})
+		})
+	}
+	since := anna.client("").poll(0).str("next_batch")
+	carl.do("PUT", v3+"/profile/"+carl.id+"/displayname", object{"displayname": "another name"}).ok()
+	bert.do("POST", in(room, "leave"), object{}).ok()
+	bert.do("POST", v3+"/keys/upload", deviceKeys(bert, bert.device())).ok() // of which nobody in the room hears
+	bert.join(room)
+	ask("who left and came back", since, func(x told) bool {
+		if slices.Contains(x.changed, carl.id) {
+			t.Error("a change of the profile is no change of devices")
+		}
+		return slices.Contains(x.changed, bert.id) && !slices.Contains(x.left, bert.id)
+	})
+
+	since = anna.client("").poll(0).str("next_batch")
+	bert.do("POST", in(room, "leave"), object{}).ok()
+	anna.do("POST", in(room, "leave"), object{}).ok()
+	ask("who left before oneself", since, func(x told) bool {
+		return slices.Contains(x.left, bert.id) && slices.Contains(x.left, carl.id) && !slices.Contains(x.left, anna.id)
+	})
+
+	since = anna.client("").poll(0).str("next_batch")
+	anna.join(room)
+	ask("oneself", since, func(x told) bool { return slices.Contains(x.changed, anna.id) && slices.Contains(x.changed, carl.id) })
+}
+
 // Client-server API, module "End-to-end encryption", "Extensions to /sync": device_one_time_keys_count and
 // device_unused_fallback_key_types.
 func testSyncOneTimeKeys(t *testing.T, w *world) {

@@ -29,7 +29,9 @@ func (k *changedKeys) add(set map[id.User]bool, users ...id.User) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, u := range users {
-		set[u] = true
+		if u.Compliant() { // others are not told outside of events (appendices, "Historical User IDs")
+			set[u] = true
+		}
 	}
 }
 
@@ -96,17 +98,24 @@ func sorted(set map[id.User]bool) []id.User {
 // keyChangesIn adds what happened in one room.
 func (c *Client) keyChangesIn(ctx context.Context, k *changedKeys, m userdb.Membership, from, to *token.Sync) error {
 	joined := m.Membership == "join"
-	switch {
-	case joined && m.JoinSeq > from.UserSeq: // all members came into sight
+	if joined && m.JoinSeq > from.UserSeq { // all members came into sight
+		k.add(k.changed, m.User)
 		return c.allMembers(ctx, k, k.changed, m)
-	case !joined && m.Seq > from.UserSeq && m.Membership != "invite" && m.Membership != "knock":
-		return c.allMembers(ctx, k, k.left, m)
-	case !joined:
-		return nil
+	}
+	if !joined {
+		if m.Seq <= from.UserSeq || m.Membership == "invite" || m.Membership == "knock" {
+			return nil
+		}
+		if err := c.allMembers(ctx, k, k.left, m); err != nil {
+			return err
+		}
 	}
 	after, ok := from.At(m.RoomPart)
 	if !ok {
 		return nil
+	}
+	if !joined { // whoever came before the user left is out of sight by now
+		return c.memberChanges(ctx, k, make(map[id.User]bool), m, after, m.Pos)
 	}
 	upTo, ok := to.At(m.RoomPart)
 	if !ok {
@@ -117,7 +126,7 @@ func (c *Client) keyChangesIn(ctx context.Context, k *changedKeys, m userdb.Memb
 		return err
 	}
 	k.add(k.changed, users...)
-	return c.memberChanges(ctx, k, m, after, upTo)
+	return c.memberChanges(ctx, k, k.changed, m, after, upTo)
 }
 
 // allMembers adds all who are, or were when the user left, joined to a room.
@@ -156,8 +165,8 @@ func (c *Client) visibleState(ctx context.Context, m userdb.Membership) (int64, 
 	return 0, err
 }
 
-// memberChanges adds those who joined and left a room between two positions.
-func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Membership, after, upTo int64) error {
+// memberChanges adds those who joined, to came, and those who left a room between two positions.
+func (c *Client) memberChanges(ctx context.Context, k *changedKeys, came map[id.User]bool, m userdb.Membership, after, upTo int64) error {
 	span, err := c.rooms.Span(ctx, m.RoomPart, m.RoomNID, after, upTo)
 	before, now := span.Before, span.After
 	if err != nil || before == now {
@@ -167,11 +176,12 @@ func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Mem
 	if err != nil {
 		return err
 	}
+	room := roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}
 	var changes []state.Change
 	var nids []int64
 	end := states[state.Ref{Part: m.RoomPart, SID: now}]
 	for ch := range state.Diff(states[state.Ref{Part: m.RoomPart, SID: before}], end) {
-		if ch.Key.Type == "m.room.member" {
+		if ch.Key.Type == typeMember {
 			changes = append(changes, ch)
 			nids = append(nids, ch.Old, ch.New)
 		}
@@ -179,16 +189,25 @@ func (c *Client) memberChanges(ctx context.Context, k *changedKeys, m userdb.Mem
 	if !roomdb.ListsDevices(end, len(changes)) {
 		return nil
 	}
-	is, err := c.rooms.Memberships(ctx, roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
+	is, err := c.rooms.Memberships(ctx, room, slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }))
 	if err != nil {
 		return err
 	}
-	joined := func(nid int64) bool { return is[nid] == "join" }
+	var both []roomdb.Tenure
 	for _, ch := range changes {
-		switch was, is := joined(ch.Old), joined(ch.New); {
-		case is && !was:
-			k.add(k.changed, id.User(ch.Key.StateKey))
-		case was && !is:
+		if is[ch.Old] == "join" && is[ch.New] == "join" {
+			both = append(both, roomdb.Tenure{From: ch.Old, To: ch.New})
+		}
+	}
+	stayed, err := c.rooms.Stayed(ctx, room, both)
+	if err != nil {
+		return err
+	}
+	for _, ch := range changes {
+		switch {
+		case is[ch.New] == "join" && !stayed[roomdb.Tenure{From: ch.Old, To: ch.New}]: // came, or came back
+			k.add(came, id.User(ch.Key.StateKey))
+		case is[ch.New] != "join" && is[ch.Old] == "join":
 			k.add(k.left, id.User(ch.Key.StateKey))
 		}
 	}

@@ -28,6 +28,7 @@ func (c *Client) registerRoutes(rt *routes) {
 	rt.open.Handle("POST /register", c.register)
 	rt.open.Handle("GET /register/available", c.registerAvailable)
 	rt.openV1.Handle("GET /register/{stage}/validity", c.registrationTokenValidity)
+	rt.root.Group("/_matrix/client/unstable").Handle("GET /register/{stage}/validity", c.registrationTokenValidity)
 	rt.root.Handle("GET /_synapse/admin/v1/register", c.sharedSecretNonce)
 	rt.root.Handle("POST /_synapse/admin/v1/register", c.sharedSecretRegister)
 }

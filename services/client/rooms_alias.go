@@ -278,17 +278,12 @@ func (c *Client) putListed(w http.ResponseWriter, r *http.Request) error {
 		return merr.InvalidParam("visibility must be public or private")
 	}
 	ctx, i := r.Context(), me(r)
-	room, err := c.rooms.Room(ctx, roomID)
+	_, err = c.rooms.Room(ctx, roomID)
 	if isNotFound(err) {
 		return merr.NotFound("Unknown room")
 	}
 	if err != nil {
 		return err
-	}
-	if published { // the directory tells how many are in it
-		if _, err := c.whole(ctx, room); err != nil {
-			return err
-		}
 	}
 	if !i.Admin {
 		may, err := c.mayManageAliases(ctx, i.User, roomID)

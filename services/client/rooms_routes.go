@@ -30,6 +30,7 @@ func (c *Client) eventRoutes(rt *routes) {
 	rt.guest.Handle("GET /rooms/{roomId}/members", c.roomMembers)
 	rt.auth.Handle("GET /rooms/{roomId}/joined_members", c.joinedMembers)
 	rt.auth.Handle("GET /rooms/{roomId}/aliases", c.roomAliases)
+	rt.authUnstable("/org.matrix.msc2432").Handle("GET /rooms/{roomId}/aliases", c.roomAliases)
 	rt.authV1.Handle("GET /rooms/{roomId}/timestamp_to_event", c.timestampToEvent)
 }
 

@@ -18,6 +18,8 @@ type routes struct {
 	authV1 *httpx.Group
 	// guests may use these, of v3, too; all other authenticated routes refuse them (client-server API, "Guest Access").
 	guest *httpx.Group
+	// authUnstable is for endpoints of v1, or by the name of a proposal (then it is a part of the path).
+	authUnstable func(name string) *httpx.Group
 }
 
 // largeBody is for uploads of many keys at once.
@@ -25,13 +27,17 @@ const largeBody = 10 << 20
 
 // Routes registers the endpoints of the role.
 func (c *Client) Routes(rt *httpx.Router) {
-	v3 := rt.Group("/_matrix/client/v3", "/_matrix/client/r0").With(httpx.PlainText)
+	// Clients still call endpoints by the names of the time before they were in a version: as with Synapse, all are there.
+	v3 := rt.Group("/_matrix/client/v3", "/_matrix/client/r0", "/_matrix/client/unstable").With(httpx.PlainText)
 	v1 := rt.Group("/_matrix/client/v1").With(httpx.PlainText)
 	r := &routes{
 		root: rt, open: v3, openV1: v1,
 		auth:   v3.With(c.sessions.Required, c.noGuests, c.perUser),
 		authV1: v1.With(c.sessions.Required, c.noGuests, c.perUser),
 		guest:  v3.With(c.sessions.Required, c.perUser),
+		authUnstable: func(name string) *httpx.Group {
+			return rt.Group("/_matrix/client/unstable"+name).With(httpx.PlainText, c.sessions.Required, c.noGuests, c.perUser)
+		},
 	}
 	for _, add := range []func(*routes){
 		c.wellKnownRoutes, c.loginRoutes, c.registerRoutes, c.accountRoutes, c.deviceRoutes, c.profileRoutes,

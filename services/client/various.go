@@ -31,9 +31,9 @@ func (c *Client) variousRoutes(rt *routes) {
 	rt.auth.Handle("POST /rooms/{roomId}/report", c.reportRoom)
 	rt.auth.Handle("POST /rooms/{roomId}/report/{eventId}", c.reportEvent)
 	rt.auth.Handle("POST /users/{userId}/report", c.reportUser)
-	rt.root.Group("/_matrix/client/unstable/org.matrix.msc4151").With(httpx.PlainText, c.sessions.Required, c.noGuests, c.perUser).
-		Handle("POST /rooms/{roomId}/report", c.reportRoom)
+	rt.authUnstable("/org.matrix.msc4151").Handle("POST /rooms/{roomId}/report", c.reportRoom)
 	rt.authV1.Handle("GET /mutual_rooms", c.mutualRooms)
+	rt.authUnstable("").Handle("GET /mutual_rooms", c.mutualRooms)
 	rt.authV1.Handle("GET /media/config", c.mediaConfig)
 	rt.root.Group("/_matrix/media/v3", "/_matrix/media/r0").With(c.sessions.Required, c.perUser).Handle("GET /config", c.mediaConfig)
 }

@@ -178,23 +178,28 @@ func (f *Fedin) roomOfEDU(ctx context.Context, text string, origin id.Server) (*
 	return room, nil
 }
 
-// joined says who of some users is in a room now.
+// joined says who of some users of one server is in a room now. While we lack members of the room, who is not known is taken
+// for one of those if the server is in the room: what is not taken now would never come again.
 func (f *Fedin) joined(ctx context.Context, room *roomdb.Room, users ...id.User) (map[id.User]bool, error) {
 	m, err := f.rooms.State(ctx, room.Part, room.SID)
 	if err != nil {
 		return nil, err
 	}
+	in := make(map[id.User]bool, len(users))
 	nids := make([]int64, 0, len(users))
 	for _, u := range users {
 		if nid, ok := m.Get(memberKey(u)); ok {
 			nids = append(nids, nid)
+		} else if room.Partial() {
+			if in[u], err = f.rooms.InRoom(ctx, room.Part, room.NID, u.Server()); err != nil {
+				return nil, err
+			}
 		}
 	}
 	events, err := f.rooms.Events(ctx, room.Part, nids)
 	if err != nil {
 		return nil, err
 	}
-	in := make(map[id.User]bool, len(users))
 	for _, u := range users {
 		if nid, ok := m.Get(memberKey(u)); ok && events[nid] != nil && events[nid].Membership() == "join" {
 			in[u] = true

@@ -184,7 +184,8 @@ func (f *Fedin) tellOfDevices(ctx context.Context, c *deviceChanges) error {
 	return nil
 }
 
-// joinedIn finds the rooms that users are in.
+// joinedIn finds those of some rooms that users are in. Their server is in all of them: while we lack members of a room, who
+// is not known may be one of those.
 func (f *Fedin) joinedIn(ctx context.Context, rooms []*roomdb.Room, users []id.User, in map[id.User][]*roomdb.Room) error {
 	refs := make([]state.Ref, len(rooms))
 	for i, r := range rooms {
@@ -209,7 +210,7 @@ func (f *Fedin) joinedIn(ctx context.Context, rooms []*roomdb.Room, users []id.U
 	for i, r := range rooms {
 		for _, u := range users {
 			nid, ok := states[refs[i]].Get(memberKey(u))
-			if e := events[r.Part][nid]; ok && e != nil && e.Membership() == "join" {
+			if e := events[r.Part][nid]; ok && e != nil && e.Membership() == "join" || !ok && r.Partial() {
 				in[u] = append(in[u], r)
 			}
 		}

@@ -15,9 +15,11 @@
 // worker had in memory is read again by the next one. What the tables have of a destination is kept apart from where
 // it stands, so that one that catches up and falls behind again between two flushes leaves no row (behind.go).
 //
-// EDUs that must arrive (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them.
-// Typing and presence come over the bus, go to destinations that keep up, and may be lost. Presence of those who meet in a
-// room is read from Redis when one of them joins (greet.go).
+// Changes of device lists are entries of the log. When a user of ours joins a room, the servers in it that are not told of
+// the user's devices yet are told of all of them; that, too, follows from the log (arrive.go). Other EDUs that must arrive
+// (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them. Typing and presence come
+// over the bus, go to destinations that keep up, and may be lost. Presence of those who meet in a room is read from Redis
+// when one of them joins (greet.go).
 //
 // # Invariants
 //

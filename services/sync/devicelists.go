@@ -13,29 +13,94 @@ import (
 
 // Device lists (client-server API, module End-to-end encryption, "Tracking the device list for a user"): changed are
 // those whose devices changed and those whom the user sees for the first time; left are those with whom no room is
-// shared any more. A name too many in changed costs the client a query; one too few costs it a message.
+// shared any more. A name too many in changed costs the client a query; one too few costs it a message. What a filter
+// says of rooms does not matter: the client encrypts for rooms that it does not want to hear of now.
+
+// addUntoldDevices adds what happened in those of some rooms of which nothing else is told.
+func (s *Service) addUntoldDevices(ctx context.Context, a *answer, p *poll, m *moment, rooms []*userdb.Membership) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	pr, err := s.prefsOf(ctx, p.user)
+	if err != nil {
+		return err
+	}
+	for _, r := range rooms {
+		if !p.fullState && p.filter.wantsRoom(r.Room) {
+			continue
+		}
+		after, ok := p.since.At(r.RoomPart)
+		if !ok {
+			after = r.JoinPos - 1
+		}
+		d, err := s.delta(ctx, p, pr, r, after, m.at(r.RoomPart))
+		if err != nil {
+			return err
+		}
+		if err := s.addDeviceLists(ctx, a, p, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addUntoldMembers adds the members of those of some rooms, which the user has joined, of which nothing else is told.
+func (s *Service) addUntoldMembers(ctx context.Context, a *answer, p *poll, rooms []*userdb.Membership) error {
+	var keys []roomdb.RoomKey
+	for _, r := range rooms {
+		if !p.filter.wantsRoom(r.Room) {
+			keys = append(keys, roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	rows, err := s.rooms.RoomsByNID(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		members, err := s.rooms.State(ctx, row.Part, row.SID)
+		if err != nil {
+			return err
+		}
+		if err := s.membersChanged(ctx, a, p, row, members); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // addDeviceLists adds what happened in a room that both were and are in.
 func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *delta) error {
 	for u := range d.devices {
 		a.deviceChanged(u)
 	}
+	for _, c := range d.members {
+		if c.user != p.who.User && c.now == "join" && c.then != "join" {
+			a.meet(c.user)
+		}
+	}
+	return s.membersLeft(ctx, a, p, d)
+}
+
+// membersLeft adds those of others who left a room.
+func (s *Service) membersLeft(ctx context.Context, a *answer, p *poll, d *delta) error {
 	var left []id.User
 	for _, c := range d.members {
-		if c.user == p.who.User {
-			continue
-		}
-		switch {
-		case c.now == "join" && c.then != "join":
-			a.meet(c.user)
-		case c.then == "join" && c.now != "join":
+		if c.user != p.who.User && c.then == "join" && c.now != "join" {
 			left = append(left, c.user)
 		}
 	}
 	return s.devicesLeft(ctx, a, p, left)
 }
 
+// deviceChanged notes whose devices the client must ask for anew. User ids of the historical character set are not told outside
+// of events (appendices, "Historical User IDs").
 func (a *answer) deviceChanged(u id.User) {
+	if !u.Compliant() {
+		return
+	}
 	if a.changed == nil {
 		a.changed = make(map[id.User]struct{})
 	}
@@ -56,7 +121,7 @@ func (a *answer) meet(u id.User) {
 
 // devicesLeft adds those who left a room, if it was the last one shared.
 func (s *Service) devicesLeft(ctx context.Context, a *answer, p *poll, users []id.User) error {
-	users = slices.DeleteFunc(users, func(u id.User) bool { _, ok := a.changed[u]; return ok })
+	users = slices.DeleteFunc(users, func(u id.User) bool { _, ok := a.changed[u]; return ok || !u.Compliant() })
 	shared, err := s.shareRooms(ctx, p.user, users)
 	if err != nil {
 		return err
@@ -73,8 +138,9 @@ func (s *Service) devicesLeft(ctx context.Context, a *answer, p *poll, users []i
 	return nil
 }
 
-// membersChanged adds all members of a room that the user has joined.
+// membersChanged adds all members of a room that the user has joined, the user too.
 func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *roomdb.Room, m state.Map) error {
+	a.deviceChanged(p.who.User)
 	if !roomdb.ListsDevices(m, row.Joined) {
 		return nil
 	}
@@ -86,6 +152,24 @@ func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *r
 		}
 		return nil
 	})
+}
+
+// untoldLeft is roomLeft for a room of which nothing else is told.
+func (s *Service) untoldLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
+	before, member, err := s.memberUntil(ctx, r)
+	if err != nil || !member {
+		return err
+	}
+	if after, ok := p.since.At(r.RoomPart); ok && after < r.Pos {
+		d, err := s.deltaFromDB(ctx, p, r, max(after, r.JoinPos-1), r.Pos)
+		if err != nil {
+			return err
+		}
+		if err := s.membersLeft(ctx, a, p, d); err != nil { // before the user did
+			return err
+		}
+	}
+	return s.roomLeft(ctx, a, p, r, before)
 }
 
 // roomLeft adds those whom the user saw in a room that it has left, and sees in no other.

@@ -89,6 +89,9 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 	if p.since == nil {
 		return nil
 	}
+	if err := s.membersLeft(ctx, a, p, d); err != nil { // before the user did
+		return err
+	}
 	return s.roomLeft(ctx, a, p, r, before)
 }
 

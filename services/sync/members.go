@@ -37,9 +37,22 @@ func (s *Service) memberChanges(ctx context.Context, room roomdb.RoomKey, before
 	if err != nil {
 		return nil, err
 	}
+	var rejoined []roomdb.Tenure
+	for _, c := range changes {
+		if membership[c.New] == "join" && membership[c.Old] == "join" {
+			rejoined = append(rejoined, roomdb.Tenure{From: c.Old, To: c.New})
+		}
+	}
+	stayed, err := s.rooms.Stayed(ctx, room, rejoined)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]memberChange, len(changes))
 	for i, c := range changes {
 		out[i] = memberChange{id.User(c.Key.StateKey), membership[c.New], membership[c.Old]}
+		if out[i].now == "join" && out[i].then == "join" && !stayed[roomdb.Tenure{From: c.Old, To: c.New}] {
+			out[i].then = "" // was away in between
+		}
 	}
 	return out, nil
 }

@@ -12,24 +12,16 @@ import (
 
 // addRooms adds the rooms of which there is something to tell.
 func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) error {
-	var full []*userdb.Membership
 	p.filled = nil
-	switch {
-	case p.since == nil || p.fullState:
-		full = m.joined
-	case m.seq > p.since.UserSeq:
-		for _, r := range m.joined {
-			if r.JoinSeq > p.since.UserSeq {
-				full = append(full, r)
-			}
-		}
-	}
-	if p.since != nil && !p.fullState {
-		filled, err := s.addJoined(ctx, a, p, m)
+	full := m.joined
+	if p.since != nil {
+		told, err := s.addSince(ctx, a, p, m)
 		if err != nil {
 			return err
 		}
-		full = append(full[:len(full):len(full)], filled...)
+		if !p.fullState {
+			full = told
+		}
 	}
 	if err := s.addWhole(ctx, a, p, m, p.filter.rooms(full)); err != nil {
 		return err
@@ -41,6 +33,31 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 	}
 	a.sort()
 	return nil
+}
+
+// addSince adds what is new since the token, but for the rooms that it returns: they are to be told in full, as the user has
+// joined them since, or as their states have become whole. With full_state all are, and only device lists are added.
+func (s *Service) addSince(ctx context.Context, a *answer, p *poll, m *moment) (full []*userdb.Membership, err error) {
+	if m.seq > p.since.UserSeq {
+		for _, r := range m.joined {
+			if r.JoinSeq > p.since.UserSeq {
+				full = append(full, r)
+			}
+		}
+	}
+	if err := s.addUntoldMembers(ctx, a, p, full); err != nil {
+		return nil, err
+	}
+	fresh, err := s.fresh(ctx, p, m)
+	if err != nil {
+		return nil, err
+	}
+	fresh = p.user.withoutLeft(fresh, p.since)
+	if err := s.addUntoldDevices(ctx, a, p, m, fresh); err != nil || p.fullState {
+		return nil, err
+	}
+	filled, err := s.addJoined(ctx, a, p, m, fresh)
+	return append(full, filled...), err
 }
 
 // addWhole adds rooms as if for the first time.
@@ -75,18 +92,27 @@ func (f *filter) rooms(rooms []*userdb.Membership) []*userdb.Membership {
 // addOthers adds rooms that the user is not in: invites, knocks, and what it has left.
 func (s *Service) addOthers(ctx context.Context, a *answer, p *poll, m *moment) error {
 	for _, r := range m.rooms {
-		if r.Membership == "join" || !p.filter.wantsRoom(r.Room) {
+		if r.Membership == "join" {
 			continue
 		}
 		news := p.since == nil || r.Seq > p.since.UserSeq
+		gone := r.Membership == "leave" || r.Membership == "ban"
+		if !p.filter.wantsRoom(r.Room) || gone && r.Forgotten {
+			if gone && news && p.since != nil {
+				if err := s.untoldLeft(ctx, a, p, r); err != nil {
+					return err
+				}
+			}
+			continue
+		}
 		switch {
-		case r.Membership != "leave" && r.Membership != "ban":
+		case !gone:
 			if news || p.fullState {
 				if err := s.addInvitation(ctx, a, p, r); err != nil {
 					return err
 				}
 			}
-		case r.Forgotten || !news || p.since == nil && !p.filter.Room.IncludeLeave:
+		case !news || p.since == nil && !p.filter.Room.IncludeLeave:
 		default:
 			if err := s.addLeft(ctx, a, p, r); err != nil {
 				return err
@@ -132,12 +158,7 @@ func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *user
 
 // addJoined adds what is new in rooms that the user has been in since before the token. It returns those that are to be
 // told in full, as their state has become whole.
-func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment) (filled []*userdb.Membership, err error) {
-	fresh, err := s.fresh(ctx, p, m)
-	if err != nil {
-		return nil, err
-	}
-	fresh = p.user.withoutLeft(fresh, p.since)
+func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment, fresh []*userdb.Membership) (filled []*userdb.Membership, err error) {
 	usual, filled, err := s.byFullness(ctx, p, m, p.filter.rooms(fresh))
 	if err != nil {
 		return nil, err

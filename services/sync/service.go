@@ -115,7 +115,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 
 // Routes registers the role's endpoints.
 func (s *Service) Routes(r *httpx.Router) {
-	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0").With(httpx.PlainText, s.sessions.Required)
+	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0", "/_matrix/client/unstable").With(httpx.PlainText, s.sessions.Required)
 	g.Handle("GET /sync", s.handleSync, httpx.LongPoll())
 }
 
