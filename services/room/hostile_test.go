@@ -41,15 +41,18 @@ func TestHostileEvents(t *testing.T) {
 				}
 				d.Type, d.StateKey, d.Content = "m.room.create", &key, []byte(fmt.Sprintf(`{"room_version":%q}`, version))
 			},
-			"zero byte in the type": func(d *event.Draft) { d.Type = "a\x00b" },
+			"zero byte in the type": func(*event.Draft) {}, // nothing of ours builds it
 		}
 		for name, change := range cases {
 			t.Run("v"+version+"/"+name, func(t *testing.T) {
 				d := draftOn(b, roomID, on)
 				change(&d)
-				pdu := b.build(d, on.PDU)
+				raw := b.build(d, on.PDU).JSON
+				if strings.HasPrefix(name, "zero byte") {
+					raw = reforge(t, b, b.build(d, on.PDU), func(e map[string]any) { e["type"] = "a\x00b" })
+				}
 				before := len(a.timeline(roomID))
-				if r := a.receive(roomID, two, pdu.JSON)[0]; r.Error == "" {
+				if r := a.receive(roomID, two, raw)[0]; r.Error == "" {
 					t.Fatal("accepted")
 				}
 				if len(a.timeline(roomID)) != before {
