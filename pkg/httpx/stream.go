@@ -63,6 +63,14 @@ func StreamList[T any](s *Stream, more bool, steps iter.Seq[T], add func(b []byt
 	return nil
 }
 
+// Flow sends B if it has enough, and empties it then.
+func (s *Stream) Flow() error {
+	if len(s.B) < streamBytes {
+		return nil
+	}
+	return s.flush()
+}
+
 func (s *Stream) flush() error {
 	if !s.sent {
 		s.sent = true

@@ -109,7 +109,7 @@ func buildSync(ctx context.Context, b *builder) (Role, error) {
 	s, err := syncrole.New(ctx, b.cfg.Sync, syncrole.Deps{
 		Tracer:   b.node.TracerOf("sync"),
 		WorkerID: b.node.WorkerID, Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Redis: b.node.Redis,
-		Sessions: b.sessions, Servers: b.node.Servers, Log: b.node.Log, Registerer: b.node.Metrics,
+		Sessions: b.sessions, Servers: b.node.Servers, Limits: b.limits, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func buildFedin(_ context.Context, b *builder) (Role, error) {
 	f, err := fedin.New(b.cfg.Fedin, fedin.Deps{
 		Shards: b.node.PG, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis,
 		Router: b.node.Router, FedOut: b.node.FedOut(), Servers: b.node.Servers, Keys: ring, KeyStore: store,
-		Destinations: b.dests, Log: b.node.Log, Registerer: b.node.Metrics,
+		Destinations: b.dests, Limits: b.limits, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err

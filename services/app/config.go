@@ -187,6 +187,8 @@ func defaultLimits() map[string]ratelimit.Limit {
 		"redact":      {PerSecond: 2, Burst: 50},
 		"join":        {PerSecond: 1, Burst: 50},
 		"invite":      {PerSecond: 1, Burst: 50},
+		"invite_user": {PerSecond: 0.1, Burst: 50}, // of a user who is invited, from here and elsewhere
+		"invite_from": {PerSecond: 2, Burst: 200},  // of another server
 		"create_room": {PerSecond: 0.5, Burst: 20},
 	}
 }

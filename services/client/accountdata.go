@@ -88,6 +88,9 @@ func (c *Client) putAccountData(w http.ResponseWriter, r *http.Request) error {
 	if err := json.Compact(&content, body); err != nil {
 		return merr.NotJSON("The request body is not JSON")
 	}
+	if err := c.mayStoreData(r.Context(), user, room, typ, content.Len()); err != nil {
+		return err
+	}
 	if _, err := c.users.PutAccountData(r.Context(), user, room, typ, content.Bytes()); err != nil {
 		return err
 	}
@@ -157,6 +160,11 @@ func (c *Client) changeTag(w http.ResponseWriter, r *http.Request, body []byte) 
 	if tag == "" || len(tag) > maxTagName {
 		return merr.InvalidParam("Not a tag: it must have 1 to 255 bytes")
 	}
+	if body != nil {
+		if err := c.mayStoreData(r.Context(), user, room, dataTag, len(body)); err != nil {
+			return err
+		}
+	}
 	err = c.users.UpdateAccountData(r.Context(), user, room, dataTag, func(old []byte) ([]byte, error) {
 		t := parseTags(old)
 		if body != nil {
@@ -164,7 +172,11 @@ func (c *Client) changeTag(w http.ResponseWriter, r *http.Request, body []byte) 
 		} else {
 			delete(t.Tags, tag)
 		}
-		return json.Marshal(t)
+		content, err := json.Marshal(t)
+		if err == nil && body != nil {
+			err = c.checkData(len(content))
+		}
+		return content, err
 	})
 	if err != nil {
 		return err

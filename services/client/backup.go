@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -49,6 +50,12 @@ func decodeBackup(r *http.Request) (*backupBody, error) {
 func (c *Client) createBackup(w http.ResponseWriter, r *http.Request) error {
 	q, err := decodeBackup(r)
 	if err != nil {
+		return err
+	}
+	if err := c.checkData(len(q.AuthData)); err != nil {
+		return err
+	}
+	if err := c.mayStore(r.Context(), me(r).User, userdb.StoredBackups, c.cfg.Quotas.Backups); err != nil {
 		return err
 	}
 	v, err := c.users.CreateBackup(r.Context(), me(r).User, q.Algorithm, q.AuthData)
@@ -117,6 +124,9 @@ func (c *Client) putBackup(w http.ResponseWriter, r *http.Request) error {
 	}
 	if b.Algorithm != q.Algorithm {
 		return merr.InvalidParam("Algorithm does not match")
+	}
+	if err := c.checkData(len(q.AuthData)); err != nil {
+		return err
 	}
 	if err := c.users.SetBackupAuth(ctx, user, v, q.AuthData); err != nil {
 		return backupError(err)
@@ -250,9 +260,35 @@ func (c *Client) putBackupKeys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := c.mayBackUp(r.Context(), me(r).User, s.version, sessions); err != nil {
+		return err
+	}
 	etag, count, err := c.users.PutBackupSessions(r.Context(), me(r).User, s.version, sessions)
 	return answerBackup(w, etag, count, err)
 }
+
+// mayBackUp checks the quotas of the backup. Sessions that are there already count as new ones: a full backup takes none.
+func (c *Client) mayBackUp(ctx context.Context, user id.User, version int64, sessions []userdb.BackupSession) error {
+	for _, s := range sessions {
+		if int64(len(s.SessionData)) > c.cfg.Quotas.BackupSession {
+			return merr.TooLarge("The data of a session are too large")
+		}
+		if len(s.Session) > maxSessionID {
+			return merr.InvalidParam("Not a session ID")
+		}
+	}
+	b, err := c.users.Backup(ctx, user, version)
+	if err != nil {
+		return backupError(err)
+	}
+	if b.Count+int64(len(sessions)) > c.cfg.Quotas.BackupSessions {
+		return c.exceeded("sessions in a key backup", c.cfg.Quotas.BackupSessions)
+	}
+	return nil
+}
+
+// maxSessionID bounds the names of sessions in a backup, in bytes.
+const maxSessionID = 255
 
 func (c *Client) deleteBackupKeys(w http.ResponseWriter, r *http.Request) error {
 	s, err := scopeOf(r)

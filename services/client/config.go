@@ -19,6 +19,7 @@ type Config struct {
 	Tokens        Tokens         `yaml:"tokens"`
 	UserDirectory UserDirectory  `yaml:"user_directory"`
 	TURN          TURN           `yaml:"turn"`
+	Quotas        Quotas         `yaml:"quotas"`
 	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
 	TaskInterval  time.Duration  `yaml:"task_interval" doc:"How often a worker looks for work that another one left behind."`
 }
@@ -49,6 +50,7 @@ func Defaults() Config {
 		Session:      session.Defaults(),
 		Tokens:       Tokens{Access: 5 * time.Minute, OpenID: time.Hour},
 		TURN:         TURN{Lifetime: 24 * time.Hour},
+		Quotas:       defaultQuotas(),
 		UIATimeout:   15 * time.Minute,
 		TaskInterval: 5 * time.Second,
 	}

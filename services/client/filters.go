@@ -129,6 +129,9 @@ func (c *Client) putFilter(w http.ResponseWriter, r *http.Request) error {
 	if err := json.Compact(&content, body); err != nil {
 		return merr.NotJSON("The request body is not JSON")
 	}
+	if err := c.mayStore(r.Context(), user, userdb.StoredFilters, c.cfg.Quotas.Filters); err != nil {
+		return err
+	}
 	n, err := c.users.AddFilter(r.Context(), user, content.Bytes())
 	if err != nil {
 		return err

@@ -343,6 +343,9 @@ func newDeviceID() id.Device { return id.Device(rand.Text()[:10]) }
 
 // newSession gives a user a session: on the device, or a new one if it is empty.
 func (c *Client) newSession(ctx context.Context, user id.User, device id.Device, name string, refreshable bool) (*sessionAnswer, error) {
+	if err := c.mayLogIn(ctx, user, device); err != nil {
+		return nil, err
+	}
 	if device == "" {
 		device = newDeviceID()
 	}

@@ -81,6 +81,14 @@ func (c *Client) setPusher(w http.ResponseWriter, r *http.Request) error {
 	if err := q.check(); err != nil {
 		return err
 	}
+	for _, text := range []string{*q.AppDisplayName, *q.DeviceDisplayName, q.ProfileTag, *q.Lang, string(q.Data)} {
+		if int64(len(text)) > c.cfg.Quotas.PusherData {
+			return merr.TooLarge("The pusher is too large")
+		}
+	}
+	if err := c.mayStore(r.Context(), i.User, userdb.StoredPushers, c.cfg.Quotas.Pushers); err != nil {
+		return err
+	}
 	err = c.users.PutPusher(r.Context(), db.PutPusherParams{
 		UserID: string(i.User), AppID: *q.AppID, Pushkey: *q.PushKey, DeviceID: string(i.Device), Kind: *q.Kind,
 		AppDisplayName: *q.AppDisplayName, DeviceDisplayName: *q.DeviceDisplayName, ProfileTag: q.ProfileTag,

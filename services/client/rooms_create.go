@@ -81,6 +81,9 @@ func (c *Client) createRoom(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	creator := me(r).User
 	for _, u := range invitees {
+		if err := c.limitInvitee(r, u); err != nil {
+			return err
+		}
 		if err := c.mayInvite(ctx, creator, u); err != nil {
 			return err
 		}

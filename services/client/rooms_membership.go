@@ -297,6 +297,9 @@ func (c *Client) inviteUser(w http.ResponseWriter, r *http.Request) error {
 	if err := c.mustBeJoined(ctx, user, room); err != nil {
 		return err
 	}
+	if err := c.limitInvitee(r, invitee); err != nil {
+		return err
+	}
 	if err := c.mayInvite(ctx, user, invitee); err != nil {
 		return err
 	}
@@ -341,6 +344,21 @@ func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
 		return merr.InviteBlocked()
 	}
 	return nil
+}
+
+// limitInvitee bounds how often one of our users is invited, by whomever, and how many invites wait for an answer.
+func (c *Client) limitInvitee(r *http.Request, invitee id.User) error {
+	if !c.isLocal(invitee) || !me(r).RateLimited() || invitee == me(r).User {
+		return nil
+	}
+	if err := c.limits.Allow(r.Context(), "invite_user", string(invitee)); err != nil {
+		return err
+	}
+	pending, err := c.users.PendingInvites(r.Context(), invitee, "")
+	if err == nil && (pending.Items >= userdb.MaxInvites || pending.Bytes >= userdb.MaxInviteBytes) {
+		return merr.LimitExceeded(userdb.InvitesRetryMS)
+	}
+	return err
 }
 
 // invite invites somebody, wherever they are.

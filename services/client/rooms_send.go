@@ -232,6 +232,9 @@ func (c *Client) prepareMember(r *http.Request, room id.Room, intent *roomv1.Eve
 			return err
 		}
 	case invite:
+		if err := c.limitInvitee(r, target); err != nil {
+			return err
+		}
 		if err := c.mayInvite(r.Context(), me(r).User, target); err != nil {
 			return err
 		}

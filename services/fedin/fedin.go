@@ -46,6 +46,13 @@ type Destinations interface {
 	Seen(ctx context.Context, server id.Server) error
 }
 
+// Limiter is the rate limits (ratelimit.Limiter).
+type Limiter interface {
+	// Allow takes one action of a kind from the budget of a key. It returns a *merr.Error (M_LIMIT_EXCEEDED) if there is
+	// none left.
+	Allow(ctx context.Context, kind, key string) error
+}
+
 // Deps are what the role is built from.
 type Deps struct {
 	Shards       *pg.Shards
@@ -60,6 +67,7 @@ type Deps struct {
 	Keys         *keyring.Ring
 	KeyStore     *keyring.Store
 	Destinations Destinations
+	Limits       Limiter // nil: no limits
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer // may be nil
 }
@@ -78,6 +86,7 @@ type Fedin struct {
 	keys         *keyring.Ring
 	keyStore     *keyring.Store
 	destinations Destinations
+	limits       Limiter
 	presence     *presence.Store
 	log          *slog.Logger
 	metrics      *metrics
@@ -108,7 +117,7 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 	}
 	f := &Fedin{
 		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
-		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, presence: presence.New(d.Redis, d.Bus),
+		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, limits: d.Limits, presence: presence.New(d.Redis, d.Bus),
 		log: d.Log, metrics: newMetrics(d.Registerer), incoming: make(chan struct{}, cfg.Transactions),
 		keyWaits: newKeyWaits(d.Registerer),
 	}

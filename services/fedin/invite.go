@@ -21,8 +21,12 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// maxInviteState bounds the state that comes with an invite.
-const maxInviteState = 100
+// maxInviteState and maxInviteBytes bound the state that comes with an invite, or with the answer to a knock, in events and
+// bytes.
+const (
+	maxInviteState = 100
+	maxInviteBytes = 128 << 10
+)
 
 // badSignature says why a signature does not count.
 func badSignature(err error) error {
@@ -90,6 +94,9 @@ func (f *Fedin) inviteV1(w http.ResponseWriter, q *request) error {
 func (f *Fedin) takeInvite(q *request, in invitation) (json.RawMessage, error) {
 	ctx, cancel := httpx.DetachedContext(q.Request, membershipTime)
 	defer cancel()
+	if err := f.allow(ctx, "invite_from", string(q.origin)); err != nil {
+		return nil, err
+	}
 	rules, ok := roomversion.Get(in.Version)
 	if !ok {
 		return nil, merr.IncompatibleRoomVersion(in.Version)
@@ -154,7 +161,31 @@ func (f *Fedin) checkInvite(ctx context.Context, pdu *event.PDU, origin id.Serve
 	if err := f.keys.VerifyEvent(ctx, pdu); err != nil {
 		return badSignature(err)
 	}
-	return f.takesInvites(ctx, target)
+	if err := f.takesInvites(ctx, target); err != nil {
+		return err
+	}
+	return f.mayWait(ctx, target, pdu.RoomID)
+}
+
+// allow takes one action from a budget.
+func (f *Fedin) allow(ctx context.Context, kind, key string) error {
+	if f.limits == nil {
+		return nil
+	}
+	return f.limits.Allow(ctx, kind, key)
+}
+
+// mayWait bounds how often one of our users is invited, and the invites that wait for an answer: a first sync brings them
+// all.
+func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
+	if err := f.allow(ctx, "invite_user", string(user)); err != nil {
+		return err
+	}
+	pending, err := f.users.PendingInvites(ctx, user, room)
+	if err == nil && (pending.Items >= userdb.MaxInvites || pending.Bytes >= userdb.MaxInviteBytes) {
+		return merr.LimitExceeded(userdb.InvitesRetryMS)
+	}
+	return err
 }
 
 // takesInvites says whether a user of ours exists and wants to be invited (client-server API, "Invite permission").
@@ -185,6 +216,13 @@ func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
 func (f *Fedin) inviteState(ctx context.Context, raw []json.RawMessage, invite *event.PDU) ([][]byte, error) {
 	if len(raw) > maxInviteState {
 		return nil, merr.InvalidParam("Too much invite_room_state")
+	}
+	size := 0
+	for _, b := range raw {
+		size += len(b)
+	}
+	if size > maxInviteBytes {
+		return nil, merr.TooLarge("invite_room_state is too large")
 	}
 	state, err := looseState(raw)
 	if err != nil || !invite.Rules.RoomIDIsCreateHash {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"hanse/pkg/httpx"
@@ -191,6 +192,14 @@ func (f *Fedin) sendKnock(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
+	size := 0
+	shown = slices.DeleteFunc(shown, func(e *roomdb.Event) bool { // what is too large is left out
+		if size+len(e.JSON) > maxInviteBytes {
+			return true
+		}
+		size += len(e.JSON)
+		return false
+	})
 	b := httpx.Buffer()
 	writeEvents(b, `{"knock_room_state":`, shown)
 	b.WriteByte('}')

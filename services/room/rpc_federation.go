@@ -265,10 +265,17 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil
 }
 
+// maxStrippedEvents and maxStrippedBytes bound the state that a user is shown who is invited or knocks.
+const (
+	maxStrippedEvents = 100
+	maxStrippedBytes  = 128 << 10
+)
+
 // strippedState builds what the client of an invited user is shown: the state that came with the invite, reduced to
-// stripped state events, and the invite itself.
+// stripped state events, and the invite itself. The same goes for what a knock was answered with. No more is kept than
+// maxStrippedEvents and maxStrippedBytes: what is beyond is left out.
 func strippedState(raw [][]byte, invite *event.PDU) ([]byte, error) {
-	out := []byte{'['}
+	out, n := []byte{'['}, 0
 	for _, b := range raw {
 		o, err := canonjson.ParseObject(b)
 		if err != nil {
@@ -277,7 +284,14 @@ func strippedState(raw [][]byte, invite *event.PDU) ([]byte, error) {
 		if _, ok := o.Get("state_key"); !ok {
 			continue
 		}
-		out = append(append(out, o.Only("type", "state_key", "content", "sender").Bytes()...), ',')
+		shown := o.Only("type", "state_key", "content", "sender").Bytes()
+		if len(out)+len(shown) > maxStrippedBytes {
+			continue
+		}
+		if n++; n > maxStrippedEvents {
+			break
+		}
+		out = append(append(out, shown...), ',')
 	}
 	out = invite.Stripped(out)
 	return append(out, ']'), nil

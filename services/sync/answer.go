@@ -25,6 +25,10 @@ type answer struct {
 	met                        map[id.User]struct{} // who came into sight, whose presence is told
 	keys                       *deviceKeys
 	news                       bool // rooms or presence are worth an answer before its time
+
+	// Of a first answer, the rooms that the user is in, as of the moment. They are read and sent some at a time; see sendFirst.
+	later  []*userdb.Membership
+	moment *moment
 }
 
 // roomAnswer is a room's part of the answer: JSON that is ready to send, or a room of a first answer.
@@ -166,10 +170,14 @@ func recycle(b *[]byte) {
 type body struct {
 	json  *[]byte
 	rests []rest
+	first *answer // written while it is sent, if the answer is a first one
 }
 
 // encode writes the answer.
 func (a *answer) encode() *body {
+	if a.moment != nil {
+		return &body{first: a}
+	}
 	size := 1000
 	for _, rs := range [][]roomAnswer{a.join, a.invite, a.knock, a.leave} {
 		for i := range rs {
@@ -186,6 +194,21 @@ func (a *answer) encode() *body {
 }
 
 func (a *answer) append(b []byte, rests *[]rest) []byte {
+	b = a.appendHead(b)
+	if len(a.join)+len(a.invite)+len(a.knock)+len(a.leave) > 0 {
+		b = append(b, `,"rooms":{`...)
+		n := len(b)
+		b = appendRooms(b, n, "join", a.join, rests)
+		b = appendRooms(b, n, "invite", a.invite, rests)
+		b = appendRooms(b, n, "knock", a.knock, rests)
+		b = appendRooms(b, n, "leave", a.leave, rests)
+		b = append(b, '}')
+	}
+	return append(b, '}')
+}
+
+// appendHead appends what stands before the rooms.
+func (a *answer) appendHead(b []byte) []byte {
 	b = append(b, `{"next_batch":`...)
 	b = canonjson.AppendString(b, a.next.Encode(a.user))
 	b = appendEvents(b, "account_data", a.accountData)
@@ -201,16 +224,7 @@ func (a *answer) append(b []byte, rests *[]rest) []byte {
 	if a.keys != nil {
 		b = a.keys.append(b)
 	}
-	if len(a.join)+len(a.invite)+len(a.knock)+len(a.leave) > 0 {
-		b = append(b, `,"rooms":{`...)
-		n := len(b)
-		b = appendRooms(b, n, "join", a.join, rests)
-		b = appendRooms(b, n, "invite", a.invite, rests)
-		b = appendRooms(b, n, "knock", a.knock, rests)
-		b = appendRooms(b, n, "leave", a.leave, rests)
-		b = append(b, '}')
-	}
-	return append(b, '}')
+	return b
 }
 
 // appendRooms appends rooms, and notes what is to be sent in them.

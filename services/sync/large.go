@@ -41,6 +41,9 @@ type rest struct {
 
 // send answers a poll.
 func (s *Service) send(ctx context.Context, w http.ResponseWriter, p *poll, b *body) error {
+	if b.first != nil {
+		return s.sendFirst(ctx, w, p, b.first)
+	}
 	if len(b.rests) == 0 {
 		return httpx.Raw(w, http.StatusOK, *b.json)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/grpcx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -30,6 +31,7 @@ type poll struct {
 	user       *user
 	roomData   map[id.Room][][]byte // account data of rooms that the answer brings
 	filled     map[id.Room]bool     // rooms whose state has become whole since the token
+	held       *admission.Entry     // what a first answer takes of the budget; nil if it is none
 	endLarge   func()               // gives its slot for a large answer back, if it has one
 	lazyKnown  bool                 // the answer has looked at what the device has been sent
 	waited     int64                // since when the poll has waited, in microseconds since 1970; 0 if it does not
@@ -56,7 +58,13 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 		if p.endLarge != nil {
 			p.endLarge()
 		}
+		if p.held != nil {
+			p.held.Release()
+		}
 	}()
+	if err := s.beginFirst(ctx, p); err != nil {
+		return err
+	}
 	if err := s.checkToken(ctx, p); err != nil {
 		return err
 	}
@@ -70,7 +78,9 @@ func (s *Service) handleSync(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	err = s.send(ctx, w, p, body)
-	recycle(body.json)
+	if body.json != nil {
+		recycle(body.json)
+	}
 	s.observe(ctx, p)
 	return err
 }

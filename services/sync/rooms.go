@@ -23,7 +23,9 @@ func (s *Service) addRooms(ctx context.Context, a *answer, p *poll, m *moment) e
 			full = told
 		}
 	}
-	if err := s.addWhole(ctx, a, p, m, p.filter.rooms(full)); err != nil {
+	if full = p.filter.rooms(full); p.since == nil {
+		a.later, a.moment = full, m // they are read when they are sent
+	} else if err := s.addWhole(ctx, a, p, m, full); err != nil {
 		return err
 	}
 	if p.since == nil || p.fullState || m.seq > p.since.UserSeq {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
 
+	"hanse/pkg/admission"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/httpx"
@@ -32,6 +34,13 @@ type Servers interface {
 	IsLocal(id.Server) bool
 }
 
+// Limiter is the rate limits (ratelimit.Limiter).
+type Limiter interface {
+	// Allow takes one action of a kind from the budget of a key. It returns a *merr.Error (M_LIMIT_EXCEEDED) if there is
+	// none left.
+	Allow(ctx context.Context, kind, key string) error
+}
+
 // Deps is what the role works with.
 type Deps struct {
 	WorkerID string
@@ -42,6 +51,8 @@ type Deps struct {
 	Redis    redis.UniversalClient
 	Sessions *session.Checker
 	Servers  Servers
+	// Limits may be nil: no limits.
+	Limits Limiter
 	// Tracer may be nil.
 	Tracer     trace.Tracer
 	Log        *slog.Logger
@@ -72,7 +83,9 @@ type Service struct {
 	seqs     *seqs
 	openings *cache.Cache[openingKey, *opening]
 
-	large *httpx.Large // answers with a large state
+	large  *httpx.Large    // answers with a large state
+	firsts *admission.Pool // first answers that are made and sent
+	limits Limiter
 
 	elsewhere atomic.Bool // presence of users who are not connected here has changed
 
@@ -88,7 +101,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, shards: d.Shards, rooms: d.Rooms, userdb: d.Users, bus: d.Bus, sessions: d.Sessions, servers: d.Servers,
 		tracer: d.Tracer, log: d.Log, metrics: newMetrics(d.Registerer), eph: newEphemeral(d.WorkerID), drain: make(chan struct{}),
-		large: httpx.NewLarge("sync", d.Registerer),
+		large: httpx.NewLarge("sync", d.Registerer), firsts: newFirsts(cfg.Answers, d.Registerer), limits: d.Limits,
 	}
 	heads, err := d.Rooms.Heads(ctx)
 	if err != nil {
@@ -115,8 +128,20 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 
 // Routes registers the role's endpoints.
 func (s *Service) Routes(r *httpx.Router) {
-	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0", "/_matrix/client/unstable").With(httpx.PlainText, s.sessions.Required)
+	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0", "/_matrix/client/unstable").With(httpx.PlainText, s.sessions.Required, s.limited)
 	g.Handle("GET /sync", s.handleSync, httpx.LongPoll())
+}
+
+// limited applies the limit of requests of any kind, which the client API has too.
+func (s *Service) limited(next httpx.Handler) httpx.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if who := session.From(r); s.limits != nil && who.RateLimited() {
+			if err := s.limits.Allow(r.Context(), "request", string(who.User)); err != nil {
+				return err
+			}
+		}
+		return next(w, r)
+	}
 }
 
 // Run follows the logs until the context ends.

@@ -12,6 +12,9 @@ import (
 var strippedTypes = []string{"m.room.create", "m.room.join_rules", "m.room.canonical_alias", "m.room.avatar",
 	"m.room.encryption", "m.room.name", "m.room.topic"}
 
+// maxStripped bounds the stripped state of one room, in bytes.
+const maxStripped = 128 << 10
+
 // stripped returns the stripped state of an invitation or a knock as a JSON array: what came with it from elsewhere, or
 // the state of our room as it was then, and the membership itself.
 func (s *Service) stripped(ctx context.Context, r *userdb.Membership) ([]byte, error) {
@@ -47,7 +50,9 @@ func (s *Service) stripped(ctx context.Context, r *userdb.Membership) ([]byte, e
 	}
 	list := []byte{'['}
 	for _, e := range shown {
-		list = append(e.Stripped(list), ',')
+		if len(list)+len(e.Content) <= maxStripped { // what is too large is left out
+			list = append(e.Stripped(list), ',')
+		}
 	}
 	return append(own.Stripped(list), ']'), nil
 }
