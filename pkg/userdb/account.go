@@ -179,6 +179,21 @@ func (d *DB) Profiles(ctx context.Context, users []id.User) (map[id.User]Profile
 	return out, nil
 }
 
+// Guests returns those of our users who are guests.
+func (d *DB) Guests(ctx context.Context, users []id.User) ([]id.User, error) {
+	var guests []id.User
+	for _, g := range d.groups(users) {
+		names, err := db.New(g.pool).Guests(ctx, g.parts, g.users)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			guests = append(guests, id.User(name))
+		}
+	}
+	return guests, nil
+}
+
 // UpdateProfile changes a profile under its lock. fn says whether it changed anything that rooms must hear of; then
 // the task, if it has a kind, is stored in the same transaction.
 func (d *DB) UpdateProfile(ctx context.Context, user id.User, task Task, fn func(*Profile) (tell bool, err error)) (Task, bool, error) {

@@ -15,6 +15,7 @@ const (
 	TaskDevices    = "devices"    // tell the rooms of changed devices
 	TaskDeactivate = "deactivate" // leave the rooms of a deactivated account
 	TaskSuccession = "succession" // take what users have set for a room along to its successor
+	TaskGuests     = "guests"     // remove guests from a room that admits none any more
 )
 
 // taskGrace is how long a task is left to the request that made it.
@@ -22,6 +23,7 @@ const taskGrace = 20 * time.Second
 
 // Task is work that a request promised and that must be done even if its worker dies.
 type Task struct {
+	// User is whose task it is; of TaskGuests, which room owners store, the room's id stands here.
 	User id.User
 	Kind string
 	// Key tells a user's tasks of one kind apart: a later one with the same key takes the place of the earlier.

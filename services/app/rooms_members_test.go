@@ -116,6 +116,32 @@ func testGuests(t *testing.T, w *world) {
 	guest.do("POST", v3+"/keys/signatures/upload", object{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
 }
 
+// Client-server API, "Guest Access", "Server behaviour": guests leave a room when it does not admit them any more; others stay.
+func testGuestsRemoved(t *testing.T, w *world) {
+	for _, end := range []string{"changed", "redacted"} {
+		anna, bert, guest, invited := w.register(t, "anna"), w.register(t, "bert"), w.guest(t), w.guest(t)
+		room := anna.create(object{"preset": "public_chat"})
+		access := anna.set(room, "m.room.guest_access", "", object{"guest_access": "can_join"})
+		bert.join(room)
+		guest.join(room)
+		anna.do("POST", in(room, "invite"), object{"user_id": invited.id}).ok()
+		if end == "changed" {
+			anna.set(room, "m.room.guest_access", "", object{"guest_access": "forbidden"})
+		} else {
+			anna.do("PUT", in(room, "redact", access, "1"), object{}).ok()
+		}
+		for _, p := range []*person{guest, invited} {
+			eventually(t, "a guest leaves, as guest access was "+end, func() bool {
+				return anna.state(room, "m.room.member", p.id).ok().str("membership") == "leave"
+			})
+		}
+		if is := anna.state(room, "m.room.member", bert.id).ok().str("membership"); is != "join" {
+			t.Errorf("%s: a user who is no guest: %s", end, is)
+		}
+		guest.do("POST", in(room, "join"), object{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+	}
+}
+
 // Client-server API, "Joining rooms", and "Restricted rooms": what else the body of a join has becomes part of the event, but
 // for who vouches for the user.
 func testJoinContent(t *testing.T, w *world) {

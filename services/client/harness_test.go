@@ -149,6 +149,7 @@ type roomRecorder struct {
 	mu      sync.Mutex
 	devices []*roomv1.DeviceChangesRequest
 	leaves  []*roomv1.LeaveRequest
+	joins   []*roomv1.JoinRequest
 	fail    error
 }
 
@@ -160,6 +161,13 @@ func (r *roomRecorder) DeviceChanges(_ context.Context, q *roomv1.DeviceChangesR
 	}
 	r.devices = append(r.devices, q)
 	return &roomv1.DeviceChangesResponse{}, nil
+}
+
+func (r *roomRecorder) Join(_ context.Context, q *roomv1.JoinRequest) (*roomv1.SendResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.joins = append(r.joins, q)
+	return &roomv1.SendResponse{}, nil
 }
 
 func (r *roomRecorder) Leave(_ context.Context, q *roomv1.LeaveRequest) (*roomv1.SendResponse, error) {

@@ -15,7 +15,6 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/partition"
-	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -94,7 +93,7 @@ func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
 	if err := c.limit(r, "join"); err != nil {
 		return err
 	}
-	if err := c.guestsMayJoin(r, t.Room); err != nil {
+	if err := c.guestsMayJoin(r, t); err != nil {
 		return err
 	}
 	user := me(r).User
@@ -116,6 +115,11 @@ func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
 	})
 	if err != nil {
 		return err
+	}
+	if me(r).Guest {
+		if err := c.stillWelcome(ctx, user, t.Room); err != nil {
+			return err
+		}
 	}
 	if err := c.carryOnJoin(ctx, user, t.Room); err != nil { // the join is made
 		c.log.WarnContext(ctx, "what a user had set for the room before", "room", t.Room, "user", user, "err", err)
@@ -155,32 +159,6 @@ func (c *Client) addProfile(ctx context.Context, content map[string]json.RawMess
 		if _, ok := content[key]; !ok && v != nil {
 			setOrDelete(content, key, v)
 		}
-	}
-	return nil
-}
-
-// guestsMayJoin refuses guests, unless the room admits them (client-server API, "Guest Access", "Server behaviour").
-func (c *Client) guestsMayJoin(r *http.Request, roomID id.Room) error {
-	if !me(r).Guest {
-		return nil
-	}
-	room, err := c.rooms.Room(r.Context(), roomID)
-	if errors.Is(err, roomdb.ErrNotFound) {
-		return merr.GuestAccessForbidden()
-	}
-	if err != nil {
-		return err
-	}
-	m, err := c.rooms.State(r.Context(), room.Part, room.SID)
-	if err != nil {
-		return err
-	}
-	e, err := c.rooms.StateEvent(r.Context(), room.Part, m, typeGuestAccess, "")
-	if err != nil {
-		return err
-	}
-	if e == nil || gjson.GetBytes(e.Content, "guest_access").Str != "can_join" {
-		return merr.GuestAccessForbidden()
 	}
 	return nil
 }

@@ -149,3 +149,30 @@ func TestRemoteHierarchy(t *testing.T) {
 	anna.do("GET", path+url.PathEscape("!liar:far.example"), nil).fails(404, "M_NOT_FOUND")
 	c.do("GET", path+url.PathEscape("!root:far.example")+"?via=far.example", "", nil).fails(404, "M_NOT_FOUND") // only for users
 }
+
+// Client-server API, "Guest Access", "Server behaviour": guests join rooms of other servers that say that they admit guests. When
+// we are in the room and that is not so, the guest leaves again.
+func TestGuestsJoinElsewhere(t *testing.T) {
+	c := newCluster(t, func(cfg *Config, _ *Deps) { cfg.Registration.Guests = true })
+	token := c.do("POST", v3+"/register?kind=guest", "", map[string]any{}).ok().str("access_token")
+	summary := func(room string, guests bool) string {
+		return fmt.Sprintf(`{"room":{"room_id":%q,"join_rule":"public","num_joined_members":2,"world_readable":false,"guest_can_join":%v}}`, room, guests)
+	}
+	c.far(map[string]string{
+		"/hierarchy/!open:far.example":   summary("!open:far.example", true),
+		"/hierarchy/!closed:far.example": summary("!closed:far.example", false),
+	})
+	for _, q := range []struct {
+		room         string
+		joins, leave int
+	}{{"!closed:far.example", 0, 0}, {"!unknown:far.example", 0, 0}, {"!open:far.example", 1, 1}} {
+		c.do("POST", v3+"/join/"+url.PathEscape(q.room)+"?via=far.example", token, map[string]any{}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+		c.rooms.mu.Lock()
+		if len(c.rooms.joins) != q.joins || len(c.rooms.leaves) != q.leave {
+			t.Errorf("%s: %d joins, %d leaves", q.room, len(c.rooms.joins), len(c.rooms.leaves))
+		}
+		c.rooms.mu.Unlock()
+	}
+	c.do("PUT", v3+"/rooms/"+url.PathEscape("!open:far.example")+"/state/m.room.member/@x:a.example", token,
+		map[string]any{"membership": "join"}).fails(403, "M_GUEST_ACCESS_FORBIDDEN")
+}

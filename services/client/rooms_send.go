@@ -218,7 +218,7 @@ func (c *Client) putState(w http.ResponseWriter, r *http.Request) error {
 
 // prepareMember gives a membership event that comes as a plain state event what the endpoints for membership give it.
 func (c *Client) prepareMember(r *http.Request, room id.Room, intent *roomv1.EventIntent) error {
-	target, err := id.ParseUser(*intent.StateKey)
+	member, err := id.ParseUser(*intent.StateKey)
 	if err != nil {
 		return merr.InvalidParam("The state key of a membership is a user ID")
 	}
@@ -228,14 +228,14 @@ func (c *Client) prepareMember(r *http.Request, room id.Room, intent *roomv1.Eve
 	}
 	switch membership := gjson.GetBytes(intent.Content, "membership").Str; membership {
 	case join:
-		if err := c.guestsMayJoin(r, room); err != nil {
+		if err := c.guestsMayBe(r, room); err != nil {
 			return err
 		}
 	case invite:
-		if err := c.limitInvitee(r, target); err != nil {
+		if err := c.limitInvitee(r, member); err != nil {
 			return err
 		}
-		if err := c.mayInvite(r.Context(), me(r).User, target); err != nil {
+		if err := c.mayInvite(r.Context(), me(r).User, member); err != nil {
 			return err
 		}
 	case knock:
@@ -244,7 +244,7 @@ func (c *Client) prepareMember(r *http.Request, room id.Room, intent *roomv1.Eve
 	default:
 		return merr.BadJSON("Not a membership: " + strconv.Quote(membership))
 	}
-	if err := c.addProfile(r.Context(), content, target); err != nil {
+	if err := c.addProfile(r.Context(), content, member); err != nil {
 		return err
 	}
 	intent.Content, err = json.Marshal(content)

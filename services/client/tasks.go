@@ -120,6 +120,8 @@ func (c *Client) runTask(ctx context.Context, t userdb.Task) error {
 		return c.leaveAll(ctx, t)
 	case userdb.TaskSuccession:
 		return c.carryAlong(ctx, t)
+	case userdb.TaskGuests:
+		return c.removeGuests(ctx, id.Room(t.User), t)
 	}
 	return fmt.Errorf("unknown kind of task %q", t.Kind)
 }

@@ -38,6 +38,7 @@ type change struct {
 	receipts   []*receiptRow
 	members    []memberRow // local users whose membership changed
 	partial    partialRows // of rooms that were joined without their members
+	barsGuests bool        // guests of ours must leave afterwards
 	nid        int64       // highest numeric id that the change uses
 
 	// last is the position of the change's last entry, or of the partition's last if it has none.

@@ -61,6 +61,11 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 	applies := redacts(e.pdu, target.PDU, powerful)
 	if applies && target.RedactedBy == 0 {
 		w.c.redactions = append(w.c.redactions, redaction{target: target.NID, by: e.nid})
+		if target.Is(typeGuestAccess, "") && w.h.joinedLocal > 0 {
+			if err := w.removeGuests(ctx); err != nil {
+				return false, err
+			}
+		}
 	}
 	shown = decided || applies && w.present(target).Flags == 0
 	if applies && !shown { // an outlier may get its place

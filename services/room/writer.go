@@ -81,8 +81,12 @@ func (w *writer) put() error {
 	}
 	w.c.resolved = w.r.unshared
 	awaiting := len(w.c.lacks)+len(w.c.awaited) > 0
+	barsGuests := w.c.barsGuests
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
+	}
+	if barsGuests {
+		w.s.guestsSoon(w.c)
 	}
 	if awaiting {
 		w.r.awaiting = w.c
@@ -404,6 +408,15 @@ func (w *writer) move(ctx context.Context, by []*newEvent, next state.Map) ([]mo
 	var moved []movedMember
 	for ch := range state.Diff(w.h.state, next) {
 		succession(by, ch)
+		if ch.Key == (state.Key{Type: typeGuestAccess}) && w.h.joinedLocal > 0 {
+			barred, err := w.guestsBarred(ctx, ch.Old, ch.New)
+			if err == nil && barred {
+				err = w.removeGuests(ctx)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
 		if ch.Key.Type != typeMember {
 			continue
 		}

@@ -38,6 +38,10 @@ UPDATE account SET displayname = $3, avatar_url = $4, profile = $5 WHERE part = 
 SELECT user_id, displayname, avatar_url FROM account
 WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id = ANY(sqlc.arg(user_ids)::text[]) AND NOT deactivated;
 
+-- name: Guests :many
+SELECT user_id FROM account
+WHERE part = ANY(sqlc.arg(parts)::int[]) AND user_id = ANY(sqlc.arg(user_ids)::text[]) AND guest AND NOT deactivated;
+
 -- name: DeleteWords :exec
 DELETE FROM directory_word WHERE part = $1 AND user_id = $2;
 

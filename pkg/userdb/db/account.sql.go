@@ -116,6 +116,31 @@ func (q *Queries) DeleteWords(ctx context.Context, part int32, userID string) er
 	return err
 }
 
+const guests = `-- name: Guests :many
+SELECT user_id FROM account
+WHERE part = ANY($1::int[]) AND user_id = ANY($2::text[]) AND guest AND NOT deactivated
+`
+
+func (q *Queries) Guests(ctx context.Context, parts []int32, userIds []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, guests, parts, userIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var user_id string
+		if err := rows.Scan(&user_id); err != nil {
+			return nil, err
+		}
+		items = append(items, user_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listAccounts = `-- name: ListAccounts :many
 SELECT part, user_id, password_hash, admin, guest, deactivated, erased, appservice_id, displayname, avatar_url, profile, created_ts FROM account
 WHERE part = ANY($2::int[]) AND user_id > $3::text AND strpos(user_id, $4::text) > 0
