@@ -147,10 +147,14 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		embedded := f.Type
+		if embedded.Kind() == reflect.Pointer {
+			embedded = embedded.Elem()
+		}
 		switch {
 		case name == "-" || !f.IsExported() && !f.Anonymous:
-		case f.Anonymous && name == "":
-			for n, ft := range fieldsOf(f.Type) {
+		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct:
+			for n, ft := range fieldsOf(embedded) {
 				if _, ok := fields[n]; !ok {
 					fields[n] = ft
 				}

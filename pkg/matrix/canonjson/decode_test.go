@@ -107,3 +107,26 @@ func FuzzReaders(f *testing.F) {
 		}
 	})
 }
+
+// Summary and Label stand embedded in decodedRoom, as encoding/json allows: by pointer, and by a type that is no struct.
+type (
+	Summary struct {
+		Name string `json:"name"`
+	}
+	Label       string
+	decodedRoom struct {
+		*Summary
+		Label
+		ID string `json:"id"`
+	}
+)
+
+func TestDecodeEmbedded(t *testing.T) {
+	var got decodedRoom
+	if err := Decode([]byte(`{"id":"a","name":"b","NAME":"c","Label":"d","label":"e"}`), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != "a" || got.Summary == nil || got.Name != "b" || got.Label != "d" {
+		t.Errorf("%+v, %+v", got, got.Summary)
+	}
+}
