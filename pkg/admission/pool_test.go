@@ -36,7 +36,7 @@ func TestStalestMakesRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	third := enter("third", "a", 20)
-	if fmt.Sprint(given) != "[second]" || !second.Evicted() || second.Take(1) != ErrEvicted || second.Settle() != ErrEvicted {
+	if fmt.Sprint(given) != "[second]" || !second.Evicted() || !errors.Is(second.Take(1), ErrEvicted) || !errors.Is(second.Settle(), ErrEvicted) {
 		t.Errorf("made room: %v", given)
 	}
 	if err := third.Settle(); err != nil {

@@ -78,12 +78,13 @@ func TestGivesBack(t *testing.T) {
 		t.Skip("GOGC is set")
 	}
 	defer keep(4<<20, 100*time.Millisecond)()
-	burst := make([][]byte, 200)
-	for i := range burst {
-		burst[i] = make([]byte, 1<<20)
-	}
-	runtime.KeepAlive(burst)
-	burst = nil
+	func() {
+		burst := make([][]byte, 200)
+		for i := range burst {
+			burst[i] = make([]byte, 1<<20)
+		}
+		runtime.KeepAlive(burst)
+	}()
 	var m runtime.MemStats
 	await.True(t, time.Minute, "the memory is given back", func() bool {
 		runtime.ReadMemStats(&m)

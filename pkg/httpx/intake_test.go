@@ -96,7 +96,7 @@ func (e *edge) answer(c net.Conn) (status int, body string, closed bool) {
 		return resp.StatusCode, string(raw), false
 	}
 	_, err = b.ReadByte()
-	return resp.StatusCode, string(raw), err == io.EOF
+	return resp.StatusCode, string(raw), errors.Is(err, io.EOF)
 }
 
 // honest is a request that is sent at once.

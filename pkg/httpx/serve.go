@@ -2,6 +2,7 @@ package httpx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -61,7 +62,8 @@ func (rt *Router) ServeHTTP(hw http.ResponseWriter, r *http.Request) {
 	route.metric.inFlight.Inc()
 	defer func() {
 		v := recover()
-		aborted := v == http.ErrAbortHandler
+		err, _ := v.(error)
+		aborted := errors.Is(err, http.ErrAbortHandler)
 		if v != nil && !aborted {
 			rt.panicked(w, r, v)
 		}

@@ -3,7 +3,6 @@ package app_test
 import (
 	"context"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,12 +15,7 @@ import (
 // Client-server API, "Standard error response": while PostgreSQL is away, /sync and all else that needs it say 503, which
 // clients and proxies take for a reason to try again, and it works again when it is back.
 func TestDatabaseAway(t *testing.T) {
-	sockets, err := os.MkdirTemp("", "hanse-away-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(sockets) }) // what is left is empty
-	cfg := local.Config{Dir: filepath.Join(t.TempDir(), "data"), Unsafe: true, Sockets: sockets}
+	cfg := local.Config{Dir: filepath.Join(t.TempDir(), "data"), Unsafe: true, Sockets: t.TempDir()}
 	start := func() *local.Server {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
 )
@@ -175,10 +174,10 @@ func TestAwkwardTextInFederation(t *testing.T) {
 		}
 	}
 	bodies := map[string]any{
-		"/user/keys/claim": map[string]any{"one_time_keys": map[string]any{string(anna): map[string]any{"DEVICE": "signed_curve25519"}}},
-		"/user/keys/query": map[string]any{"device_keys": map[string]any{string(anna): []any{"DEVICE"}}},
-		"/publicRooms":     map[string]any{"since": "x", "filter": map[string]any{"generic_search_term": "x", "room_types": []any{"x"}}},
-		"/get_missing_events/" + string(id.Room(room)): map[string]any{"earliest_events": []any{"$x"}, "latest_events": []any{"$y"}},
+		"/user/keys/claim":                    map[string]any{"one_time_keys": map[string]any{string(anna): map[string]any{"DEVICE": "signed_curve25519"}}},
+		"/user/keys/query":                    map[string]any{"device_keys": map[string]any{string(anna): []any{"DEVICE"}}},
+		"/publicRooms":                        map[string]any{"since": "x", "filter": map[string]any{"generic_search_term": "x", "room_types": []any{"x"}}},
+		"/get_missing_events/" + string(room): map[string]any{"earliest_events": []any{"$x"}, "latest_events": []any{"$y"}},
 	}
 	for uri, content := range bodies {
 		for _, a := range awkward {

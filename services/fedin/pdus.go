@@ -187,7 +187,7 @@ func (f *Fedin) receiveOutside(ctx context.Context, origin id.Server, roomID id.
 func (f *Fedin) outsideRules(ctx context.Context, roomID id.Room, raw []byte) (*roomversion.Rules, error) {
 	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)
 	if err != nil || !f.isLocal(user) || gjson.GetBytes(raw, "type").Str != memberType {
-		return nil, nil
+		return nil, nil //nolint:nilerr // a state key that is no user id is nobody's here
 	}
 	m, err := f.users.Membership(ctx, user, roomID)
 	if errors.Is(err, userdb.ErrNotFound) {

@@ -36,7 +36,6 @@ func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Ev
 	}
 	if err != nil {
 		in.s.log.Debug("event_auth", "room", in.roomID, "server", in.origin, "err", err)
-		raw = nil
 	} else {
 		if err := in.storeRaw(ctx, raw); err != nil {
 			return err

@@ -29,7 +29,6 @@ type holed struct {
 	names   map[string]int64
 	key     *signing.Key
 	batch   *state.Batch
-	rows    []string
 }
 
 const bertsBan = 100 // the number of the event in the hole

@@ -237,15 +237,15 @@ const (
 )
 
 // SilentRooms returns the rooms that rules for whole rooms make silent.
-func (s *Ruleset) SilentRooms() map[id.Room]Silence {
+func (r *Ruleset) SilentRooms() map[id.Room]Silence {
 	rooms := make(map[id.Room]Silence)
-	for _, r := range s.Room {
-		if r.Enabled && !r.Notifies() {
-			rooms[id.Room(r.ID)] = SilentPlain
+	for _, rule := range r.Room {
+		if rule.Enabled && !rule.Notifies() {
+			rooms[id.Room(rule.ID)] = SilentPlain
 		}
 	}
-	for _, r := range s.Override {
-		if room, ok := r.wholeRoom(); ok && r.Enabled && !r.Notifies() {
+	for _, rule := range r.Override {
+		if room, ok := rule.wholeRoom(); ok && rule.Enabled && !rule.Notifies() {
 			rooms[room] = SilentAll
 		}
 	}
