@@ -20,8 +20,8 @@ import (
 const (
 	// lingerTime and lingerBytes bound what a connection that is closed behind an answer still reads: a sender whose bytes
 	// meet a closed connection loses the answer.
-	lingerTime  = time.Second
-	lingerBytes = 256 << 10
+	lingerTime  = 5 * time.Second
+	lingerBytes = 64 << 20
 	// lingerMax bounds the connections that do so.
 	lingerMax = 1024
 )

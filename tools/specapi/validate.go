@@ -187,7 +187,10 @@ func (s *Spec) checkBody(req *http.Request, op *operation, doc *body, status int
 
 // nullable are the operations whose answers may have null for what is not set. The specification leaves such members
 // out, Synapse sends null, and there are clients that demand it.
-var nullable = map[string]bool{"getDevices": true, "getDevice": true, "getJoinedMembersByRoom": true}
+var nullable = map[string]bool{
+	"GET /_matrix/client/v3/devices": true, "GET /_matrix/client/v3/devices/{deviceId}": true,
+	"GET /_matrix/client/v3/rooms/{roomId}/joined_members": true,
+}
 
 func withoutNulls(v any) any {
 	switch v := v.(type) {
