@@ -29,11 +29,6 @@ func (in *intake) statesAt(ctx context.Context, missing []id.Event) ([]fetchedSt
 			return nil, fmt.Errorf("state after %s: %w", m, err)
 		}
 		states = append(states, st)
-		others, err := in.opinions(ctx, m, st)
-		if err != nil {
-			return nil, err
-		}
-		states = append(states, others...)
 	}
 	return states, nil
 }
