@@ -84,6 +84,17 @@ func (f *fork) settle(ctx context.Context) error {
 	return err
 }
 
+// sentFrom returns the events that people of a server sent.
+func (f *fork) sentFrom(on server) map[string]server {
+	sent := make(map[string]server)
+	for _, e := range f.sent {
+		if f.what[e].by.server.name == on.name {
+			sent[e] = on
+		}
+	}
+	return sent
+}
+
 // heard says which of the words the other side has no verdict about.
 func (f *fork) heard(ctx context.Context, said map[string]server) error {
 	for _, side := range []server{f.boss.server, f.guest.server} {
