@@ -33,29 +33,34 @@ const quiet = 20 * time.Second
 
 // Keep lets at least slack bytes be allocated between two collections, until stop is called. There can be one in a
 // process.
-func Keep(slack int64) (stop func()) { return keep(slack, quiet) }
-
-func keep(slack int64, quiet time.Duration) (stop func()) {
+func Keep(slack int64) (stop func()) {
 	if slack <= 0 || os.Getenv("GOGC") != "" {
 		return func() {}
 	}
-	p := &pacer{slack: uint64(slack), quiet: quiet}
-	p.rest = time.AfterFunc(quiet, p.giveBack)
+	return start(uint64(slack), quiet).stop
+}
+
+func start(slack uint64, quiet time.Duration) *pacer {
+	p := &pacer{slack: slack, quiet: quiet, cycles: read().cycles}
 	p.before = debug.SetGCPercent(minPercent)
 	p.percent = minPercent
+	p.rest = time.AfterFunc(quiet, p.rested)
 	p.collected()
-	return p.stop
+	return p
 }
 
 type pacer struct {
 	slack uint64
 	quiet time.Duration
-	rest  *time.Timer // set anew by each collection
 
 	mu      sync.Mutex
 	stopped bool
 	before  int // percentage before Keep
 	percent int // in force
+
+	rest   *time.Timer // runs rested, once for each time of quiet
+	cycles uint64      // collections that rested has seen
+	kept   uint64      // bytes that the heap took when rested had given back last
 }
 
 // collected runs after each collection, and has itself called after the next one: what it allocates is garbage then.
@@ -65,9 +70,8 @@ func (p *pacer) collected() {
 	if p.stopped {
 		return
 	}
-	p.rest.Reset(p.quiet)
 	// Setting the percentage stops the world for a moment: small differences do not matter.
-	if next := percentFor(p.slack, live()); next < p.percent*9/10 || next > p.percent*11/10 {
+	if next := percentFor(p.slack, read().live); next < p.percent*9/10 || next > p.percent*11/10 {
 		debug.SetGCPercent(next)
 		p.percent = next
 	}
@@ -84,22 +88,48 @@ func (p *pacer) stop() {
 	}
 }
 
-// giveBack runs when nothing has been collected for a while. It collects, and gives the system what is free, if that is more than
-// what the process may fill anew with garbage: a process under a steady light load is left alone.
+// rested runs again and again, and gives memory back if nothing has been collected since it ran last.
+func (p *pacer) rested() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return
+	}
+	p.giveBack()
+	p.rest.Reset(p.quiet)
+}
+
+// giveBack collects and gives the system what is free, if the heap takes more than it needs and may fill anew with garbage: a
+// process under a steady light load is left alone. What it needs is what was alive after the last collection, or what it took
+// when giveBack had run last: the last collection can have come in the middle of a burst, when all that is garbage now was alive.
 func (p *pacer) giveBack() {
-	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/live:bytes"}}
-	metrics.Read(sample)
-	objects, free, live := sample[0].Value.Uint64(), sample[1].Value.Uint64(), sample[2].Value.Uint64()
-	if objects+free > live+max(p.slack, live/2) {
+	m := read()
+	if m.cycles != p.cycles {
+		p.cycles = m.cycles
+		return
+	}
+	if need := min(m.live, p.kept); m.heap > need+max(p.slack, need/2) {
 		debug.FreeOSMemory()
+		m = read()
+		p.cycles, p.kept = m.cycles, m.heap
 	}
 }
 
-// live returns the bytes that were alive after the last collection.
-func live() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+// memory is what the runtime says of the heap.
+type memory struct {
+	heap   uint64 // bytes in use, with garbage, and free ones that the system has not got back
+	live   uint64 // bytes that were alive after the last collection
+	cycles uint64 // collections so far
+}
+
+func read() memory {
+	sample := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
+	}
 	metrics.Read(sample)
-	return sample[0].Value.Uint64()
+	value := func(i int) uint64 { return sample[i].Value.Uint64() }
+	return memory{heap: value(0) + value(1), live: value(2), cycles: value(3)}
 }
 
 // percentFor returns the percentage of live that makes up slack.

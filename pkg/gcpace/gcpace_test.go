@@ -48,9 +48,9 @@ func TestKeep(t *testing.T) {
 		t.Fatalf("%s: %d%%", what, current())
 	}
 	wait("a small heap", func(p int) bool { return p > 200 })
-	held := make([]byte, 100<<20)
+	large := make([]byte, 100<<20)
 	wait("a large heap", func(p int) bool { return p == 100 })
-	runtime.KeepAlive(held)
+	runtime.KeepAlive(large)
 	wait("a small heap again", func(p int) bool { return p > 200 })
 	stop()
 	stop()
@@ -72,22 +72,73 @@ func TestKeepRespectsGOGC(t *testing.T) {
 	}
 }
 
-// What a burst has left goes back to the system without another allocation.
-func TestGivesBack(t *testing.T) {
-	if os.Getenv("GOGC") != "" {
-		t.Skip("GOGC is set")
-	}
-	defer keep(4<<20, 100*time.Millisecond)()
-	func() {
-		burst := make([][]byte, 200)
-		for i := range burst {
-			burst[i] = make([]byte, 1<<20)
-		}
-		runtime.KeepAlive(burst)
-	}()
+// held returns the bytes of the heap that the system has not got back.
+func held() uint64 {
 	var m runtime.MemStats
-	await.True(t, time.Minute, "the memory is given back", func() bool {
-		runtime.ReadMemStats(&m)
-		return m.HeapSys-m.HeapReleased < 100<<20
-	})
+	runtime.ReadMemStats(&m)
+	return m.HeapSys - m.HeapReleased
+}
+
+// burst allocates 200 MiB that are all alive at once, and are garbage when it returns.
+func burst() {
+	all := make([][]byte, 200)
+	for i := range all {
+		all[i] = make([]byte, 1<<20)
+	}
+	runtime.KeepAlive(all)
+}
+
+// What a burst has left goes back to the system, wherever in the burst the last collection was, and so does what the next burst
+// leaves. This test calls giveBack instead of waiting: nothing else allocates then.
+func TestGiveBack(t *testing.T) {
+	p := start(4<<20, time.Hour)
+	defer p.stop()
+	for _, c := range []struct {
+		what string
+		work func()
+	}{
+		{"collections within the burst", burst},
+		{"no collection", func() { defer debug.SetGCPercent(debug.SetGCPercent(-1)); burst() }},
+		{"a collection at the end of the burst", func() {
+			all := make([]byte, 200<<20)
+			runtime.GC()
+			runtime.KeepAlive(all)
+		}},
+	} {
+		c.work()
+		await.True(t, time.Minute, c.what+": the memory is given back", func() bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.giveBack()
+			return held() < 100<<20
+		})
+	}
+}
+
+// Garbage less than the slack is left where it is.
+func TestLightLoadIsLeftAlone(t *testing.T) {
+	debug.FreeOSMemory()
+	p := start(512<<20, time.Hour)
+	defer p.stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	burst()
+	runtime.GC() // ends one that is under way, too
+	p.cycles = read().cycles
+	p.giveBack()
+	if got := read().cycles; got != p.cycles {
+		t.Errorf("%d collections, want none", got-p.cycles)
+	}
+}
+
+// The timer gives back without anything that allocates, also what a second burst leaves.
+func TestGivesBack(t *testing.T) {
+	p := start(4<<20, time.Millisecond)
+	defer p.stop()
+	for range 2 {
+		p.mu.Lock() // no time of quiet within the burst
+		burst()
+		p.mu.Unlock()
+		await.True(t, time.Minute, "the memory is given back", func() bool { return held() < 100<<20 })
+	}
 }
