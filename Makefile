@@ -11,7 +11,7 @@ TESTFLAGS   ?= -race -timeout 40m
 # DATA and PORT.
 export SERVER_NAME DATA CLIENT_PORT CA
 
-.PHONY: help run run-cluster build test check lint generate generated vet unit fuzz figures interop chart clean
+.PHONY: help run run-cluster build test check lint generate generated tidy vet unit fuzz figures interop chart clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,14 +36,18 @@ bin/hanse:
 bin/dev-cert bin/run-cluster:
 	$(GO) build -o $@ hanse/tools/cluster/cmd/$(@F)
 
-test: ## everything that must hold: generated code, lint, vet, tests with the race detector, short fuzzing, end to end
+test: ## everything that must hold: generated code, go.mod files, lint, vet, tests with the race detector, short fuzzing, end to end
 	@deploy/dev/install.sh test
 	@[ -e bin/golangci-lint ] || echo "The first time this builds its tools from source, too: tens of minutes on two cores, 10 GB of disk."
-	@$(MAKE) --no-print-directory generated lint vet unit chart fuzz
+	@$(MAKE) --no-print-directory generated tidy lint vet unit chart fuzz
 
 unit: ## all tests, end-to-end tests too
 	@set -e; for m in proto pkg services; do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
 	@echo "== test tools"; cd tools && $(GO) test $(TESTFLAGS) -p 1 ./... # whole clusters: one package after the other
+
+tidy: ## check that the go.mod and go.sum of each module say what it imports, without the workspace's help
+	@set -e; for m in $(MODULES) tools/chart tools/gen tools/lint; do \
+		(cd $$m && GOWORK=off $(GO) mod tidy -diff) || { echo "Run GOWORK=off go mod tidy in $$m." >&2; exit 1; }; done
 
 vet:
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./...); done; cd tools && $(GO) vet -tags interop ./interop/... && $(GO) vet -tags goolm ./e2e/gomatrix
