@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // DB is what a Store needs of a pool that reaches the room's shard.
@@ -21,16 +23,6 @@ type Room struct {
 }
 
 const (
-	// rejected is the flag of a rejected event.
-	rejected = 2
-
-	// selectNodes reads state events behind a numeric id. Events of flag 8 wait for their auth events: they are no part
-	// of the graph, and get another number when they become one.
-	selectNodes = `
-SELECT event_nid, type, state_key, auth, flags FROM event
-WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid > $3 AND flags & 8 = 0
-ORDER BY event_nid LIMIT $4`
-
 	selectBlocks = `SELECT seq, last_nid, data FROM auth_block WHERE part = $1 AND room_nid = $2 ORDER BY seq`
 
 	// A block follows from rows that never change: whoever writes it, and as often as it is written, it is the same.
@@ -80,14 +72,14 @@ const pageRows = 20_000
 // readNodes calls add with the state events behind a numeric id, some at a time.
 func readNodes(ctx context.Context, db DB, room Room, behind int64, add func([]Node) error) error {
 	for {
-		rows, err := db.Query(ctx, selectNodes, int32(room.Part), room.NID, behind, pageRows)
+		rows, err := db.Query(ctx, eventsql.Nodes, int32(room.Part), room.NID, behind, pageRows)
 		if err != nil {
 			return fmt.Errorf("read state events: %w", err)
 		}
 		nodes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n Node, err error) {
 			var flags int32
 			err = row.Scan(&n.NID, &n.Key.Type, &n.Key.StateKey, &n.Auth, &flags)
-			n.Rejected = flags&rejected != 0
+			n.Rejected = flags&eventsql.Rejected != 0
 			return n, err
 		})
 		if err != nil {

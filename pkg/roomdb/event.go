@@ -9,16 +9,15 @@ import (
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb/eventsql"
 )
 
-// Flags of an event.
+// Flags of an event: see eventsql.
 const (
-	Outlier    = 1 // stored without its place in the room: auth events, out-of-room invites
-	Rejected   = 2 // failed the auth rules at its place
-	SoftFailed = 4 // failed the auth rules of the current state when it arrived
-	// Outside: an outlier that came before its auth events, as memberships of rooms do that we are not in. Once they are
-	// here it is stored anew, under another number: an event's number is greater than those of its auth events.
-	Outside = 8
+	Outlier    = eventsql.Outlier
+	Rejected   = eventsql.Rejected
+	SoftFailed = eventsql.SoftFailed
+	Outside    = eventsql.Outside
 )
 
 // Event is a stored event. It is immutable.
@@ -87,8 +86,6 @@ func (e *Event) Place() Place { return PlaceOf(e.Ord) }
 
 // Visible says whether the event has a place in the timeline.
 func (e *Event) Visible() bool { return e.Ord != 0 }
-
-const eventColumns = `part, event_nid, room_nid, event_id, coalesce(ord, 0), coalesce(sid, 0), flags, notify_seq, replaces, coalesce(redacted_by, 0), coalesce(cause, ''), auth, prev, json`
 
 // row is an event before its room's version is known.
 type row struct {
@@ -173,17 +170,10 @@ func (e *row) parse(m *meta) (*Event, error) {
 	return &e.Event, nil
 }
 
-// Look-ups of many rows begin at each key and read one row, in the order of an index, because a plan is made once for a
-// connection, when the table may be empty: "key = ANY($2)" would then be a filter over all events of the partition, for as
-// long as PostgreSQL has not analysed the table.
-
-const sqlEvents = `SELECT ` + eventColumns + ` FROM unnest($2::bigint[]) AS w (nid)
-		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`
-
 // EventsOnce returns those of the events that exist, by number. It leaves the cache alone: those of a large state would push
 // out what others need.
 func (d *DB) EventsOnce(ctx context.Context, part uint32, nids []int64) (map[int64]*Event, error) {
-	events, err := d.readEventsAt(ctx, d.shards.For(part), sqlEvents, int32(part), nids)
+	events, err := d.readEventsAt(ctx, d.shards.For(part), eventsql.ByNID, int32(part), nids)
 	found := make(map[int64]*Event, len(events))
 	for _, e := range events {
 		found[e.NID] = e
@@ -205,7 +195,7 @@ func (d *DB) Events(ctx context.Context, part uint32, nids []int64) (map[int64]*
 	if len(missing) == 0 {
 		return found, nil
 	}
-	events, err := d.queryEvents(ctx, part, sqlEvents, int32(part), missing)
+	events, err := d.queryEvents(ctx, part, eventsql.ByNID, int32(part), missing)
 	if err != nil {
 		return nil, err
 	}
@@ -235,8 +225,7 @@ func (d *DB) EventsIn(ctx context.Context, nids map[uint32][]int64) (map[uint32]
 		for i, at := range index {
 			of[i] = missing[at]
 		}
-		events, err := d.queryEventsAt(ctx, q, `SELECT `+eventColumns+` FROM event
-			WHERE (part, event_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`, parts, of)
+		events, err := d.queryEventsAt(ctx, q, eventsql.ByPartNID, parts, of)
 		for _, e := range events {
 			found[e.Part][e.NID] = e
 		}
@@ -251,8 +240,7 @@ func (d *DB) EventsByID(ctx context.Context, part uint32, ids []id.Event) (map[i
 	for i, e := range ids {
 		text[i] = string(e)
 	}
-	events, err := d.queryEvents(ctx, part, `SELECT `+eventColumns+` FROM unnest($2::text[]) AS w (id)
-		JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"`, int32(part), text)
+	events, err := d.queryEvents(ctx, part, eventsql.ByID, int32(part), text)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +253,7 @@ func (d *DB) EventsByID(ctx context.Context, part uint32, ids []id.Event) (map[i
 
 // EventByID returns an event of the room: ErrNotFound also if the event belongs to another room.
 func (d *DB) EventByID(ctx context.Context, room *Room, eventID id.Event) (*Event, error) {
-	events, err := d.queryEvents(ctx, room.Part, `SELECT `+eventColumns+` FROM event WHERE part = $1 AND event_id = $2`, int32(room.Part), string(eventID))
+	events, err := d.queryEvents(ctx, room.Part, eventsql.OneByID, int32(room.Part), string(eventID))
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // InRoom says whether a server has joined members in a room.
@@ -52,8 +53,7 @@ func (d *DB) FindEvent(ctx context.Context, eventID id.Event) (*Event, error) {
 		if len(found) > 0 {
 			return nil
 		}
-		events, err := d.queryEventsAt(ctx, q, `SELECT `+eventColumns+` FROM event
-			WHERE (part, event_id) IN (SELECT p, $2 FROM unnest($1::int[]) AS p)`, parts, string(eventID))
+		events, err := d.queryEventsAt(ctx, q, eventsql.OneInParts, parts, string(eventID))
 		found = append(found, events...)
 		return err
 	})
@@ -68,8 +68,7 @@ func (d *DB) FindEvent(ctx context.Context, eventID id.Event) (*Event, error) {
 
 // EventIDs returns the ids of those of the events that exist.
 func (d *DB) EventIDs(ctx context.Context, part uint32, nids []int64) (map[int64]id.Event, error) {
-	rows, err := d.shards.For(part).Query(ctx, `SELECT event_nid, event_id FROM unnest($2::bigint[]) AS w (nid)
-		JOIN LATERAL (SELECT event_nid, event_id FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`, int32(part), nids)
+	rows, err := d.shards.For(part).Query(ctx, eventsql.IDs, int32(part), nids)
 	if err != nil {
 		return nil, fmt.Errorf("read event ids: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,6 +20,9 @@ const (
 	KindDeviceChange = 3
 	KindFilled       = 4
 )
+
+// deviceChange is KindDeviceChange in SQL: as a parameter, it would hide the index of such entries from the planner.
+var deviceChange = strconv.Itoa(KindDeviceChange)
 
 const logColumns = `l.pos, l.room_nid, l.kind, l.body, e.json, e.event_id, coalesce(e.redacted_by, 0)`
 

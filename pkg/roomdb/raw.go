@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // Raw is a row of a state event, for answers with hundreds of thousands of them: nothing of it is parsed, copied or
@@ -26,19 +28,11 @@ const (
 	rawSpare = 4
 )
 
-const rawColumns = `event_nid, event_id, replaces, redacted_by, json`
-
-// Most of the state events of a large room are in its state: they are read as they lie in the index of the room's state
-// events (and mostly in the table, too), which costs a tenth of looking up each.
-const (
-	sqlRawRange = `SELECT ` + rawColumns + ` FROM event
-		WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid BETWEEN $3 AND $4 ORDER BY event_nid LIMIT $5`
-	sqlRawEach = `SELECT ` + rawColumns + ` FROM unnest($2::bigint[]) AS w (nid)
-		JOIN LATERAL (SELECT ` + rawColumns + ` FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid`
-)
-
 // EachRaw calls each for those of a room's state events that exist, in the order of their numbers, in which nids must be.
 // It holds a connection while it calls each.
+//
+// Most of the state events of a large room are in its state: they are read as they lie in the index of the room's state
+// events (and mostly in the table, too), which costs a tenth of looking up each.
 func (d *DB) EachRaw(ctx context.Context, room RoomKey, nids []int64, each func(*Raw) error) error {
 	for step := range slices.Chunk(nids, rawStep) {
 		rest := step
@@ -51,7 +45,7 @@ func (d *DB) EachRaw(ctx context.Context, room RoomKey, nids []int64, each func(
 		if len(rest) == 0 {
 			continue
 		}
-		rows, err := d.shards.For(room.Part).Query(ctx, sqlRawEach, int32(room.Part), rest)
+		rows, err := d.shards.For(room.Part).Query(ctx, eventsql.RawByNID, int32(room.Part), rest)
 		if err != nil {
 			return fmt.Errorf("read state events: %w", err)
 		}
@@ -66,7 +60,7 @@ func (d *DB) EachRaw(ctx context.Context, room RoomKey, nids []int64, each func(
 // them, and returns what is left to be looked up.
 func (d *DB) scanRaw(ctx context.Context, room RoomKey, nids []int64, each func(*Raw) error) (rest []int64, err error) {
 	limit := rawSpare * len(nids)
-	rows, err := d.shards.For(room.Part).Query(ctx, sqlRawRange, int32(room.Part), room.NID, nids[0], nids[len(nids)-1], limit)
+	rows, err := d.shards.For(room.Part).Query(ctx, eventsql.RawRange, int32(room.Part), room.NID, nids[0], nids[len(nids)-1], limit)
 	if err != nil {
 		return nil, fmt.Errorf("read state events: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
+	"hanse/pkg/roomdb/eventsql"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 )
@@ -67,7 +68,7 @@ func TestRedactedWhileRead(t *testing.T) {
 		redact(t, shards)
 		d.Forget(redactedPart, 1)
 	}}
-	events, err := d.queryEventsAt(t.Context(), q, sqlEvents, redactedPart, []int64{1})
+	events, err := d.queryEventsAt(t.Context(), q, eventsql.ByNID, redactedPart, []int64{1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func (d *DB) eachRoomShard(rooms []RoomKey, f func(q querier, parts []int32, nid
 // DeviceChanges returns the members whose devices changed in (after, upTo].
 func (d *DB) DeviceChanges(ctx context.Context, part uint32, roomNID, after, upTo int64) ([]id.User, error) {
 	rows, err := d.shards.For(part).Query(ctx, `SELECT body FROM log
-		WHERE part = $1 AND room_nid = $2 AND kind = 3 AND pos > $3 AND pos <= $4`, int32(part), roomNID, after, upTo)
+		WHERE part = $1 AND room_nid = $2 AND kind = `+deviceChange+` AND pos > $3 AND pos <= $4`, int32(part), roomNID, after, upTo)
 	if err != nil {
 		return nil, fmt.Errorf("read device changes: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // TimelineQuery asks for visible events with After < place <= UpTo.
@@ -161,10 +162,10 @@ func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
 	}
 	live := ` FROM event WHERE part = $1 AND room_nid = $2 AND ord > $3 AND ord <= $4` + where.String() + order
 	if q.Live {
-		return `SELECT ` + eventColumns + live, args
+		return `SELECT ` + eventsql.Columns + live, args
 	}
 	late := ` FROM event WHERE part = $1 AND room_nid = $2 AND ord > ` + bind(after.LateOrd()) + ` AND ord <= ` + bind(upTo.LateOrd()) + where.String() + order
-	return `SELECT ` + eventColumns + ` FROM ((SELECT *, ord << 20 AS place` + live + `) UNION ALL (SELECT *, ord - (` +
+	return `SELECT ` + eventsql.Columns + ` FROM ((SELECT *, ord << 20 AS place` + live + `) UNION ALL (SELECT *, ord - (` +
 		strconv.Itoa(lateOrd) + `) AS place` + late + `)) e` + strings.Replace(order, "ord", "place", 1), args
 }
 

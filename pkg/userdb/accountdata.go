@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/tidwall/gjson"
+
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
 	"hanse/pkg/userdb/db"
@@ -35,6 +37,15 @@ func (d *DB) AccountData(ctx context.Context, user id.User, room id.Room, typ st
 	q, part := d.At(user)
 	content, err := q.AccountData(ctx, db.AccountDataParams{Part: part, UserID: string(user), RoomID: string(room), Type: typ})
 	return content, notFound(err)
+}
+
+// BlocksInvites says whether a user blocks all invites (client-server API, "Invite permission").
+func (d *DB) BlocksInvites(ctx context.Context, user id.User) (bool, error) {
+	content, err := d.AccountData(ctx, user, "", "m.invite_permission_config")
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return gjson.GetBytes(content, "default_action").Str == "block", err
 }
 
 // AccountDataSince returns the entries whose last change lies in (after, upTo], by position. After 0 these are all.

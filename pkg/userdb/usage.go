@@ -60,6 +60,12 @@ func (d *DB) PendingInvites(ctx context.Context, user id.User, but id.Room) (Usa
 	return d.usage(ctx, user, sqlUsageInvites, string(but))
 }
 
+// InvitesFull says whether a user has as many pending invites as there may be, those to a room apart.
+func (d *DB) InvitesFull(ctx context.Context, user id.User, but id.Room) (bool, error) {
+	pending, err := d.PendingInvites(ctx, user, but)
+	return pending.Items >= MaxInvites || pending.Bytes >= MaxInviteBytes, err
+}
+
 func (d *DB) usage(ctx context.Context, user id.User, sql string, more ...any) (u Usage, err error) {
 	part := partition.Of(string(user))
 	args := append([]any{int32(part), string(user)}, more...)

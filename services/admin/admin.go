@@ -44,8 +44,10 @@ func (a *Admin) server(name string) (id.Server, error) {
 	if name == "" {
 		return a.names[0], nil
 	}
-	if !slices.Contains(a.names, id.Server(name)) {
+	if !a.isLocal(id.Server(name)) {
 		return "", fmt.Errorf("%s: %w, which serves %v", name, servers.ErrNotLocal, a.names)
 	}
 	return id.Server(name), nil
 }
+
+func (a *Admin) isLocal(server id.Server) bool { return slices.Contains(a.names, server) }

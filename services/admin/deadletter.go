@@ -1,69 +1,30 @@
 package admin
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"hanse/pkg/deadletter"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 )
 
-// DeadLetter is an entry of the log that a consumer could not process and passed over.
-type DeadLetter struct {
-	Part     uint32
-	Consumer string
-	Pos      int64
-	Error    string
-	Created  time.Time
-}
-
-// Consumers that leave dead letters.
-const (
-	consumerSync   = "sync"
-	consumerFedout = "fedout"
-	// consumerRefused, with the name of a server, is fedout for what that server has refused.
-	consumerRefused = "fedout:"
-)
-
 // ErrNoDeadLetter says that there is nothing to replay at a position.
 var ErrNoDeadLetter = errors.New("there is no such dead letter")
 
 // DeadLetters lists what no consumer could process, by partition, consumer and position.
-func (a *Admin) DeadLetters(ctx context.Context) ([]DeadLetter, error) {
-	var all []DeadLetter
-	for _, pool := range a.shards.All() {
-		rows, err := pool.Query(ctx, `SELECT part, consumer, pos, error, created_ts FROM dead_letter`)
-		if err != nil {
-			return nil, fmt.Errorf("read dead letters: %w", err)
-		}
-		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (DeadLetter, error) {
-			var d DeadLetter
-			var ms int64
-			err := row.Scan(&d.Part, &d.Consumer, &d.Pos, &d.Error, &ms)
-			d.Created = time.UnixMilli(ms)
-			return d, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("read dead letters: %w", err)
-		}
-		all = append(all, some...)
-	}
-	slices.SortFunc(all, func(x, y DeadLetter) int {
-		return cmp.Or(cmp.Compare(x.Part, y.Part), cmp.Compare(x.Consumer, y.Consumer), cmp.Compare(x.Pos, y.Pos))
-	})
-	return all, nil
+func (a *Admin) DeadLetters(ctx context.Context) ([]deadletter.Letter, error) {
+	return deadletter.All(ctx, a.shards)
 }
 
 // Replay is what a replay did.
@@ -87,11 +48,9 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 	if part >= a.shards.P() {
 		return nil, partition.ErrNoPartition
 	}
-	var there bool
-	err := a.shards.For(part).QueryRow(ctx, `SELECT EXISTS (SELECT FROM dead_letter WHERE part = $1 AND consumer = $2 AND pos = $3)`,
-		int32(part), consumer, pos).Scan(&there)
+	there, err := deadletter.Exists(ctx, a.shards, part, consumer, pos)
 	if err != nil {
-		return nil, fmt.Errorf("read dead letters: %w", err)
+		return nil, err
 	}
 	if !there {
 		return nil, ErrNoDeadLetter
@@ -102,12 +61,12 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 	}
 	done := new(Replay)
 	by, only := consumer, id.Server("")
-	if server, refused := strings.CutPrefix(consumer, consumerRefused); refused {
-		by, only = consumerFedout, id.Server(server)
+	if server, refused := deadletter.Refuser(consumer); refused {
+		by, only = deadletter.Fedout, server
 	}
 	switch by {
-	case consumerSync:
-	case consumerFedout:
+	case deadletter.Sync:
+	case deadletter.Fedout:
 		if err := a.sendAgain(ctx, part, entry, only, done); err != nil {
 			return nil, err
 		}
@@ -117,9 +76,8 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 	if len(done.Busy) > 0 {
 		return done, nil
 	}
-	_, err = a.shards.For(part).Exec(ctx, `DELETE FROM dead_letter WHERE part = $1 AND consumer = $2 AND pos = $3`, int32(part), consumer, pos)
-	if err != nil {
-		return nil, fmt.Errorf("remove dead letter: %w", err)
+	if err := deadletter.Remove(ctx, a.shards, part, consumer, pos); err != nil {
+		return nil, err
 	}
 	return done, nil
 }
@@ -150,24 +108,9 @@ func (a *Admin) readEntry(ctx context.Context, part uint32, pos int64) (*logv1.E
 	return entries[0], nil
 }
 
-// leavesUs reports whether an entry is one that other servers get from us, as services/fedout decides it.
-func leavesUs(e *logv1.Entry) bool {
-	switch b := e.Body.(type) {
-	case *logv1.Entry_Event:
-		return b.Event.Local || b.Event.Membership == "join" // one of ours, maybe, of whose devices they hear
-	case *logv1.Entry_Receipt:
-		return b.Receipt.Local && b.Receipt.Type == "m.read"
-	case *logv1.Entry_DeviceChange:
-		return b.DeviceChange.Local
-	case *logv1.Entry_Filled:
-		return true
-	}
-	return false
-}
-
 // sendAgain marks those who should have got an entry as behind from it on, or only one of them.
 func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, only id.Server, done *Replay) error {
-	if !leavesUs(e) {
+	if !outgoing.Leaves(e, a.isLocal) {
 		return nil
 	}
 	rows, err := a.shards.For(part).Query(ctx, `SELECT server FROM room_server WHERE part = $1 AND room_nid = $2 AND joined > 0`,
@@ -185,7 +128,7 @@ func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, only
 	}
 	slices.Sort(to)
 	for _, server := range slices.Compact(to) {
-		if slices.Contains(a.names, server) || only != "" && server != only {
+		if a.isLocal(server) || only != "" && server != only {
 			continue
 		}
 		again, err := a.fallBehind(ctx, server, part, e, !slices.Contains(inRoom, server))

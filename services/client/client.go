@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/bus"
@@ -23,6 +22,7 @@ import (
 	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
@@ -34,11 +34,6 @@ type Servers interface {
 	IsLocal(id.Server) bool
 	// ForHost returns the name that a request with this Host header is for.
 	ForHost(host string) id.Server
-}
-
-// Router calls the owner of a partition (partition.Router).
-type Router interface {
-	Call(ctx context.Context, part uint32, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error
 }
 
 // Limiter is the rate limits of the client API.
@@ -56,7 +51,7 @@ type Deps struct {
 	Bus         *bus.Bus
 	Redis       redis.UniversalClient
 	Secret      *mac.Secret // signs what is left in Redis
-	Router      Router
+	Router      roomowner.Router
 	FedOut      fedv1.FedOutClient
 	Servers     Servers
 	Sessions    *session.Checker
@@ -78,7 +73,7 @@ type Client struct {
 	redis    redis.UniversalClient
 	uia      *mac.Key // of sessions of user-interactive authentication
 	nonces   *mac.Key // of nonces of the shared secret registration
-	router   Router
+	router   roomowner.Router
 	fedout   fedv1.FedOutClient
 	servers  Servers
 	sessions *session.Checker

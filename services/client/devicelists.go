@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -30,7 +31,7 @@ func (c *Client) tellDevices(ctx context.Context, t userdb.Task) error {
 	g.SetLimit(roomsAtOnce)
 	for part, ids := range byPart {
 		g.Go(func() error {
-			return c.room(ctx, part, func(ctx context.Context, rc roomv1.RoomClient) error {
+			return roomowner.CallPart(ctx, c.router, part, func(ctx context.Context, rc roomv1.RoomClient) error {
 				_, err := rc.DeviceChanges(ctx, &roomv1.DeviceChangesRequest{
 					Part: part, RoomIds: ids, UserId: string(t.User), StreamId: change.StreamID, DeviceId: string(change.Device), Local: true,
 				})

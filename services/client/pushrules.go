@@ -12,6 +12,7 @@ import (
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -113,7 +114,7 @@ func (c *Client) markHere(ctx context.Context, user id.User, roomID id.Room, thr
 	if err != nil || len(newest) == 0 {
 		return err
 	}
-	return c.room(ctx, room.Part, func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.CallPart(ctx, c.router, room.Part, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Receipts(ctx, &roomv1.ReceiptsRequest{RoomId: string(roomID), Receipts: []*roomv1.ReceiptIntent{{UserId: string(user),
 			Type: receiptPrivate, ThreadId: thread, EventId: string(newest[0].ID), Ts: time.Now().UnixMilli(), Local: true}}})
 		return err

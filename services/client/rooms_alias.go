@@ -14,9 +14,9 @@ import (
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
+	"hanse/pkg/roomowner"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -301,7 +301,7 @@ func (c *Client) putListed(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Client) setPublished(ctx context.Context, room id.Room, published bool) error {
-	return c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.Call(ctx, c.router, room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.SetPublished(ctx, &roomv1.SetPublishedRequest{RoomId: string(room), Published: published})
 		return err
 	})

@@ -16,6 +16,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdir"
+	"hanse/pkg/roomowner"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -232,7 +233,7 @@ func (c *Client) found(ctx context.Context, req *roomv1.CreateRequest) (id.Room,
 	var resp *roomv1.CreateResponse
 	req.OriginServerTs = time.Now().UnixMilli() // once for all tries: they make one room
 	// Any worker takes the request; that of a random partition spreads them.
-	err := c.room(ctx, partition.Of(req.Cause.Key), func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+	err := roomowner.CallPart(ctx, c.router, partition.Of(req.Cause.Key), func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 		resp, err = rc.Create(ctx, req)
 		return err
 	})

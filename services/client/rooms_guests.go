@@ -12,8 +12,8 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -83,7 +83,7 @@ func (c *Client) stillWelcome(ctx context.Context, user id.User, roomID id.Room)
 }
 
 func (c *Client) leaveFor(ctx context.Context, user id.User, roomID id.Room, cause *roomv1.Cause) error {
-	return c.room(ctx, partition.Of(string(roomID)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.Call(ctx, c.router, roomID, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Leave(ctx, &roomv1.LeaveRequest{RoomId: string(roomID), UserId: string(user), Content: []byte(`{}`), Cause: cause})
 		return err
 	})

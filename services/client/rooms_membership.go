@@ -14,7 +14,7 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -24,8 +24,6 @@ const (
 	joinTime = 2 * time.Minute
 	// maxVia bounds the servers that a client may name.
 	maxVia = 20
-
-	invitePermission = "m.invite_permission_config"
 )
 
 // joinRoom answers POST /rooms/{roomId}/join.
@@ -109,7 +107,7 @@ func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
 	}
 	ctx, cancel := httpx.DetachedContext(r, joinTime)
 	defer cancel()
-	err = c.room(ctx, partition.Of(string(t.Room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	err = roomowner.Call(ctx, c.router, t.Room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Join(ctx, req)
 		return err
 	})
@@ -186,7 +184,7 @@ func (c *Client) knockRoom(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := httpx.DetachedContext(r, joinTime)
 	defer cancel()
-	err = c.room(ctx, partition.Of(string(t.Room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	err = roomowner.Call(ctx, c.router, t.Room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Knock(ctx, req)
 		return err
 	})
@@ -222,7 +220,7 @@ func (c *Client) leaveRoom(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := httpx.DetachedContext(r, joinTime)
 	defer cancel()
-	err = c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	err = roomowner.Call(ctx, c.router, room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Leave(ctx, req)
 		return err
 	})
@@ -311,17 +309,11 @@ func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
 	if !c.isLocal(invitee) || by == invitee {
 		return nil
 	}
-	content, err := c.users.AccountData(ctx, invitee, "", invitePermission)
-	if errors.Is(err, userdb.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if gjson.GetBytes(content, "default_action").Str == "block" {
+	blocks, err := c.users.BlocksInvites(ctx, invitee)
+	if err == nil && blocks {
 		return merr.InviteBlocked()
 	}
-	return nil
+	return err
 }
 
 // limitInvitee bounds how often one of our users is invited, by whomever, and how many invites wait for an answer.
@@ -332,8 +324,8 @@ func (c *Client) limitInvitee(r *http.Request, invitee id.User) error {
 	if err := c.limits.Allow(r.Context(), "invite_user", string(invitee)); err != nil {
 		return err
 	}
-	pending, err := c.users.PendingInvites(r.Context(), invitee, "")
-	if err == nil && (pending.Items >= userdb.MaxInvites || pending.Bytes >= userdb.MaxInviteBytes) {
+	full, err := c.users.InvitesFull(r.Context(), invitee, "")
+	if err == nil && full {
 		return merr.LimitExceeded(userdb.InvitesRetryMS)
 	}
 	return err
@@ -349,7 +341,7 @@ func (c *Client) invite(ctx context.Context, room id.Room, by, invitee id.User, 
 		return err
 	}
 	cause := newCause(by)
-	return c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.Call(ctx, c.router, room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Invite(ctx, &roomv1.InviteRequest{RoomId: string(room), Sender: string(by), UserId: string(invitee), Content: raw, Cause: cause})
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/state"
 	"hanse/pkg/view"
 	roomv1 "hanse/proto/room/v1"
@@ -224,7 +225,7 @@ func (p *pager) fill(ctx context.Context) (filled bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
 	var resp *roomv1.BackfillResponse
-	err = p.c.room(wait, p.a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+	err = roomowner.CallPart(wait, p.c.router, p.a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 		resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(p.a.room.ID), Limit: int32(max(p.limit, backfillEvents)), Hole: p.hole.Pos})
 		return err
 	})

@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	logv1 "hanse/proto/log/v1"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -171,7 +172,7 @@ func (c *Client) mark(w http.ResponseWriter, r *http.Request, room id.Room, mark
 			EventId: string(m.event), Ts: time.Now().UnixMilli(), Local: true})
 	}
 	if len(req.Receipts) > 0 {
-		err := c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+		err := roomowner.Call(ctx, c.router, room, func(ctx context.Context, rc roomv1.RoomClient) error {
 			_, err := rc.Receipts(ctx, req)
 			return err
 		})

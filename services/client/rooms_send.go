@@ -15,8 +15,8 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -100,7 +100,7 @@ func (c *Client) send(ctx context.Context, room id.Room, intent *roomv1.EventInt
 		return "", merr.InvalidParam("A room that exists cannot be created")
 	}
 	var resp *roomv1.SendResponse
-	err := c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+	err := roomowner.Call(ctx, c.router, room, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 		resp, err = rc.Send(ctx, &roomv1.SendRequest{RoomId: string(room), Events: []*roomv1.EventIntent{intent}, Cause: cause})
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/view"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -150,7 +151,7 @@ func (c *Client) fetchBack(ctx context.Context, a *access, hole *roomdb.Hole, ev
 			return false, err
 		}
 		var resp *roomv1.BackfillResponse
-		err = c.room(wait, a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
+		err = roomowner.CallPart(wait, c.router, a.room.Part, func(ctx context.Context, rc roomv1.RoomClient) (err error) {
 			resp, err = rc.Backfill(ctx, &roomv1.BackfillRequest{RoomId: string(a.room.ID), Limit: backfillEvents, Hole: hole.Pos})
 			return err
 		})

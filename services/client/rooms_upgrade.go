@@ -17,8 +17,8 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
@@ -205,7 +205,7 @@ func (u *upgrade) close(ctx context.Context) error {
 
 func (u *upgrade) sendTo(ctx context.Context, room id.Room, events []*roomv1.EventIntent) error {
 	cause := newCause(u.user)
-	return u.c.room(ctx, partition.Of(string(room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.Call(ctx, u.c.router, room, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Send(ctx, &roomv1.SendRequest{RoomId: string(room), Events: events, Cause: cause})
 		return err
 	})

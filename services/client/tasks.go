@@ -8,11 +8,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -126,13 +125,6 @@ func (c *Client) runTask(ctx context.Context, t userdb.Task) error {
 	return fmt.Errorf("unknown kind of task %q", t.Kind)
 }
 
-// room calls the owner of a partition.
-func (c *Client) room(ctx context.Context, part uint32, fn func(context.Context, roomv1.RoomClient) error) error {
-	return c.router.Call(ctx, part, func(ctx context.Context, conn grpc.ClientConnInterface) error {
-		return fn(ctx, roomv1.NewRoomClient(conn))
-	})
-}
-
 // tellProfile puts the present profile into the member events of the user's rooms. A room that refuses it (somebody
 // was banned meanwhile) is passed over, as Synapse does.
 func (c *Client) tellProfile(ctx context.Context, t userdb.Task) error {
@@ -177,7 +169,7 @@ func (c *Client) tellProfileTo(ctx context.Context, t userdb.Task, p userdb.Prof
 		return err
 	}
 	key := string(t.User)
-	return c.room(ctx, r.Part, func(ctx context.Context, rc roomv1.RoomClient) error {
+	return roomowner.CallPart(ctx, c.router, r.Part, func(ctx context.Context, rc roomv1.RoomClient) error {
 		_, err := rc.Send(ctx, &roomv1.SendRequest{
 			RoomId: string(r.Room),
 			Events: []*roomv1.EventIntent{{Type: "m.room.member", StateKey: &key, Content: raw, Sender: string(t.User)}},
@@ -235,7 +227,7 @@ func (c *Client) leaveAll(ctx context.Context, t userdb.Task) error {
 			continue
 		}
 		g.Go(func() error {
-			return passOver(c.room(ctx, partition.Of(string(m.Room)), func(ctx context.Context, rc roomv1.RoomClient) error {
+			return passOver(roomowner.Call(ctx, c.router, m.Room, func(ctx context.Context, rc roomv1.RoomClient) error {
 				_, err := rc.Leave(ctx, &roomv1.LeaveRequest{
 					RoomId: string(m.Room), UserId: string(t.User), Content: []byte(`{}`),
 					Cause: &roomv1.Cause{UserId: string(t.User), Key: fmt.Sprintf("deactivate/%d", m.Pos)},

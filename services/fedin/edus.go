@@ -13,6 +13,7 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/pg"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 	roomv1 "hanse/proto/room/v1"
@@ -282,7 +283,7 @@ func (f *Fedin) putReceipts(ctx context.Context, room *roomdb.Room, users []id.U
 	if len(req.Receipts) == 0 {
 		return nil
 	}
-	err = f.owner(ctx, room.ID, func(ctx context.Context, c roomv1.RoomClient) error {
+	err = roomowner.Call(ctx, f.router, room.ID, func(ctx context.Context, c roomv1.RoomClient) error {
 		_, err := c.Receipts(ctx, req)
 		return err
 	})

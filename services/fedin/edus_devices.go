@@ -7,6 +7,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
@@ -226,7 +227,7 @@ func (f *Fedin) tellRooms(ctx context.Context, ch deviceChange, rooms []*roomdb.
 	for part, ids := range byPart {
 		for some := range slices.Chunk(ids, roomsPerCall) {
 			req := &roomv1.DeviceChangesRequest{Part: part, RoomIds: some, UserId: string(ch.user), StreamId: ch.stream, DeviceId: string(ch.device)}
-			err := f.ownerOf(ctx, part, func(ctx context.Context, c roomv1.RoomClient) error {
+			err := roomowner.CallPart(ctx, f.router, part, func(ctx context.Context, c roomv1.RoomClient) error {
 				_, err := c.DeviceChanges(ctx, req)
 				return err
 			})

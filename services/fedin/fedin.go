@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"google.golang.org/grpc"
 
 	"hanse/pkg/admission"
 	"hanse/pkg/bus"
@@ -23,6 +22,7 @@ import (
 	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/servers"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
@@ -34,11 +34,6 @@ type Servers interface {
 	ForHost(host string) id.Server
 	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
 	VerifyKeys(server id.Server) ([]servers.VerifyKey, error)
-}
-
-// Router calls the owner of a partition (partition.Router).
-type Router interface {
-	Call(ctx context.Context, part uint32, fn func(ctx context.Context, conn grpc.ClientConnInterface) error) error
 }
 
 // Destinations hears which servers are there (destination.Store).
@@ -61,7 +56,7 @@ type Deps struct {
 	Directory    *roomdir.DB
 	Bus          *bus.Bus
 	Redis        redis.UniversalClient
-	Router       Router
+	Router       roomowner.Router
 	FedOut       fedv1.FedOutClient
 	Servers      Servers
 	Keys         *keyring.Ring
@@ -80,7 +75,7 @@ type Fedin struct {
 	rooms        *roomdb.DB
 	directory    *roomdir.DB
 	bus          *bus.Bus
-	router       Router
+	router       roomowner.Router
 	fedout       fedv1.FedOutClient
 	servers      Servers
 	keys         *keyring.Ring

@@ -17,6 +17,7 @@ import (
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -123,7 +124,7 @@ func (f *Fedin) takeInvite(q *request, in invitation) (json.RawMessage, error) {
 		return nil, err
 	}
 	var resp *roomv1.ReceiveInviteResponse
-	err = f.owner(ctx, roomID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
+	err = roomowner.Call(ctx, f.router, roomID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
 		resp, err = c.ReceiveInvite(ctx, &roomv1.ReceiveInviteRequest{RoomId: string(roomID), RoomVersion: in.Version,
 			Event: pdu.JSON, InviteRoomState: state, Origin: string(q.origin)})
 		return err
@@ -181,8 +182,8 @@ func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
 	if err := f.allow(ctx, "invite_user", string(user)); err != nil {
 		return err
 	}
-	pending, err := f.users.PendingInvites(ctx, user, room)
-	if err == nil && (pending.Items >= userdb.MaxInvites || pending.Bytes >= userdb.MaxInviteBytes) {
+	full, err := f.users.InvitesFull(ctx, user, room)
+	if err == nil && full {
 		return merr.LimitExceeded(userdb.InvitesRetryMS)
 	}
 	return err
@@ -197,17 +198,11 @@ func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
 	if err != nil {
 		return err
 	}
-	content, err := f.users.AccountData(ctx, user, "", "m.invite_permission_config")
-	if errors.Is(err, userdb.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if gjson.GetBytes(content, "default_action").Str == "block" {
+	blocks, err := f.users.BlocksInvites(ctx, user)
+	if err == nil && blocks {
 		return merr.InviteBlocked()
 	}
-	return nil
+	return err
 }
 
 // inviteState checks the state that comes with an invite (server-server API, PUT /v2/invite): it is shown to the user, and

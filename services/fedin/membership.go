@@ -13,6 +13,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -35,7 +36,7 @@ func (f *Fedin) makeMembership(membership string) handler {
 			return err
 		}
 		var resp *roomv1.MakeMembershipResponse
-		err = f.owner(q.Context(), room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
+		err = roomowner.Call(q.Context(), f.router, room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
 			resp, err = c.MakeMembership(ctx, &roomv1.MakeMembershipRequest{RoomId: string(room.ID), UserId: string(user),
 				Membership: membership, SupportedVersions: q.URL.Query()["ver"], Origin: string(q.origin)})
 			return err
@@ -71,7 +72,7 @@ func (f *Fedin) sendMembership(ctx context.Context, q *request, membership strin
 	}
 	var resp *roomv1.SendMembershipResponse
 	err = f.whenFree(ctx, func() error {
-		return f.owner(ctx, room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
+		return roomowner.Call(ctx, f.router, room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
 			resp, err = c.SendMembership(ctx, &roomv1.SendMembershipRequest{RoomId: string(room.ID), Membership: membership,
 				Event: pdu.JSON, Origin: string(q.origin)})
 			return err

@@ -18,6 +18,7 @@ import (
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
 )
@@ -229,7 +230,7 @@ func (f *Fedin) deliver(ctx context.Context, origin id.Server, room *roomdb.Room
 	}
 	var resp *roomv1.ReceiveResponse
 	err := f.whenFree(ctx, func() error {
-		return f.owner(ctx, room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
+		return roomowner.Call(ctx, f.router, room.ID, func(ctx context.Context, c roomv1.RoomClient) (err error) {
 			resp, err = c.Receive(ctx, req)
 			return err
 		})

@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
-
 	"hanse/pkg/matrix/acl"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
-	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
-	roomv1 "hanse/proto/room/v1"
 )
 
 // aclKey names an event as it is: a redaction leaves nothing of an access control list.
@@ -94,15 +90,4 @@ func (f *Fedin) inRoom(ctx context.Context, room *roomdb.Room, server id.Server)
 		return errNotInRoom
 	}
 	return nil
-}
-
-// owner calls the owner of a room.
-func (f *Fedin) owner(ctx context.Context, room id.Room, fn func(ctx context.Context, c roomv1.RoomClient) error) error {
-	return f.ownerOf(ctx, partition.Of(string(room)), fn)
-}
-
-func (f *Fedin) ownerOf(ctx context.Context, part uint32, fn func(ctx context.Context, c roomv1.RoomClient) error) error {
-	return f.router.Call(ctx, part, func(ctx context.Context, conn grpc.ClientConnInterface) error {
-		return fn(ctx, roomv1.NewRoomClient(conn))
-	})
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
 )
@@ -23,11 +25,6 @@ import (
 type arrival struct {
 	user id.User
 	room roomKey
-}
-
-// arrives says whether an event brings a user of ours into a room.
-func (f *sender) arrives(ev *logv1.Event) bool {
-	return moves(ev) > 0 && ev.StateKey != nil && f.isLocal(id.User(*ev.StateKey).Server())
 }
 
 // planFilled offers the entry by which the members of a room became known to all servers in it.
@@ -56,7 +53,7 @@ func (d *dest) arrived(ctx context.Context, batch []*item) ([]id.User, error) {
 	users := make(map[id.User]struct{})
 	for _, it := range batch {
 		ev := it.event()
-		if it.entry.GetFilled() == nil && (ev == nil || !d.f.arrives(ev)) {
+		if it.entry.GetFilled() == nil && (ev == nil || !outgoing.BringsLocalUser(ev, d.f.isLocal)) {
 			continue
 		}
 		tell, err := d.f.strangers(ctx, it)
@@ -91,7 +88,7 @@ func (f *sender) strangers(ctx context.Context, it *item) (map[id.User]map[id.Se
 	users := []id.User{}
 	if ev := it.event(); ev != nil {
 		users = append(users, id.User(*ev.StateKey))
-	} else if users, err = f.ours(ctx, key); err != nil {
+	} else if users, err = f.localJoined(ctx, key, math.MaxInt); err != nil {
 		return nil, err
 	}
 	tell := make(map[id.User]map[id.Server]struct{}, len(users))
@@ -127,13 +124,16 @@ func (f *sender) strangersTo(ctx context.Context, a arrival, servers []id.Server
 	return out, nil
 }
 
-// ours returns our users in a room.
-func (f *sender) ours(ctx context.Context, key roomKey) (users []id.User, err error) {
+// localJoined returns the joined local users of a room; none if it has more than most members.
+func (f *sender) localJoined(ctx context.Context, key roomKey, most int) (users []id.User, err error) {
 	rows, err := f.s.db.RoomsByNID(ctx, []roomdb.RoomKey{{Part: key.part, NID: key.nid}})
 	if err != nil {
 		return nil, err
 	}
 	for _, row := range rows {
+		if row.Joined > most {
+			continue
+		}
 		m, err := f.s.db.State(ctx, row.Part, row.SID)
 		if err != nil {
 			return nil, err
@@ -162,7 +162,7 @@ func (d *dest) missedArrivals(ctx context.Context, part uint32, from, to int64, 
 		return nil, fmt.Errorf("read missed rooms: %w", err)
 	}
 	for _, nid := range filled {
-		users, err := d.f.ours(ctx, roomKey{part, nid})
+		users, err := d.f.localJoined(ctx, roomKey{part, nid}, math.MaxInt)
 		if err != nil {
 			return nil, err
 		}

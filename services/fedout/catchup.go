@@ -12,6 +12,7 @@ import (
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/outgoing"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -151,7 +152,7 @@ func (d *dest) rewindMembers(ctx context.Context, part uint32, from int64, c *ca
 		if err := proto.Unmarshal(body, e); err != nil {
 			return err
 		}
-		c.joined[nid] -= moves(e)
+		c.joined[nid] -= outgoing.Joins(e)
 		return nil
 	})
 	if err != nil {
@@ -246,7 +247,7 @@ func (d *dest) missedEvents(ctx context.Context, part uint32, from int64, c *cat
 	to := from
 	c.arrivals = nil
 	for _, m := range events {
-		if d.f.arrives(m.body) && c.joined[m.room] > 0 {
+		if outgoing.BringsLocalUser(m.body, d.f.isLocal) && c.joined[m.room] > 0 {
 			c.arrivals = append(c.arrivals, arrival{id.User(*m.body.StateKey), roomKey{part, m.room}})
 		}
 		if origin, ok := d.entitled(m, c); ok {
@@ -273,7 +274,7 @@ func (d *dest) movesOf(e *logv1.Event) int {
 	if e.StateKey == nil || id.User(*e.StateKey).Server() != d.server {
 		return 0
 	}
-	return moves(e)
+	return outgoing.Joins(e)
 }
 
 // entitled says whether the destination was to get an event when it was sent, and from whom of ours.

@@ -7,6 +7,7 @@ import (
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	logv1 "hanse/proto/log/v1"
 )
@@ -89,6 +90,25 @@ func (f *sender) plan(ctx context.Context, d bus.Delivery) ([]offer, error) {
 }
 
 func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (offer, error) {
+	f.note(key, e)
+	if !outgoing.Leaves(e, f.isLocal) {
+		return offer{}, nil
+	}
+	switch b := e.Body.(type) {
+	case *logv1.Entry_Event:
+		return f.planEvent(ctx, key, e, b.Event)
+	case *logv1.Entry_Receipt:
+		return f.planEDU(ctx, key, e, id.User(b.Receipt.UserId), len(b.Receipt.UserId)+len(b.Receipt.EventId))
+	case *logv1.Entry_DeviceChange:
+		return f.planEDU(ctx, key, e, id.User(b.DeviceChange.UserId), len(b.DeviceChange.UserId)+len(b.DeviceChange.DeviceId))
+	case *logv1.Entry_Filled:
+		return f.planFilled(ctx, key, e)
+	}
+	return offer{}, nil
+}
+
+// note brings what the worker remembers of rooms and users up to an entry.
+func (f *sender) note(key roomKey, e *logv1.Entry) {
 	switch b := e.Body.(type) {
 	case *logv1.Entry_Event:
 		f.rooms.advance(key, b.Event)
@@ -96,28 +116,12 @@ func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (of
 			f.joined.Remove(id.User(*b.Event.StateKey))
 			f.greet(key, e.Pos, b.Event)
 		}
-		if !b.Event.Local && !f.arrives(b.Event) {
-			return offer{}, nil
-		}
-		return f.planEvent(ctx, key, e, b.Event)
-	case *logv1.Entry_Receipt:
-		if !b.Receipt.Local || b.Receipt.Type != "m.read" { // private receipts stay here
-			return offer{}, nil
-		}
-		return f.planEDU(ctx, key, e, id.User(b.Receipt.UserId), len(b.Receipt.UserId)+len(b.Receipt.EventId))
-	case *logv1.Entry_DeviceChange:
-		if !b.DeviceChange.Local {
-			return offer{}, nil
-		}
-		return f.planEDU(ctx, key, e, id.User(b.DeviceChange.UserId), len(b.DeviceChange.UserId)+len(b.DeviceChange.DeviceId))
 	case *logv1.Entry_Filled:
 		f.rooms.forget(key) // until now they were those that we were told of when we joined
 		for _, m := range b.Filled.Moved {
 			f.joined.Remove(id.User(m.UserId))
 		}
-		return f.planFilled(ctx, key, e)
 	}
-	return offer{}, nil
 }
 
 // planEvent sends an event to the servers in the room after it, but for the sender's own: a join that came by

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	"hanse/pkg/presence"
-	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 )
@@ -36,7 +36,7 @@ type greeting struct {
 // greet has presence told to those who meet by a log entry. It is called for entries in their order, and again for those
 // that are read again.
 func (f *sender) greet(key roomKey, pos int64, ev *logv1.Event) {
-	if moves(ev) <= 0 || ev.StateKey == nil {
+	if outgoing.Joins(ev) <= 0 || ev.StateKey == nil {
 		return
 	}
 	user := id.User(*ev.StateKey)
@@ -93,28 +93,11 @@ func (f *sender) introduce(key roomKey, server id.Server) {
 
 func isThere(p *logv1.Presence) bool { return p != nil && p.Presence != presence.Offline }
 
-// here returns how those of ours are who are in a room that is not too large.
+// here returns the presence of the local users in a room that is not too large.
 func (f *sender) here(ctx context.Context, key roomKey) (map[id.User]*logv1.Presence, error) {
-	rows, err := f.s.db.RoomsByNID(ctx, []roomdb.RoomKey{{Part: key.part, NID: key.nid}})
+	users, err := f.localJoined(ctx, key, maxGreeted)
 	if err != nil {
 		return nil, err
-	}
-	var users []id.User
-	for _, row := range rows {
-		if row.Joined > maxGreeted {
-			continue
-		}
-		m, err := f.s.db.State(ctx, row.Part, row.SID)
-		if err != nil {
-			return nil, err
-		}
-		err = f.s.db.EachJoined(ctx, row.Key(), f.localMembers(m), func(some []id.User) error {
-			users = append(users, some...)
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
 	}
 	return f.s.presence.GetMany(ctx, users)
 }

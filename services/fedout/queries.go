@@ -1,5 +1,11 @@
 package fedout
 
+import (
+	"fmt"
+
+	"hanse/pkg/roomdb"
+)
+
 // The queries of the sender. Rows of destinations lie in the partition of the destination's name (part), what is read
 // of rooms in that of the room (log_part).
 const (
@@ -77,11 +83,12 @@ SELECT m.pos, m.room_nid, m.body, m.json, m.event_id, m.redacted FROM unnest($2:
 SELECT e.ord, e.room_nid, l.body, e.json, e.event_id, coalesce(e.redacted_by, 0) <> 0
 FROM event e JOIN log l ON l.part = e.part AND l.pos = e.ord
 WHERE e.part = $1 AND e.room_nid = $2 AND e.ord > $3 AND e.ord <= $4 ORDER BY e.ord DESC LIMIT 200`
-	sqlMissedDevices = `
-SELECT l.body FROM log l WHERE l.part = $1 AND l.room_nid = ANY($2) AND l.kind = 3 AND l.pos > $3 AND l.pos <= $4 ORDER BY l.pos`
 	// sqlFilledRooms finds rooms whose members came between two positions, after they had been joined without.
 	sqlFilledRooms    = `SELECT room_nid FROM room WHERE part = $1 AND room_nid = ANY($2) AND full_pos > $3 AND full_pos <= $4`
 	sqlMissedReceipts = `
 SELECT m.room_id, r.user_id, r.thread_id, r.event_id, r.ts FROM receipt r JOIN room m ON m.part = r.part AND m.room_nid = r.room_nid
 WHERE r.part = $1 AND r.room_nid = ANY($2) AND r.pos > $3 AND r.pos <= $4 AND r.type = 'm.read' ORDER BY r.pos DESC LIMIT $5`
 )
+
+var sqlMissedDevices = fmt.Sprintf(`
+SELECT l.body FROM log l WHERE l.part = $1 AND l.room_nid = ANY($2) AND l.kind = %d AND l.pos > $3 AND l.pos <= $4 ORDER BY l.pos`, roomdb.KindDeviceChange)

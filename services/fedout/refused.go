@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"hanse/pkg/deadletter"
 )
 
 // A receiver may refuse a whole transaction because of one event or EDU in it that it cannot read or verify, and it will
@@ -169,19 +171,12 @@ func (d *dest) refuse(key refusalKey) {
 	d.refused[key] = true
 }
 
-// refusedBy, with the name of a destination, is the consumer of the dead letters that note what it has refused.
-const refusedBy = "fedout:"
-
-const sqlRefused = `
-INSERT INTO dead_letter (part, consumer, pos, error, created_ts)
-SELECT $1, $2, $3, $4, $5 WHERE (SELECT count(*) FROM (SELECT FROM dead_letter WHERE part = $1 AND consumer = $2 LIMIT $6) AS l) < $6
-ON CONFLICT DO NOTHING`
-
 // deadLetter stores that the destination lacks an event; hanse deadletter replay sends it again.
 func (d *dest) deadLetter(p pdu, why *refusal) {
 	ctx, cancel := context.WithTimeout(d.p.ctx, 5*time.Second)
 	defer cancel()
-	_, err := d.f.s.shards.For(p.logPart).Exec(ctx, sqlRefused, int32(p.logPart), refusedBy+string(d.server), p.pos, p.id+": "+why.Error(), time.Now().UnixMilli(), lettersOfOne)
+	cause := fmt.Errorf("%s: %w", p.id, why)
+	err := deadletter.PutBelow(ctx, d.f.s.shards, p.logPart, deadletter.RefusedBy(d.server), p.pos, cause, lettersOfOne)
 	if err != nil {
 		d.f.s.log.Warn("dead letter not stored", "destination", d.server, "event", p.id, "err", err)
 	}

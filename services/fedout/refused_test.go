@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"hanse/pkg/deadletter"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/userdb"
 )
@@ -25,7 +26,7 @@ func (r *remote) refuse(status int, texts ...string) {
 // lettersOf counts the dead letters of what a server has refused.
 func (w *world) lettersOf(r *remote) (n int) {
 	w.t.Helper()
-	if err := w.shards.For(0).QueryRow(w.t.Context(), `SELECT count(*) FROM dead_letter WHERE consumer = $1`, refusedBy+r.name).Scan(&n); err != nil {
+	if err := w.shards.For(0).QueryRow(w.t.Context(), `SELECT count(*) FROM dead_letter WHERE consumer = $1`, deadletter.RefusedBy(id.Server(r.name))).Scan(&n); err != nil {
 		w.t.Fatal(err)
 	}
 	return n

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	logv1 "hanse/proto/log/v1"
@@ -136,27 +137,12 @@ func (c *roomCache) read(ctx context.Context, key roomKey, pos int64) (map[id.Se
 		if err := proto.Unmarshal(body, e); err != nil {
 			return nil, fmt.Errorf("log entry of a room: %w", err)
 		}
-		counts[id.User(name).Server()] -= moves(e)
+		counts[id.User(name).Server()] -= outgoing.Joins(e)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read servers of a room: %w", err)
 	}
 	return counts, nil
-}
-
-// moves says by how much a membership event changes the number of joined members of its target's server.
-func moves(e *logv1.Event) int {
-	if e.Overruled || e.Membership == "" {
-		return 0
-	}
-	n := 0
-	if e.Membership == "join" {
-		n++
-	}
-	if e.PrevMembership == "join" {
-		n--
-	}
-	return n
 }
 
 // advance moves what is remembered of a room past an entry. A change that came from elsewhere may have merged a fork
@@ -174,7 +160,7 @@ func (c *roomCache) advance(key roomKey, e *logv1.Event) {
 		c.forget(key)
 		return
 	}
-	n := moves(e)
+	n := outgoing.Joins(e)
 	if n == 0 || e.StateKey == nil {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/bus"
+	"hanse/pkg/deadletter"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
@@ -128,9 +129,7 @@ func (f *sender) run(ctx context.Context) error {
 
 // deadLetter stores an entry that cannot be processed; hanse deadletter replay gives it another try.
 func (f *sender) deadLetter(ctx context.Context, d bus.Delivery, cause error) error {
-	const insert = `INSERT INTO dead_letter (part, consumer, pos, error, created_ts) VALUES ($1, 'fedout', $2, $3, $4) ON CONFLICT DO NOTHING`
-	_, err := f.s.shards.For(d.Part).Exec(ctx, insert, int32(d.Part), d.Entries[0].Pos, cause.Error(), time.Now().UnixMilli())
-	return err
+	return deadletter.Put(ctx, f.s.shards, d.Part, deadletter.Fedout, d.Entries[0].Pos, cause)
 }
 
 // own follows the membership until ctx ends: it takes the partitions of destinations that rendezvous hashing gives to

@@ -37,6 +37,7 @@ import (
 	"hanse/pkg/fedclient"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
+	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
@@ -297,7 +298,7 @@ func (r *room) queue(b *pgx.Batch, e *logv1.Entry) {
 		stored := proto.Clone(x.Event).(*logv1.Event)
 		stored.Json = nil
 		body, kind, nid = stored, roomdb.KindEvent, &x.Event.Nid
-		if n := moves(stored); n != 0 {
+		if n := outgoing.Joins(stored); n != 0 {
 			b.Queue(countServer, int32(r.part), r.nid, string(id.User(*stored.StateKey).Server()), n)
 		}
 		b.Queue(`INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, auth, prev, json)

@@ -12,6 +12,7 @@ import (
 
 	"hanse/pkg/pg"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdb/eventsql"
 	"hanse/pkg/state"
 )
 
@@ -166,7 +167,7 @@ func (b *batch) queueRooms(q *pgx.Batch) {
 		}
 	}
 	if len(displaced.part) > 0 {
-		q.Queue(sqlDeleteEvents, displaced.part, displaced.room)
+		q.Queue(eventsql.DeleteRooms, displaced.part, displaced.room)
 		q.Queue(sqlDeleteRoom, displaced.part, displaced.room)
 	}
 	if len(create.part) > 0 {
@@ -181,14 +182,14 @@ func (b *batch) queueRooms(q *pgx.Batch) {
 }
 
 func (b *batch) queueEvents(q *pgx.Batch) {
-	var insert, place eventRows
+	var insert, place eventsql.Rows
 	for _, c := range b.changes {
 		for _, e := range c.events {
 			rows := &insert
 			if e.place {
 				rows = &place
 			}
-			rows.add(int32(c.room.p.part), c.room.nid, e)
+			addEvent(rows, int32(c.room.p.part), c.room.nid, e)
 		}
 	}
 	var replaced keyed
@@ -199,13 +200,13 @@ func (b *batch) queueEvents(q *pgx.Batch) {
 		}
 	}
 	if len(replaced.part) > 0 {
-		q.Queue(sqlDeleteOutside, replaced.part, replaced.num, int32(flagOutside))
+		q.Queue(eventsql.DeleteOutside, replaced.part, replaced.num)
 	}
-	if len(insert.part) > 0 {
-		q.Queue(sqlInsertEvents, insert.insert()...)
+	if len(insert.Part) > 0 {
+		q.Queue(eventsql.Insert, insert.Insert()...)
 	}
-	if len(place.part) > 0 {
-		q.Queue(sqlPlaceEvents, place.place()...)
+	if len(place.Part) > 0 {
+		q.Queue(eventsql.Place, place.Place()...)
 	}
 }
 
@@ -263,7 +264,7 @@ func (b *batch) queueEdges(q *pgx.Batch) {
 		}
 	}
 	if len(redact.part) > 0 {
-		q.Queue(sqlRedact, redact.part, redact.room, redact.num)
+		q.Queue(eventsql.Redact, redact.part, redact.room, redact.num)
 	}
 	if len(await.part) > 0 {
 		q.Queue(sqlInsertAwaited, await.part, await.room, await.text, await.num)

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 const (
@@ -42,7 +43,7 @@ func (in *intake) claimed(ctx context.Context, ids []id.Event) ([]claimed, error
 	}
 	for len(ids) > 0 {
 		n := min(len(ids), lookupChunk)
-		found, err := in.s.queryClaimed(ctx, part, sqlClaimed, int32(part), room, ids[:n])
+		found, err := in.s.queryClaimed(ctx, part, eventsql.Entries, int32(part), room, ids[:n])
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +62,7 @@ func (s *Service) scanClaimed(ctx context.Context, part uint32, room int64, ids 
 	out := make([]claimed, 0, len(wanted))
 	behind := int64(0)
 	for read := 0; read < scanFactor*len(ids) && len(out) < len(wanted); read += scanChunk {
-		rows, err := s.queryClaimed(ctx, part, sqlScanClaimed, int32(part), room, behind, scanChunk)
+		rows, err := s.queryClaimed(ctx, part, eventsql.EntriesAfter, int32(part), room, behind, scanChunk)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/pg"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // partialRoom is what the owner remembers of a room that was joined without its members: the row of partial_room.
@@ -65,18 +66,6 @@ ON CONFLICT (part, room_nid) DO UPDATE SET join_nid = excluded.join_nid, via = e
 INSERT INTO partial_event (part, room_nid, n, event_nid, history)
 SELECT * FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bool[])`
 
-	// sqlRedo writes new verdicts. An event that is refused now loses its place in the timeline.
-	sqlRedo = `
-UPDATE event e
-SET sid = b.sid, flags = b.flags, replaces = b.replaces, ord = CASE WHEN b.flags = 0 THEN e.ord END
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[]) AS b(part, event_nid, sid, flags, replaces)
-WHERE e.part = b.part AND e.event_nid = b.event_nid`
-
-	sqlRestore = `
-UPDATE event e SET redacted_by = NULL
-FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS b(part, target, redaction)
-WHERE e.part = b.part AND e.event_nid = b.target AND e.redacted_by = b.redaction`
-
 	sqlPartialRoom  = `SELECT join_nid, via, since_ts FROM partial_room WHERE part = $1 AND room_nid = $2`
 	sqlPartialRooms = `
 SELECT r.room_id FROM partial_room p JOIN room r ON r.part = p.part AND r.room_nid = p.room_nid
@@ -132,10 +121,10 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 		q.Queue(sqlInsertUnsure, unsure.part, unsure.room, unsure.num, events, unsure.flag)
 	}
 	if len(redone.part) > 0 {
-		q.Queue(sqlRedo, redone.part, redone.num, sids, redone.small, replaces)
+		q.Queue(eventsql.Judge, redone.part, redone.num, sids, redone.small, replaces)
 	}
 	if len(restored.part) > 0 {
-		q.Queue(sqlRestore, restored.part, restored.num, by)
+		q.Queue(eventsql.Restore, restored.part, restored.num, by)
 	}
 	if len(abandon.part) > 0 {
 		q.Queue(sqlEndPartial, abandon.part, abandon.room)

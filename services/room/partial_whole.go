@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/roomdb/eventsql"
 	"hanse/pkg/state"
 )
 
@@ -20,11 +21,6 @@ type wholeState struct {
 	servers         map[id.Server]int32
 	local           []id.User // users of ours in it
 }
-
-const sqlListed = `
-SELECT event_nid, type, state_key, flags, json FROM unnest($3::text[]) AS w (id)
-JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"
-WHERE room_nid = $2`
 
 // whole makes a state of a listing. What came with the join stays as it came: it was all that we knew when we trusted the
 // server with our join, and another one may see the room otherwise. Rejected events are no part of a state.
@@ -85,7 +81,7 @@ func (f *fill) whole(ctx context.Context, l *stateListing) (*wholeState, error) 
 
 // listed reads what of some events are state events.
 func (f *fill) listed(ctx context.Context, ids []id.Event, each func(key state.Key, nid int64, membership string)) error {
-	rows, err := f.s.shards.For(f.p.part).Query(ctx, sqlListed, int32(f.p.part), f.nid, ids)
+	rows, err := f.s.shards.For(f.p.part).Query(ctx, eventsql.Listed, int32(f.p.part), f.nid, ids)
 	if err != nil {
 		return fmt.Errorf("read members: %w", err)
 	}

@@ -1,16 +1,15 @@
 package room
 
+import (
+	"fmt"
+
+	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdb/eventsql"
+)
+
 // The statements of an append, in the order in which they are sent. They travel in one batch under one Sync, which
 // PostgreSQL runs as one transaction; those that have nothing to do are left out, so their number is fixed, whatever
 // the number of events. Arrays of arrays do not survive unnest: the inner ones travel as text.
-// sqlSince finds the oldest event that was no history when it came, and what came before holes: one of these is our newest join.
-const sqlSince = `
-(SELECT depth, NULL AS member FROM event WHERE part = $1 AND room_nid = $2 AND ord > 0 ORDER BY ord LIMIT 1)
-UNION ALL
-(SELECT e.depth, e.state_key FROM (SELECT DISTINCT hole FROM missing_prev WHERE part = $1 AND room_nid = $2 AND hole > 0 ORDER BY hole DESC LIMIT 100) m
-JOIN event e ON e.part = $1 AND e.room_nid = $2 AND e.ord = m.hole
-WHERE e.type = 'm.room.member' AND e.sender = e.state_key)`
-
 const (
 	// sqlFence is fence, lock and position in one (law 3). It aborts the transaction with SQLSTATE HF001 unless every
 	// partition of the batch is held at the expected epoch and stands at the expected head.
@@ -45,12 +44,7 @@ FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), $3::bigint[], $4::text[],
 	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local, full_pos)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
-	// sqlDeleteEvents and sqlDeleteRoom remove a room that nobody of ours ever was in. All that is known of such a room are
-	// state events.
-	sqlDeleteEvents = `
-DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, room_nid)
-WHERE e.part = b.part AND e.room_nid = b.room_nid AND e.state_key IS NOT NULL`
-
+	// sqlDeleteRoom removes a room that no local user ever was in, after its events.
 	sqlDeleteRoom = `
 DELETE FROM room r USING unnest($1::int[], $2::bigint[]) AS b(part, room_nid)
 WHERE r.part = b.part AND r.room_nid = b.room_nid AND cardinality(r.extremities) = 0`
@@ -60,42 +54,10 @@ UPDATE room r SET published = b.published
 FROM unnest($1::int[], $2::bigint[], $3::bool[]) AS b(part, room_nid, published)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
-	// sqlDeleteOutside makes way for events that get another number with their auth events.
-	sqlDeleteOutside = `
-DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, nid)
-WHERE e.part = b.part AND e.event_nid = b.nid AND e.flags & $3 <> 0`
-
-	sqlInsertEvents = `
-INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
-	auth, prev, notify_seq, replaces, redacted_by, cause, json)
-SELECT part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
-	auth::bigint[], prev::bigint[], notify_seq, replaces, redacted_by, cause, json
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
-	$9::text[], $10::bigint[], $11::bigint[], $12::int[], $13::text[], $14::text[], $15::bigint[], $16::bigint[],
-	$17::bigint[], $18::text[], $19::bytea[])
-	AS b(part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, sid, flags,
-		auth, prev, notify_seq, replaces, redacted_by, cause, json)`
-
-	// sqlPlaceEvents gives stored events their place: outliers that turned out to be part of the room, and events whose
-	// verdict changed.
-	sqlPlaceEvents = `
-UPDATE event e
-SET ord = b.ord, sid = b.sid, flags = b.flags, prev = b.prev::bigint[], auth = b.auth::bigint[],
-	notify_seq = b.notify_seq, replaces = b.replaces, redacted_by = coalesce(b.redacted_by, e.redacted_by), json = b.json
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bigint[],
-	$9::bigint[], $10::bigint[], $11::bytea[])
-	AS b(part, event_nid, ord, sid, flags, auth, prev, notify_seq, replaces, redacted_by, json)
-WHERE e.part = b.part AND e.event_nid = b.event_nid`
-
 	sqlInsertLog = `
 INSERT INTO log (part, pos, room_nid, kind, event_nid, current_before, current_after, body)
 SELECT * FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[],
 	$8::bytea[])`
-
-	sqlRedact = `
-UPDATE event e SET redacted_by = b.redaction
-FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS b(part, target, redaction)
-WHERE e.part = b.part AND e.event_nid = b.target AND e.redacted_by IS NULL`
 
 	sqlInsertAwaited = `
 INSERT INTO awaited_redaction (part, room_nid, event_id, redaction)
@@ -184,40 +146,14 @@ SELECT seq FROM raised`
 
 	sqlProjected = `UPDATE partition SET projected = greatest(projected, $3) WHERE part = $1 AND epoch = $2`
 
-	// sqlReplay reads the changes of state in the log that the membership index may lack.
-	sqlReplay = `
-SELECT l.pos, l.room_nid, l.kind, r.room_id, r.version, l.body, coalesce(e.event_id, '')
-FROM log l
-LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
-JOIN room r ON r.part = l.part AND r.room_nid = l.room_nid
-WHERE l.part = $1 AND l.pos > $2 AND l.kind IN (1, 4) AND l.current_before <> l.current_after
-ORDER BY l.pos LIMIT $3`
-
-	sqlCauses = `
-SELECT cause, event_nid, event_id, coalesce(ord, 0) FROM unnest($3::text[]) AS w (same)
-JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND room_nid = $2 AND cause >= w.same COLLATE "C" ORDER BY cause LIMIT 1) e ON cause = w.same COLLATE "C"`
-
-	// sqlAwaited says of events whether they are among those that others name and we lack, whether one of these was neither
-	// rejected nor soft-failed (flags 2 and 4), which is the oldest hole that they belong into, and which redactions wait for them.
-	sqlAwaited = `
-SELECT e.id, EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id),
-	EXISTS (SELECT 1 FROM missing_prev m JOIN event c ON c.part = m.part AND c.event_nid = m.child
-		WHERE m.part = $1 AND m.room_nid = $2 AND m.event_id = e.id AND c.flags & 6 = 0),
-	coalesce((SELECT min(hole) FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = e.id), 0),
-	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = e.id ORDER BY redaction LIMIT 1000)
-FROM unnest($3::text[]) AS e(id)`
-
-	// sqlClaimed reads what a state is made of. Events that came before their auth events (flag 8) count for unknown.
-	sqlClaimed = `
-SELECT event_id, event_nid, type, state_key, flags FROM unnest($3::text[]) AS w (id)
-JOIN LATERAL (SELECT * FROM event WHERE part = $1 AND event_id >= w.id COLLATE "C" ORDER BY event_id LIMIT 1) e ON event_id = w.id COLLATE "C"
-WHERE room_nid = $2 AND flags & 8 = 0`
-
-	// sqlScanClaimed reads the same of the state events of a room, in their order.
-	sqlScanClaimed = `
-SELECT event_id, event_nid, type, state_key, flags FROM event
-WHERE part = $1 AND room_nid = $2 AND state_key IS NOT NULL AND event_nid > $3 AND flags & 8 = 0
-ORDER BY event_nid LIMIT $4`
+	// sqlSince finds the oldest event that was no history when it came, and the memberships at which holes end: one of these is
+	// the newest join of a local user.
+	sqlSince = `
+(SELECT depth, NULL AS member FROM event WHERE part = $1 AND room_nid = $2 AND ord > 0 ORDER BY ord LIMIT 1)
+UNION ALL
+(SELECT e.depth, e.state_key FROM (SELECT DISTINCT hole FROM missing_prev WHERE part = $1 AND room_nid = $2 AND hole > 0 ORDER BY hole DESC LIMIT 100) m
+JOIN event e ON e.part = $1 AND e.room_nid = $2 AND e.ord = m.hole
+WHERE e.type = 'm.room.member' AND e.sender = e.state_key)`
 
 	sqlMembership = `
 SELECT membership, event_nid, event_id, sender, room_version, stripped, event, via FROM membership WHERE part = $1 AND user_id = $2 AND room_id = $3`
@@ -230,9 +166,29 @@ WHERE m.part = $1 AND m.room_nid = $2 AND m.hole = $4
 GROUP BY m.event_id ORDER BY max(e.depth) DESC LIMIT $3`
 
 	// sqlReceiptsOf has the places of events: those of what fills a hole are finer than log positions.
-
 	sqlReceiptsOf = `
 SELECT r.user_id, r.type, r.thread_id, coalesce(e.ord, r.ord) FROM receipt r
 LEFT JOIN event e ON e.part = r.part AND e.event_id = r.event_id
 WHERE r.part = $1 AND r.room_nid = $2 AND r.user_id = ANY($3)`
+)
+
+var (
+	// sqlReplay reads the changes of state in the log that the membership index may lack.
+	sqlReplay = fmt.Sprintf(`
+SELECT l.pos, l.room_nid, l.kind, r.room_id, r.version, l.body, coalesce(e.event_id, '')
+FROM log l
+LEFT JOIN event e ON e.part = l.part AND e.event_nid = l.event_nid
+JOIN room r ON r.part = l.part AND r.room_nid = l.room_nid
+WHERE l.part = $1 AND l.pos > $2 AND l.kind IN (%d, %d) AND l.current_before <> l.current_after
+ORDER BY l.pos LIMIT $3`, roomdb.KindEvent, roomdb.KindFilled)
+
+	// sqlAwaited says of events whether they are among those that others name and we lack, whether one of these was neither
+	// rejected nor soft-failed, which is the oldest hole that they belong into, and which redactions wait for them.
+	sqlAwaited = `
+SELECT a.id, EXISTS (SELECT 1 FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = a.id),
+	EXISTS (SELECT 1 FROM missing_prev m JOIN event e ON e.part = m.part AND e.event_nid = m.child
+		WHERE m.part = $1 AND m.room_nid = $2 AND m.event_id = a.id AND ` + eventsql.Accepted + `),
+	coalesce((SELECT min(hole) FROM missing_prev WHERE part = $1 AND room_nid = $2 AND event_id = a.id), 0),
+	ARRAY(SELECT redaction FROM awaited_redaction WHERE part = $1 AND room_nid = $2 AND event_id = a.id ORDER BY redaction LIMIT 1000)
+FROM unnest($3::text[]) AS a(id)`
 )

@@ -15,6 +15,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // applyRedaction redacts the event that an accepted redaction names, if the sender may (room version 3, "Handling
@@ -90,12 +91,6 @@ func (w *writer) mayRedactUnknown(ctx context.Context, by *event.PDU, powerful b
 	return err
 }
 
-// sqlUnplaced finds which of some events have no place in the timeline.
-const sqlUnplaced = `
-SELECT e.event_nid FROM unnest($2::bigint[]) AS w (nid)
-JOIN LATERAL (SELECT event_nid, ord FROM event WHERE part = $1 AND event_nid >= w.nid ORDER BY event_nid LIMIT 1) e ON event_nid = w.nid
-WHERE e.ord IS NULL`
-
 // withheld finds which redactions of an event that has come now were withheld from clients: of earlier changes, all of which
 // are written, or of the draft.
 func (w *writer) withheld(ctx context.Context, by []*roomdb.Event) ([]*newEvent, error) {
@@ -115,7 +110,7 @@ func (w *writer) withheld(ctx context.Context, by []*roomdb.Event) ([]*newEvent,
 			}
 		}
 	}
-	rows, err := w.s.shards.For(w.r.p.part).Query(ctx, sqlUnplaced, int32(w.r.p.part), slices.Collect(maps.Keys(stored)))
+	rows, err := w.s.shards.For(w.r.p.part).Query(ctx, eventsql.Unplaced, int32(w.r.p.part), slices.Collect(maps.Keys(stored)))
 	if err != nil {
 		return nil, fmt.Errorf("read redactions: %w", err)
 	}

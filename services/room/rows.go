@@ -5,66 +5,39 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/roomdb/eventsql"
 )
 
 // The rows of a batch, column by column, as unnest takes them.
 
-type eventRows struct {
-	part                []int32
-	nid, room           []int64
-	eventID             []string
-	ord                 []*int64
-	depth               []int64
-	typ                 []string
-	stateKey            []*string
-	sender              []string
-	ts                  []int64
-	sid                 []*int64
-	flags               []int32
-	auth, prev          []string
-	notifySeq, replaces []int64
-	redactedBy          []*int64
-	cause               []*string
-	json                [][]byte
-}
-
-func (r *eventRows) add(part int32, room int64, e *newEvent) {
-	r.part = append(r.part, part)
-	r.nid = append(r.nid, e.nid)
-	r.room = append(r.room, room)
-	r.eventID = append(r.eventID, string(e.pdu.ID))
-	r.ord = append(r.ord, orNull(e.ord))
-	r.depth = append(r.depth, e.pdu.Depth)
-	r.typ = append(r.typ, e.pdu.Type)
-	r.stateKey = append(r.stateKey, e.pdu.StateKey)
-	r.sender = append(r.sender, string(e.pdu.Sender))
-	r.ts = append(r.ts, e.pdu.OriginServerTS)
+func addEvent(r *eventsql.Rows, part int32, room int64, e *newEvent) {
+	r.Part = append(r.Part, part)
+	r.NID = append(r.NID, e.nid)
+	r.Room = append(r.Room, room)
+	r.ID = append(r.ID, string(e.pdu.ID))
+	r.Ord = append(r.Ord, orNull(e.ord))
+	r.Depth = append(r.Depth, e.pdu.Depth)
+	r.Type = append(r.Type, e.pdu.Type)
+	r.StateKey = append(r.StateKey, e.pdu.StateKey)
+	r.Sender = append(r.Sender, string(e.pdu.Sender))
+	r.OriginTS = append(r.OriginTS, e.pdu.OriginServerTS)
 	var sid *int64
 	if e.flags&flagOutlier == 0 {
 		sid = &e.sid
 	}
-	r.sid = append(r.sid, sid)
-	r.flags = append(r.flags, e.flags)
-	r.auth = append(r.auth, int64Array(e.auth))
-	r.prev = append(r.prev, int64Array(e.prev))
-	r.notifySeq = append(r.notifySeq, e.notifySeq)
-	r.replaces = append(r.replaces, e.replaces)
-	r.redactedBy = append(r.redactedBy, orNull(e.redactedBy))
+	r.SID = append(r.SID, sid)
+	r.Flags = append(r.Flags, e.flags)
+	r.Auth = append(r.Auth, int64Array(e.auth))
+	r.Prev = append(r.Prev, int64Array(e.prev))
+	r.NotifySeq = append(r.NotifySeq, e.notifySeq)
+	r.Replaces = append(r.Replaces, e.replaces)
+	r.RedactedBy = append(r.RedactedBy, orNull(e.redactedBy))
 	var cause *string
 	if e.cause != "" {
 		cause = &e.cause
 	}
-	r.cause = append(r.cause, cause)
-	r.json = append(r.json, e.pdu.JSON)
-}
-
-func (r *eventRows) insert() []any {
-	return []any{r.part, r.nid, r.room, r.eventID, r.ord, r.depth, r.typ, r.stateKey, r.sender, r.ts, r.sid, r.flags,
-		r.auth, r.prev, r.notifySeq, r.replaces, r.redactedBy, r.cause, r.json}
-}
-
-func (r *eventRows) place() []any {
-	return []any{r.part, r.nid, r.ord, r.sid, r.flags, r.auth, r.prev, r.notifySeq, r.replaces, r.redactedBy, r.json}
+	r.Cause = append(r.Cause, cause)
+	r.JSON = append(r.JSON, e.pdu.JSON)
 }
 
 type roomRows struct {

@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/pg"
+	"hanse/pkg/roomdb/eventsql"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -205,7 +206,7 @@ type caused struct {
 
 // byCause returns the events that a request made, in order.
 func (s *Service) byCause(ctx context.Context, r *room, keys []string) (made []caused, err error) {
-	rows, err := s.shards.For(r.p.part).Query(ctx, sqlCauses, int32(r.p.part), r.nid, keys)
+	rows, err := s.shards.For(r.p.part).Query(ctx, eventsql.Caused, int32(r.p.part), r.nid, keys)
 	if err != nil {
 		return nil, fmt.Errorf("look for repeated request: %w", err)
 	}

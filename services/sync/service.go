@@ -17,6 +17,7 @@ import (
 	"hanse/pkg/admission"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
+	"hanse/pkg/deadletter"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -261,10 +262,8 @@ func (s *Service) wakeRoomsOf(who id.User) {
 // deadLetter keeps what cannot be processed: an entry that no version of this code can read.
 func (s *Service) deadLetter(ctx context.Context, d bus.Delivery, cause error) error {
 	for _, e := range d.Entries {
-		_, err := s.shards.For(d.Part).Exec(ctx, `INSERT INTO dead_letter (part, consumer, pos, error, created_ts)
-			VALUES ($1, 'sync', $2, $3, $4) ON CONFLICT DO NOTHING`, int32(d.Part), e.Pos, cause.Error(), time.Now().UnixMilli())
-		if err != nil {
-			return fmt.Errorf("dead letter: %w", err)
+		if err := deadletter.Put(ctx, s.shards, d.Part, deadletter.Sync, e.Pos, cause); err != nil {
+			return err
 		}
 		s.tail.skip(d.Part, e.RoomNid, e.Pos)
 	}
