@@ -39,6 +39,10 @@ func (t *TURN) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (c *Client) turnRoutes(rt *routes) {
+	rt.guest.Handle("GET /voip/turnServer", c.turnServer)
+}
+
 // turnServer answers GET /voip/turnServer (client-server API, "Voice over IP"): {} if there is none.
 func (c *Client) turnServer(w http.ResponseWriter, r *http.Request) error {
 	if len(c.cfg.TURN.URIs) == 0 {
