@@ -10,7 +10,7 @@
 // different rooms in parallel.
 //
 // What takes long is not done under the lock: other servers are asked without it, and the states of large forks are resolved
-// aside, after which the draft is made again (aside.go).
+// aside, after which the draft is made again (resolve_unlocked.go).
 //
 // A lane commits the changes of some partitions of a shard. What comes while a commit is under way makes up the next
 // one (law 5): one transaction of a fixed number of statements, whatever the number of events, rooms and partitions.

@@ -117,7 +117,7 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 	return resp, err
 }
 
-// roomFor is joinedRoom for who wants to send something; what changes the state may have to wait (aside.go).
+// roomFor is joinedRoom for who wants to send something; what changes the state may have to wait (resolve_unlocked.go).
 func (s *Service) roomFor(ctx context.Context, roomID id.Room, ins []intent) (*room, error) {
 	changes := slices.ContainsFunc(ins, func(in intent) bool { return in.stateKey != nil })
 	for {

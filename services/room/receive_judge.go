@@ -378,7 +378,7 @@ func (w *writer) afterOf(pdu *event.PDU, nid int64, flags int32, before *state.S
 }
 
 // extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
-// the current state anew, now or with what comes next (together.go).
+// the current state anew, now or with what comes next (receive_batch.go).
 func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
 	ours := w.isOurMember(e.pdu)
 	if ours {
