@@ -9,6 +9,7 @@ import (
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/state"
 )
 
 // The state of a room with many ends costs a resolution of all their states with every event, and our own events can
@@ -119,4 +120,89 @@ func (w *writer) dummy(ctx context.Context) error {
 	}
 	_, err = w.send(ctx, intent{typ: typeDummy, content: []byte(`{}`), sender: r.merger})
 	return err
+}
+
+// extendFork makes an accepted event an end of the room, in place of those of its prev events that were, and resolves
+// the current state anew, now or with what comes next (receive_batch.go).
+func (w *writer) extendFork(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) error {
+	ours := w.isOurMember(e.pdu)
+	if ours {
+		if err := w.settle(ctx, local); err != nil {
+			return err
+		}
+	}
+	tips, snaps, err := w.tipsAfter(ctx, e, after, local)
+	if err != nil {
+		return err
+	}
+	w.h.tips = tips
+	w.h.depth = max(w.h.depth, e.pdu.Depth)
+	w.ready = snaps
+	w.hold(e)
+	if w.patient && !ours && !decides(e.pdu) && w.unresolved(snaps) {
+		return nil
+	}
+	return w.settle(ctx, local)
+}
+
+// tipsAfter returns the ends of the room once an event is one of them, and the states after them.
+func (w *writer) tipsAfter(ctx context.Context, e *newEvent, after *state.Snapshot, local bool) ([]tip, []*state.Snapshot, error) {
+	covered, err := w.covered(ctx, e.prev)
+	if err != nil {
+		return nil, nil, err
+	}
+	tips := make([]tip, 0, len(w.h.tips)+1)
+	var snaps []*state.Snapshot
+	for _, t := range w.h.tips {
+		if !covered[t.nid] {
+			tips = append(tips, t)
+		}
+	}
+	if !local && len(tips) == len(w.h.tips) && len(tips) >= w.maxTips {
+		return nil, nil, errCrowded
+	}
+	for _, t := range tips {
+		snap, err := w.afterTip(ctx, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	return append(tips, tip{e.nid, e.pdu}), append(snaps, after), nil
+}
+
+// maxUnseen bounds how many refused events are looked through.
+const maxUnseen = 1000
+
+// covered returns the events that are no ends of the room any more if an event names these as its prev events: these,
+// and what lies before those of them that were refused, as a refused event never replaced them.
+func (w *writer) covered(ctx context.Context, prev []int64) (map[int64]bool, error) {
+	covered := make(map[int64]bool, len(prev))
+	next := prev
+	for len(next) > 0 && len(covered) < maxUnseen {
+		var deeper []int64
+		for _, nid := range next {
+			if covered[nid] {
+				continue
+			}
+			covered[nid] = true
+			ev, err := w.s.event(ctx, w.r.p, nid)
+			if err != nil {
+				return nil, err
+			}
+			if w.present(ev).Flags&(flagRejected|flagSoftFailed) != 0 {
+				deeper = append(deeper, ev.Prev...)
+			}
+		}
+		next = deeper
+	}
+	return covered, nil
+}
+
+func (w *writer) afterTip(ctx context.Context, t tip) (*state.Snapshot, error) {
+	ev, err := w.s.event(ctx, w.r.p, t.nid)
+	if err != nil {
+		return nil, err
+	}
+	return w.after(ctx, w.present(ev))
 }
