@@ -1,4 +1,4 @@
-package app_test
+package fedin_test
 
 import (
 	"context"
