@@ -25,6 +25,13 @@ type fedOut struct {
 	conns   partition.Conns
 }
 
+// try calls fedout workers until one is there, the one that rendezvous hashing picks for the server first.
+func (f fedOut) try(server string, call func(fedv1.FedOutClient) error) error {
+	return try(f.members, f.conns, RoleFedout, partition.Of(server), func(c grpc.ClientConnInterface) error {
+		return call(fedv1.NewFedOutClient(c))
+	})
+}
+
 // Do implements fedv1.FedOutClient. The destination sees the request at most once: only one that no worker took is
 // given to the next.
 func (f fedOut) Do(ctx context.Context, in *fedv1.DoRequest, opts ...grpc.CallOption) (stream grpc.ServerStreamingClient[fedv1.DoResponse], err error) {
@@ -48,23 +55,23 @@ func (f fedOut) Keys(ctx context.Context, in *fedv1.KeysRequest, opts ...grpc.Ca
 	return resp, err
 }
 
-// try calls workers until one is there, the one that rendezvous hashing picks for the server first.
-func (f fedOut) try(server string, call func(fedv1.FedOutClient) error) error {
-	ready := slices.Clone(f.members.Of(RoleFedout))
-	if first, ok := f.members.OwnerOf(partition.Of(server), RoleFedout); ok {
+// try calls workers of a role until one is there, the one that rendezvous hashing picks for the partition first.
+func try(members *partition.Members, conns partition.Conns, role string, part uint32, call func(grpc.ClientConnInterface) error) error {
+	ready := slices.Clone(members.Of(role))
+	if first, ok := members.OwnerOf(part, role); ok {
 		i := slices.IndexFunc(ready, func(m partition.Member) bool { return m.ID == first.ID })
 		if i > 0 {
 			ready[0], ready[i] = ready[i], ready[0]
 		}
 	}
-	err := status.Error(codes.Unavailable, "no fedout worker is ready")
+	err := status.Error(codes.Unavailable, "no "+role+" worker is ready")
 	for _, m := range ready {
-		conn, dialErr := f.conns.To(m.Addr)
+		conn, dialErr := conns.To(m.Addr)
 		if dialErr != nil {
 			err = errors.Join(err, dialErr)
 			continue
 		}
-		if err = call(fedv1.NewFedOutClient(conn)); status.Code(err) != codes.Unavailable {
+		if err = call(conn); status.Code(err) != codes.Unavailable {
 			return err
 		}
 	}

@@ -58,7 +58,7 @@ func (s *Service) Do(in *fedv1.DoRequest, stream grpc.ServerStreamingServer[fedv
 	}
 	defer resp.Body.Close()
 	s.answered(ctx, q.Server, start, resp.Status)
-	if err := relay(stream, resp); err != nil {
+	if err := relay(stream, resp, in.Headers); err != nil {
 		if errors.Is(err, fedclient.ErrTooLarge) {
 			return status.Error(codes.ResourceExhausted, fmt.Sprintf("the answer of %s is larger than %d bytes", q.Server, q.MaxBytes))
 		}
@@ -110,9 +110,17 @@ func (s *Service) sign(ctx context.Context, origin id.Server, q *fedclient.Reque
 	return err
 }
 
-// relay streams an answer: the status first, then the body in pieces.
-func relay(stream grpc.ServerStreamingServer[fedv1.DoResponse], resp *fedclient.Response) error {
+// relay streams an answer: the status first, with the headers that the caller wants, then the body in pieces.
+func relay(stream grpc.ServerStreamingServer[fedv1.DoResponse], resp *fedclient.Response, headers []string) error {
 	msg := &fedv1.DoResponse{Status: int32(resp.Status)}
+	for _, name := range headers {
+		if value := resp.Header.Get(name); value != "" {
+			if msg.Headers == nil {
+				msg.Headers = make(map[string]string, len(headers))
+			}
+			msg.Headers[name] = value
+		}
+	}
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := io.ReadFull(resp.Body, buf)

@@ -40,7 +40,9 @@ type DoRequest struct {
 	IgnoreBackoff bool `protobuf:"varint,8,opt,name=ignore_backoff,json=ignoreBackoff,proto3" json:"ignore_backoff,omitempty"`
 	// With ignore_backoff: do not try if somebody has waited long for this destination in vain a short while ago. For
 	// requests that go without the answer if need be, and are made often.
-	Sparing       bool `protobuf:"varint,9,opt,name=sparing,proto3" json:"sparing,omitempty"`
+	Sparing bool `protobuf:"varint,9,opt,name=sparing,proto3" json:"sparing,omitempty"`
+	// Names of headers of the answer that the caller wants to see.
+	Headers       []string `protobuf:"bytes,10,rep,name=headers,proto3" json:"headers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,11 +140,20 @@ func (x *DoRequest) GetSparing() bool {
 	return false
 }
 
+func (x *DoRequest) GetHeaders() []string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
 type DoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the first message only.
-	Status        int32  `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
-	Chunk         []byte `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Status int32  `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Chunk  []byte `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	// In the first message only: those of the headers asked for that there are.
+	Headers       map[string]string `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,6 +198,13 @@ func (x *DoResponse) GetStatus() int32 {
 func (x *DoResponse) GetChunk() []byte {
 	if x != nil {
 		return x.Chunk
+	}
+	return nil
+}
+
+func (x *DoResponse) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
 	}
 	return nil
 }
@@ -493,7 +511,7 @@ var File_federation_v1_fedout_proto protoreflect.FileDescriptor
 
 const file_federation_v1_fedout_proto_rawDesc = "" +
 	"\n" +
-	"\x1afederation/v1/fedout.proto\x12\x13hanse.federation.v1\"\x80\x02\n" +
+	"\x1afederation/v1/fedout.proto\x12\x13hanse.federation.v1\"\x9a\x02\n" +
 	"\tDoRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12 \n" +
 	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x16\n" +
@@ -504,11 +522,17 @@ const file_federation_v1_fedout_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMs\x12\x1b\n" +
 	"\tmax_bytes\x18\a \x01(\x03R\bmaxBytes\x12%\n" +
 	"\x0eignore_backoff\x18\b \x01(\bR\rignoreBackoff\x12\x18\n" +
-	"\asparing\x18\t \x01(\bR\asparing\":\n" +
+	"\asparing\x18\t \x01(\bR\asparing\x12\x18\n" +
+	"\aheaders\x18\n" +
+	" \x03(\tR\aheaders\"\xbe\x01\n" +
 	"\n" +
 	"DoResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12\x14\n" +
-	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x90\x01\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\x12F\n" +
+	"\aheaders\x18\x03 \x03(\v2,.hanse.federation.v1.DoResponse.HeadersEntryR\aheaders\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
 	"\vUnreachable\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x1f\n" +
 	"\vbacking_off\x18\x02 \x01(\bR\n" +
@@ -547,7 +571,7 @@ func file_federation_v1_fedout_proto_rawDescGZIP() []byte {
 	return file_federation_v1_fedout_proto_rawDescData
 }
 
-var file_federation_v1_fedout_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_federation_v1_fedout_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_federation_v1_fedout_proto_goTypes = []any{
 	(*DoRequest)(nil),    // 0: hanse.federation.v1.DoRequest
 	(*DoResponse)(nil),   // 1: hanse.federation.v1.DoResponse
@@ -556,19 +580,21 @@ var file_federation_v1_fedout_proto_goTypes = []any{
 	(*KeyQuery)(nil),     // 4: hanse.federation.v1.KeyQuery
 	(*KeysResponse)(nil), // 5: hanse.federation.v1.KeysResponse
 	(*ServerKey)(nil),    // 6: hanse.federation.v1.ServerKey
+	nil,                  // 7: hanse.federation.v1.DoResponse.HeadersEntry
 }
 var file_federation_v1_fedout_proto_depIdxs = []int32{
-	4, // 0: hanse.federation.v1.KeysRequest.queries:type_name -> hanse.federation.v1.KeyQuery
-	6, // 1: hanse.federation.v1.KeysResponse.keys:type_name -> hanse.federation.v1.ServerKey
-	0, // 2: hanse.federation.v1.FedOut.Do:input_type -> hanse.federation.v1.DoRequest
-	3, // 3: hanse.federation.v1.FedOut.Keys:input_type -> hanse.federation.v1.KeysRequest
-	1, // 4: hanse.federation.v1.FedOut.Do:output_type -> hanse.federation.v1.DoResponse
-	5, // 5: hanse.federation.v1.FedOut.Keys:output_type -> hanse.federation.v1.KeysResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	7, // 0: hanse.federation.v1.DoResponse.headers:type_name -> hanse.federation.v1.DoResponse.HeadersEntry
+	4, // 1: hanse.federation.v1.KeysRequest.queries:type_name -> hanse.federation.v1.KeyQuery
+	6, // 2: hanse.federation.v1.KeysResponse.keys:type_name -> hanse.federation.v1.ServerKey
+	0, // 3: hanse.federation.v1.FedOut.Do:input_type -> hanse.federation.v1.DoRequest
+	3, // 4: hanse.federation.v1.FedOut.Keys:input_type -> hanse.federation.v1.KeysRequest
+	1, // 5: hanse.federation.v1.FedOut.Do:output_type -> hanse.federation.v1.DoResponse
+	5, // 6: hanse.federation.v1.FedOut.Keys:output_type -> hanse.federation.v1.KeysResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_federation_v1_fedout_proto_init() }
@@ -582,7 +608,7 @@ func file_federation_v1_fedout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_v1_fedout_proto_rawDesc), len(file_federation_v1_fedout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
