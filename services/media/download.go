@@ -1,0 +1,185 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/mediastore"
+	"hanse/pkg/merr"
+)
+
+const (
+	// defaultWait is how long a request waits for an upload that was announced, if it does not say; longestWait what it may say.
+	defaultWait, longestWait = 20 * time.Second, time.Minute
+	// firstLook and longestLook are how long it waits before it looks again.
+	firstLook, longestLook = 50 * time.Millisecond, time.Second
+)
+
+// errNotYet is what the specification has for an id whose upload has not come.
+var errNotYet = merr.New(http.StatusGatewayTimeout, merr.CodeNotYetUploaded, "Media has not been uploaded yet")
+
+// asked is which media a request wants.
+type asked struct {
+	mediastore.ID
+	name string // that the path has
+	wait time.Duration
+	// redirect is whether the client follows one.
+	redirect bool
+	// remote is whether it may be fetched from another server.
+	remote bool
+	// old is whether the path asks nobody who they are.
+	old bool
+}
+
+func ask(r *http.Request) (*asked, error) {
+	a := &asked{name: cleanName(httpx.Param(r, "fileName")), wait: defaultWait, remote: true}
+	var err error
+	if a.ID, err = mediastore.ParseID(httpx.Param(r, "serverName"), httpx.Param(r, "mediaId")); err != nil {
+		return nil, merr.NotFound("Not a media ID").WithCause(err)
+	}
+	q := r.URL.Query()
+	if text := q.Get("timeout_ms"); text != "" {
+		ms, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || ms < 0 {
+			return nil, merr.InvalidParam("timeout_ms must be a number of milliseconds")
+		}
+		a.wait = min(time.Duration(min(ms, longestWait.Milliseconds()))*time.Millisecond, longestWait)
+	}
+	if a.redirect, err = flag(q.Get("allow_redirect"), false); err != nil {
+		return nil, merr.InvalidParam("allow_redirect must be true or false")
+	}
+	if a.remote, err = flag(q.Get("allow_remote"), true); err != nil {
+		return nil, merr.InvalidParam("allow_remote must be true or false")
+	}
+	return a, nil
+}
+
+func flag(text string, without bool) (bool, error) {
+	switch text {
+	case "":
+		return without, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, errors.New("not a boolean")
+}
+
+// download answers GET /_matrix/client/v1/media/download/{serverName}/{mediaId}[/{fileName}]. Its clients follow redirects.
+func (m *Media) download(w http.ResponseWriter, r *http.Request) error {
+	a, err := ask(r)
+	if err != nil {
+		return err
+	}
+	a.redirect, a.remote = true, true
+	return m.answer(w, r, a)
+}
+
+// oldDownload answers the deprecated GET /_matrix/media/v3/download/{serverName}/{mediaId}[/{fileName}].
+func (m *Media) oldDownload(w http.ResponseWriter, r *http.Request) error {
+	a, err := ask(r)
+	if err != nil {
+		return err
+	}
+	a.old = true
+	return m.answer(w, r, a)
+}
+
+func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
+	leave, err := m.downloads.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	under := m.metrics.busy.WithLabelValues("download")
+	under.Inc()
+	defer under.Dec()
+	media, err := m.find(r.Context(), a)
+	if err != nil {
+		return err
+	}
+	f := fileOf(media)
+	if a.name != "" {
+		f.name = a.name
+	}
+	if a.redirect && m.cfg.Link > 0 {
+		link, err := m.store.Link(r.Context(), f.object, f.typ, disposition(f.typ, f.name), m.cfg.Link)
+		if err != nil {
+			return err
+		}
+		if link != "" {
+			w.Header().Set("Location", link)
+			w.Header().Set("Cache-Control", "private, no-store")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return nil
+		}
+	}
+	return m.serveFile(w, r, f, "download")
+}
+
+// find returns a media that may be served, and notes that it was used.
+func (m *Media) find(ctx context.Context, a *asked) (*mediastore.Media, error) {
+	if !m.servers.IsLocal(a.Origin) {
+		return nil, errNoMedia
+	}
+	media, err := m.ready(ctx, a.ID, a.wait)
+	if err != nil {
+		return nil, err
+	}
+	return media, m.use(ctx, a, media)
+}
+
+// use decides whether a media may be served, and notes that it is.
+func (m *Media) use(ctx context.Context, a *asked, media *mediastore.Media) error {
+	if media.QuarantinedBy != "" || a.old && !media.Created.Before(m.freeze) {
+		return errNoMedia
+	}
+	if err := m.store.Used(ctx, media); err != nil {
+		m.log.WarnContext(ctx, "the use of a media was not noted", "err", err)
+	}
+	return nil
+}
+
+// ready returns a media of ours that has been uploaded. It waits for one that was announced.
+func (m *Media) ready(ctx context.Context, i mediastore.ID, wait time.Duration) (*mediastore.Media, error) {
+	media, err := m.lookUp(ctx, i)
+	if err != nil || media.State == mediastore.Ready {
+		return media, err
+	}
+	leave, err := m.waits.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	end := time.NewTimer(wait)
+	defer end.Stop()
+	for pause := firstLook; ; pause = min(2*pause, longestLook) {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-end.C:
+			return nil, errNotYet
+		case <-time.After(pause):
+		}
+		if media, err := m.lookUp(ctx, i); err != nil || media.State == mediastore.Ready {
+			return media, err
+		}
+	}
+}
+
+// lookUp returns a media that is ready or may become so.
+func (m *Media) lookUp(ctx context.Context, i mediastore.ID) (*mediastore.Media, error) {
+	media, err := m.store.Get(ctx, i)
+	if errors.Is(err, mediastore.ErrNotFound) {
+		return nil, errNoMedia
+	}
+	if err == nil && media.State == mediastore.Reserved && media.Touched.Add(m.cfg.Store.Reserve).Before(time.Now()) {
+		return nil, errNoMedia
+	}
+	return media, err
+}

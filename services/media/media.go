@@ -1,0 +1,159 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/mediastore"
+	"hanse/pkg/merr"
+	"hanse/pkg/session"
+	fedv1 "hanse/proto/federation/v1"
+	mediav1 "hanse/proto/media/v1"
+)
+
+// Servers are the names that the cluster serves (servers.Registry).
+type Servers interface {
+	IsLocal(id.Server) bool
+	ForHost(host string) id.Server
+	Names() []id.Server
+}
+
+// Limiter is the rate limits (ratelimit.Limiter).
+type Limiter interface {
+	// Allow takes one action of a kind from the budget of a key. It returns a *merr.Error (M_LIMIT_EXCEEDED) if there is
+	// none left.
+	Allow(ctx context.Context, kind, key string) error
+}
+
+// Members says which partitions this worker looks after (partition.Members).
+type Members interface {
+	Mine(part uint32, role string) bool
+}
+
+// Deps are what the role is built from.
+type Deps struct {
+	Store    *mediastore.Store
+	Sessions *session.Checker
+	Servers  Servers
+	Limits   Limiter // nil: no limits
+	Members  Members
+	// Media asks the media worker that has a partition; FedOut other servers.
+	Media      mediav1.MediaClient
+	FedOut     fedv1.FedOutClient
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // may be nil
+}
+
+// Media is the role.
+type Media struct {
+	mediav1.UnimplementedMediaServer
+
+	cfg      Config
+	store    *mediastore.Store
+	sessions *session.Checker
+	servers  Servers
+	limits   Limiter
+	members  Members
+	media    mediav1.MediaClient
+	fedout   fedv1.FedOutClient
+	freeze   time.Time
+	log      *slog.Logger
+	metrics  *metrics
+
+	uploads, downloads, waits gate
+}
+
+// waiting is how many requests of a worker wait at a time for uploads that were announced.
+const waiting = 1024
+
+// New assembles the role; nothing runs before Run.
+func New(cfg Config, d Deps) (*Media, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("media: %w", err)
+	}
+	if d.Store == nil || d.Sessions == nil || d.Servers == nil || d.Members == nil {
+		return nil, errors.New("media: a dependency is missing")
+	}
+	freeze, err := cfg.Old.freeze()
+	if err != nil {
+		return nil, fmt.Errorf("media: %w", err)
+	}
+	m := &Media{cfg: cfg, store: d.Store, sessions: d.Sessions, servers: d.Servers, limits: d.Limits, members: d.Members, media: d.Media,
+		fedout: d.FedOut, freeze: freeze, log: d.Log, metrics: newMetrics(d.Registerer),
+		uploads: make(gate, cfg.Uploads), downloads: make(gate, cfg.Downloads), waits: make(gate, waiting)}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	return m, nil
+}
+
+// gate bounds what goes on at a time.
+type gate chan struct{}
+
+// enter is 429 if there are too many already.
+func (g gate) enter() (leave func(), err error) {
+	select {
+	case g <- struct{}{}:
+		return func() { <-g }, nil
+	default:
+		return nil, merr.LimitExceeded(1000)
+	}
+}
+
+// sweepEvery is how often a worker looks for what others have left.
+const sweepEvery = time.Minute
+
+// Run does the role's background work until the context ends.
+func (m *Media) Run(ctx context.Context) error {
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sweep.C:
+			m.sweep(ctx)
+		}
+	}
+}
+
+func (m *Media) sweep(ctx context.Context) {
+	removed, err := m.store.Sweep(ctx, m.mine())
+	m.metrics.removed.WithLabelValues("unfinished").Add(float64(removed))
+	if err != nil && ctx.Err() == nil {
+		m.metrics.failures.WithLabelValues("sweep").Inc()
+		m.log.WarnContext(ctx, "what workers left that ended was not removed", "err", err)
+	}
+}
+
+// mine are the partitions whose media this worker looks after.
+func (m *Media) mine() (parts []uint32) {
+	for _, part := range m.store.AllParts() {
+		if m.members.Mine(part, "media") {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// limit takes one action of a kind from the budget of the user who makes the request, or without one of its address.
+func (m *Media) limit(r *http.Request, kind string) error {
+	if m.limits == nil {
+		return nil
+	}
+	if i := session.From(r); i != nil {
+		if !i.RateLimited() {
+			return nil
+		}
+		return m.limits.Allow(r.Context(), kind, string(i.User))
+	}
+	return m.limits.Allow(r.Context(), kind, httpx.ClientKey(r))
+}
