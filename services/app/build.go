@@ -8,6 +8,7 @@ import (
 	"hanse/pkg/discovery"
 	"hanse/pkg/keyring"
 	"hanse/pkg/mac"
+	"hanse/pkg/mediastore"
 	"hanse/pkg/node"
 	"hanse/pkg/password"
 	"hanse/pkg/ratelimit"
@@ -19,6 +20,7 @@ import (
 	"hanse/services/client"
 	"hanse/services/fedin"
 	"hanse/services/fedout"
+	"hanse/services/media"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -149,4 +151,22 @@ func buildFedin(_ context.Context, b *builder) (Role, error) {
 	f.Routes(b.node.FederationAPI)
 	discovery.New(b.cfg.Client.Config, b.node.Servers).Routes(b.node.FederationAPI)
 	return f, nil
+}
+
+func buildMedia(ctx context.Context, b *builder) (Role, error) {
+	store, err := mediastore.Open(ctx, b.cfg.Media.Store, b.cfg.DataDir, b.node.PG, b.node.Log)
+	if err != nil {
+		return nil, err
+	}
+	m, err := media.New(b.cfg.Media, media.Deps{
+		Store: store, Sessions: b.sessions, Servers: b.node.Servers, Limits: b.limits, Members: b.node.Members,
+		Media: b.node.Media(), FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Routes(b.node.ClientAPI)
+	m.OldRoutes(b.node.FederationAPI)
+	m.Register(b.node.GRPC)
+	return m, nil
 }

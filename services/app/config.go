@@ -23,6 +23,7 @@ import (
 	"hanse/services/client"
 	"hanse/services/fedin"
 	"hanse/services/fedout"
+	"hanse/services/media"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -54,6 +55,7 @@ type Config struct {
 	Room   room.Config     `yaml:"room"`
 	Fedout fedout.Config   `yaml:"fedout"`
 	Fedin  fedin.Config    `yaml:"fedin"`
+	Media  media.Config    `yaml:"media"`
 }
 
 // Memory is what the roles of a process share.
@@ -168,6 +170,7 @@ func Defaults() *Config {
 		Room:       room.Defaults(),
 		Fedout:     fedout.Defaults(),
 		Fedin:      fedin.Defaults(),
+		Media:      media.Defaults(),
 	}
 }
 
@@ -190,6 +193,7 @@ func defaultLimits() map[string]ratelimit.Limit {
 		"invite_user": {PerSecond: 0.1, Burst: 50}, // of a user who is invited, from here and elsewhere
 		"invite_from": {PerSecond: 2, Burst: 200},  // of another server
 		"create_room": {PerSecond: 0.5, Burst: 20},
+		"upload":      {PerSecond: 2, Burst: 100}, // files, and ids for them
 	}
 }
 

@@ -89,6 +89,9 @@ func embeddedFits(cfg *Config, specs []roleSpec) error {
 	if len(specs) < len(roles) && cfg.Listen.GRPC.Address == "" {
 		missing = append(missing, "listen.grpc.address")
 	}
+	if cfg.Media.Store.URL == "" && slices.ContainsFunc(specs, func(s roleSpec) bool { return s.name == node.RoleMedia }) {
+		missing = append(missing, "media.store.url")
+	}
 	if missing != nil {
 		return fmt.Errorf("a process that is one of many needs %q", missing)
 	}

@@ -39,6 +39,7 @@ var roles = []roleSpec{
 	{"fedout", 0, buildFedout},
 	{"client", needClientAPI, buildClient},
 	{"sync", needClientAPI, buildSync},
+	{"media", needClientAPI | needFederationAPI, buildMedia},
 	{"fedin", needFederationAPI, buildFedin},
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -95,6 +96,9 @@ func New(cfg Config, d Deps) (*Media, error) {
 	return m, nil
 }
 
+// Register puts the role's RPCs on a gRPC server.
+func (m *Media) Register(r grpc.ServiceRegistrar) { mediav1.RegisterMediaServer(r, m) }
+
 // gate bounds what goes on at a time.
 type gate chan struct{}
 
@@ -115,6 +119,11 @@ const sweepEvery = time.Minute
 func (m *Media) Run(ctx context.Context) error {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	defer func() {
+		if err := m.store.Close(); err != nil {
+			m.log.WarnContext(ctx, "the object store was not closed", "err", err)
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():

@@ -26,7 +26,7 @@ import (
 
 const root = "../.."
 
-var roles = []string{"client", "fedin", "fedout", "room", "sync"}
+var roles = []string{"client", "fedin", "fedout", "media", "room", "sync"}
 
 // objects is what the chart renders to, by name.
 type objects struct {
@@ -147,7 +147,7 @@ func TestDefaultValues(t *testing.T) {
 func TestAllValues(t *testing.T) {
 	o := render(t, "full.yaml")
 	o.check(t)
-	if len(o.scalers) != len(roles) || len(o.ingresses) != 3 || o.monitors != 1 {
+	if len(o.scalers) != len(roles) || len(o.ingresses) != 4 || o.monitors != 1 {
 		t.Errorf("%d scalers, %d ingresses, %d monitors", len(o.scalers), len(o.ingresses), o.monitors)
 	}
 	for name, s := range o.scalers {
@@ -208,7 +208,7 @@ func (o *objects) check(t *testing.T) {
 				}
 			}
 		}
-		if world := reachesWorld(p); world != (role == "fedout") {
+		if world := reachesWorld(p); world != (role == "fedout" || role == "media") {
 			t.Errorf("%s: a way out to the world: %t", role, world)
 		}
 		if *d.Spec.Template.Spec.TerminationGracePeriodSeconds < 60 {

@@ -21,7 +21,7 @@ import (
 )
 
 // Roles of a cluster, in the order in which they are started and restarted.
-var Roles = []string{"room", "fedout", "client", "sync", "fedin"}
+var Roles = []string{"room", "fedout", "client", "sync", "media", "fedin"}
 
 // Config describes a cluster; the zero value of each field has a use.
 type Config struct {
@@ -203,7 +203,7 @@ func (c *Cluster) addWorker(role string, i int) (err error) {
 	}
 	listen("monitoring", &w.monitoring)
 	set["listen.client.address"], set["listen.federation.address"] = "", ""
-	if role == "client" || role == "sync" || role == "all" {
+	if role == "client" || role == "sync" || role == "media" || role == "all" {
 		listen("client", &w.client)
 	}
 	if role == "fedin" || role == "all" {
@@ -253,12 +253,10 @@ func (c *Cluster) startEdge() error {
 		for _, w := range list {
 			health := "http://" + w.monitoring + "/readyz"
 			if w.client != "" {
-				b := edge.Backend{URL: "http://" + w.client, Health: health}
-				if role != edge.RoleSync {
-					backends[edge.RoleClient] = append(backends[edge.RoleClient], b)
-				}
-				if role != edge.RoleClient {
-					backends[edge.RoleSync] = append(backends[edge.RoleSync], b)
+				for _, served := range []string{edge.RoleClient, edge.RoleSync, edge.RoleMedia} {
+					if role == served || role == "all" {
+						backends[served] = append(backends[served], edge.Backend{URL: "http://" + w.client, Health: health})
+					}
 				}
 			}
 			if w.federation != "" {

@@ -22,6 +22,7 @@ func (c *Cluster) writeConfig() error {
 		"server_names":                      "[" + strconv.Quote(c.ServerName) + "]",
 		"client.public_base_url":            strconv.Quote(c.BaseURL),
 		"client.public_server":              strconv.Quote(c.ServerName),
+		"media.store.url":                   strconv.Quote("file://" + filepath.Join(c.cfg.Dir, "media")),
 		"data_dir":                          strconv.Quote(filepath.Join(c.cfg.Dir, "data")),
 		"drain_delay":                       "1s",
 		"listen.trusted_proxies":            `[127.0.0.0/8, "::1/128"]`,

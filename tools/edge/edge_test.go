@@ -21,6 +21,8 @@ func TestRoleOf(t *testing.T) {
 		"/_matrix/client/versions":                  RoleClient,
 		"/_matrix/federation/v1/send/1":             RoleFedin,
 		"/_matrix/key/v2/server":                    RoleFedin,
+		"/_matrix/media/v3/upload":                  RoleMedia,
+		"/_matrix/client/v1/media/download/x/y":     RoleMedia,
 		"/.well-known/matrix/server":                RoleClient,
 		"/.well-known/matrix/client":                RoleClient,
 		"/_synapse/admin/v1/register":               RoleClient,

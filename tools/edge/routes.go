@@ -11,6 +11,7 @@ const (
 	RoleClient = "client"
 	RoleSync   = "sync"
 	RoleFedin  = "fedin"
+	RoleMedia  = "media"
 )
 
 // roleOf returns the role that serves a path.
@@ -18,6 +19,8 @@ func roleOf(path string) string {
 	switch {
 	case strings.HasPrefix(path, "/_matrix/federation/"), strings.HasPrefix(path, "/_matrix/key/"):
 		return RoleFedin
+	case strings.HasPrefix(path, "/_matrix/media/"), strings.HasPrefix(path, "/_matrix/client/v1/media/"):
+		return RoleMedia
 	case isSync(path):
 		return RoleSync
 	default:

@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 
 {{/* The port on which a role's requests come, if it has one. */}}
 {{- define "hanse.apiPort" -}}
-{{- if has . (list "client" "sync") -}}8008{{- else if eq . "fedin" -}}8448{{- end -}}
+{{- if has . (list "client" "sync" "media") -}}8008{{- else if eq . "fedin" -}}8448{{- end -}}
 {{- end -}}
 
 {{/* hanse.yaml. What is secret comes from the environment. */}}
@@ -45,6 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
     "monitoring" (dict "address" ":9080")
     "grpc" $grpc
     "trusted_proxies" .Values.ingress.trustedProxies)
+  "media" (dict "store" (dict "url" .Values.media.store))
   "client" (dict "public_base_url" .Values.publicBaseURL "public_server" .Values.publicServer)
 -}}
 {{- mergeOverwrite $base (deepCopy .Values.config) | toYaml -}}
