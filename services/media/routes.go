@@ -54,4 +54,3 @@ func (m *Media) perUser(next httpx.Handler) httpx.Handler {
 		return next(w, r)
 	}
 }
-
