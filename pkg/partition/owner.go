@@ -35,7 +35,7 @@ type OwnerConfig struct {
 	// LeaseTrust is how long a lease is used without looking at the row (default 8 s); VerifyEvery
 	// is how often it is looked at (default 2 s). Writes need neither: they pass the fence.
 	LeaseTrust, VerifyEvery time.Duration
-	// PinInterval is how often the operators' pins are read (default 5 s).
+	// PinInterval is how often the operators' pins are read at the least (default 5 s).
 	PinInterval time.Duration
 	Log         *slog.Logger
 	Registerer  prometheus.Registerer
@@ -52,6 +52,7 @@ type Owner struct {
 	mu       sync.Mutex
 	parts    []*holding
 	pins     map[uint32]string
+	pinned   time.Time // when they were read
 	draining bool
 	changed  chan struct{} // closed when a partition was acquired or lost, or a takeover failed
 }
@@ -289,6 +290,7 @@ func (o *Owner) verify(ctx context.Context, onlyLeaving bool) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.takePins(rows, start)
 	for _, row := range rows {
 		if row.Part >= uint32(len(o.parts)) {
 			continue
@@ -310,7 +312,15 @@ func (o *Owner) verify(ctx context.Context, onlyLeaving bool) {
 	}
 }
 
+// readPins reads the operators' pins, unless verify has just done so.
 func (o *Owner) readPins(ctx context.Context) {
+	start := time.Now()
+	o.mu.Lock()
+	known := start.Sub(o.pinned) < o.cfg.PinInterval
+	o.mu.Unlock()
+	if known {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.PinInterval)
 	defer cancel()
 	rows, err := o.cfg.Rows.List(ctx)
@@ -320,15 +330,19 @@ func (o *Owner) readPins(ctx context.Context) {
 		}
 		return
 	}
-	pins := make(map[uint32]string)
-	for _, row := range rows {
-		if row.Pinned != "" {
-			pins[row.Part] = row.Pinned
-		}
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.pins = pins
+	o.takePins(rows, start)
+}
+
+// takePins takes the pins out of rows that were read at a time. o.mu is held.
+func (o *Owner) takePins(rows []Row, read time.Time) {
+	o.pins, o.pinned = make(map[uint32]string), read
+	for _, row := range rows {
+		if row.Pinned != "" {
+			o.pins[row.Part] = row.Pinned
+		}
+	}
 }
 
 func (o *Owner) poke() { poke(o.poked) }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -56,18 +57,37 @@ func startPostgres(ctx context.Context, cfg *Config, log *slog.Logger) (*local.S
 	return srv, nil
 }
 
-// age lets time pass for the server inside this process, whose keys do not go by themselves.
-func age(srv *miniredis.Miniredis, ended <-chan struct{}) {
-	const step = time.Second
-	tick := time.NewTicker(step)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ended:
-			return
-		case <-tick.C:
-			srv.FastForward(step)
-		}
+// aging lets time pass for the Redis inside this process, whose keys do not go by themselves: before a command, so that nothing
+// has to be done while there are none. It is a redis.Hook.
+type aging struct {
+	srv *miniredis.Miniredis
+
+	mu   sync.Mutex
+	upTo time.Time // what has passed
+}
+
+func (a *aging) pass() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d := time.Since(a.upTo).Truncate(time.Second); d > 0 {
+		a.srv.FastForward(d)
+		a.upTo = a.upTo.Add(d)
+	}
+}
+
+func (a *aging) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (a *aging) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		a.pass()
+		return next(ctx, cmd)
+	}
+}
+
+func (a *aging) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		a.pass()
+		return next(ctx, cmds)
 	}
 }
 
@@ -92,10 +112,8 @@ func embeddedRedis() (redis.UniversalClient, func(context.Context) error) {
 	srv := miniredis.NewMiniRedis()
 	client := redis.NewClient(&redis.Options{PoolSize: 16, ContextTimeoutEnabled: true,
 		Dialer: func(context.Context, string, string) (net.Conn, error) { return srv.Dial() }})
-	ended := make(chan struct{})
-	go age(srv, ended)
+	client.AddHook(&aging{srv: srv, upTo: time.Now()})
 	return client, func(ctx context.Context) error {
-		close(ended)
 		err := client.Close()
 		closed := make(chan struct{})
 		go func() {

@@ -114,7 +114,7 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, limits: d.Limits, presence: presence.New(d.Redis, d.Bus),
 		log: d.Log, metrics: newMetrics(d.Registerer), incoming: make(chan struct{}, cfg.Transactions),
-		keyWaits: newKeyWaits(d.Registerer),
+		keyWaits: newKeyWaits(d.Registerer), early: early{held: make(chan struct{}, 1)},
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -143,16 +143,23 @@ func (f *Fedin) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	tick, early := time.NewTicker(pruneEvery), time.NewTicker(earlyStep)
+	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
+	early := time.NewTicker(earlyStep) // runs while presence is held
+	early.Stop()
 	defer early.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			f.tasks.Wait()
 			return nil
+		case <-f.early.held:
+			early.Reset(earlyStep)
 		case now := <-early.C:
 			f.takeEarly(ctx, now)
+			if f.early.empty() {
+				early.Stop()
+			}
 		case <-tick.C:
 			if err := f.prune(ctx); err != nil && ctx.Err() == nil {
 				f.log.WarnContext(ctx, "old transactions were not deleted", "err", err)

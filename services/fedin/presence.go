@@ -96,8 +96,15 @@ func (f *Fedin) sharesRoom(ctx context.Context, server id.Server) (bool, error) 
 // ours into a room tells of its users at once (as Synapse does), which is before we have the room, and does not repeat
 // it until something changes.
 type early struct {
+	held    chan struct{} // a first server is held
 	mu      sync.Mutex
 	servers map[id.Server]*earlyPresence
+}
+
+func (e *early) empty() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.servers) == 0
 }
 
 type earlyPresence struct {
@@ -119,7 +126,12 @@ func (e *early) hold(server id.Server, news []*logv1.Presence, now time.Time) {
 		if e.servers == nil {
 			e.servers = make(map[id.Server]*earlyPresence)
 		}
-		e.servers[server] = held
+		if e.servers[server] = held; len(e.servers) == 1 {
+			select {
+			case e.held <- struct{}{}:
+			default: // it was said already
+			}
+		}
 	}
 	for _, p := range news {
 		if _, known := held.users[p.UserId]; known || len(held.users) < maxEarlyUsers {

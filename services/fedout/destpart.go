@@ -210,6 +210,9 @@ func (p *destPart) flush(ctx context.Context, all bool) error {
 	defer p.flushing.Unlock()
 	now := time.Now()
 	all = all || now.Sub(p.complete) > completeEvery
+	if !all && p.idle() {
+		return nil
+	}
 	heads, upTo := make([]int64, len(p.handed)), make([]int64, len(p.handed))
 	wanted := make([]bool, len(p.handed))
 	for q := range heads {
@@ -240,6 +243,18 @@ func (p *destPart) flush(ctx context.Context, all bool) error {
 	}
 	p.forgetIdle(dests, now)
 	return nil
+}
+
+// idle says that there is nothing to store before it is time to store all.
+func (p *destPart) idle() bool {
+	for q := range p.active {
+		if p.active[q].Load() {
+			return false
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.dests) == 0
 }
 
 // errLost says that a partition of destinations is somebody else's by now. Nothing was stored.

@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
-
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
-	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -18,14 +15,13 @@ import (
 
 // subscribe hears what is not in the log.
 func (f *sender) subscribe() ([]*bus.Subscription, error) {
-	rooms := expirable.NewLRU[string, *roomdb.Room](20_000, nil, 10*time.Minute)
 	subs := make([]*bus.Subscription, 0, 3)
 	for _, subscribe := range []func() (*bus.Subscription, error){
 		func() (*bus.Subscription, error) { return f.s.bus.SubscribeFedout(f.wake) },
 		func() (*bus.Subscription, error) {
 			return f.s.bus.SubscribeTyping(func(t *logv1.Typing) {
 				if t.Local && f.isLocal(id.User(t.UserId).Server()) {
-					f.later(func() { f.spreadTyping(rooms, t) })
+					f.later(func() { f.spreadTyping(t) })
 				}
 			})
 		},
@@ -67,22 +63,24 @@ func (f *sender) ephemerals(ctx context.Context) {
 
 const ephemeralTimeout = 5 * time.Second
 
-func (f *sender) spreadTyping(rooms *expirable.LRU[string, *roomdb.Room], t *logv1.Typing) {
+func (f *sender) spreadTyping(t *logv1.Typing) {
 	ctx, cancel := context.WithTimeout(f.ctx, ephemeralTimeout)
 	defer cancel()
 	roomID, err := id.ParseRoom(t.RoomId)
 	if err != nil {
 		return
 	}
-	room, ok := rooms.Get(t.RoomId)
+	room, ok := f.typed.Get(roomID)
 	if !ok {
-		if room, err = f.s.db.Room(ctx, roomID); err != nil {
+		row, err := f.s.db.Room(ctx, roomID)
+		if err != nil {
 			f.s.log.Debug("typing not sent", "room", roomID, "err", err)
 			return
 		}
-		rooms.Add(t.RoomId, room)
+		room = roomKey{row.Part, row.NID}
+		f.typed.Add(roomID, room)
 	}
-	to, err := f.present(ctx, roomKey{room.Part, room.NID})
+	to, err := f.present(ctx, room)
 	if err != nil {
 		f.s.log.Debug("typing not sent", "room", roomID, "err", err)
 		return

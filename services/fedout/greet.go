@@ -50,7 +50,10 @@ func (f *sender) greet(key roomKey, pos int64, ev *logv1.Event) {
 	f.mu.RLock()
 	p := f.parts[partition.Of(string(server))]
 	f.mu.RUnlock()
-	if p == nil || p.handed[key.part].Load() >= pos || f.greeted.Contains(greeting{key, server}) {
+	if p == nil || p.handed[key.part].Load() >= pos {
+		return
+	}
+	if _, done := f.greeted.Peek(greeting{key, server}); done {
 		return
 	}
 	f.greeted.Add(greeting{key, server}, struct{}{})

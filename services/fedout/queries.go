@@ -28,6 +28,12 @@ WITH RECURSIVE s AS (
     FROM s WHERE s.server_name IS NOT NULL
 ) SELECT server_name FROM s WHERE server_name IS NOT NULL`
 
+	// sqlToLook says of which partitions a look finds anything.
+	sqlToLook = `
+SELECT p FROM unnest($1::integer[]) p WHERE EXISTS (SELECT FROM destination WHERE part = p AND failures > 0)
+    OR EXISTS (SELECT FROM destination_behind WHERE part = p) OR EXISTS (SELECT FROM destination_room WHERE part = p)
+    OR EXISTS (SELECT FROM fed_edu WHERE part = p)`
+
 	// Cursors only go up.
 	sqlPutCursors = `
 INSERT INTO fed_cursor AS c (part, log_part, pos)

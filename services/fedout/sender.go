@@ -8,10 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/bus"
+	"hanse/pkg/cache"
 	"hanse/pkg/deadletter"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/node"
@@ -42,7 +44,7 @@ type sender struct {
 	reader *bus.LogReader
 	slots  *slots
 	// swift are servers that answered their last transaction well.
-	swift *expirable.LRU[id.Server, struct{}]
+	swift *cache.Cache[id.Server, struct{}]
 	bytes atomic.Int64
 
 	// ctx is that of requests to other servers.
@@ -54,9 +56,11 @@ type sender struct {
 	parts []*destPart // nil: not ours
 
 	// joined are the rooms of users whose presence is sent; an entry goes when its user's memberships change.
-	joined *expirable.LRU[id.User, []userdb.JoinedRoom]
+	joined *cache.Cache[id.User, []userdb.JoinedRoom]
+	// typed are rooms in which users of ours have typed.
+	typed *cache.Cache[id.Room, roomKey]
 	// greeted are servers that were told who of ours is in a room.
-	greeted *expirable.LRU[greeting, struct{}]
+	greeted *cache.Cache[greeting, struct{}]
 
 	// yielded are partitions that another worker took though the membership gives them to us, and until when they are left
 	// to it. They belong to own.
@@ -70,14 +74,19 @@ type sender struct {
 	drained   chan struct{} // closed when no partition is left
 }
 
-func newSender(s *Service) *sender {
+func newSender(s *Service, reg prometheus.Registerer) *sender {
 	n := s.shards.P()
 	f := &sender{
 		s: s, rooms: newRoomCache(s.shards, s.servers.IsLocal), slots: newSlots(s.cfg.Transactions, slowQueues*s.cfg.QueueBytes),
-		swift: expirable.NewLRU[id.Server, struct{}](swiftServers, nil, swiftFor),
+		swift: cache.New(cache.Config[id.Server, struct{}]{Name: "fedout_swift", Budget: 4 << 20, MaxAge: swiftFor, Metrics: reg,
+			Weigh: func(server id.Server, _ struct{}) int64 { return int64(len(server)) + 150 }}),
 		parts: make([]*destPart, n), wakes: make(chan struct{}, 1), woken: make([]atomic.Bool, n),
-		joined:    expirable.NewLRU[id.User, []userdb.JoinedRoom](10_000, nil, 30*time.Second),
-		greeted:   expirable.NewLRU[greeting, struct{}](10_000, nil, greetedFor),
+		joined: cache.New(cache.Config[id.User, []userdb.JoinedRoom]{Name: "fedout_joined", Budget: 16 << 20, MaxAge: 30 * time.Second, Metrics: reg,
+			Weigh: func(user id.User, rooms []userdb.JoinedRoom) int64 { return int64(len(user)+100*len(rooms)) + 150 }}),
+		typed: cache.New(cache.Config[id.Room, roomKey]{Name: "fedout_typed", Budget: 4 << 20, MaxAge: 10 * time.Minute, Metrics: reg,
+			Weigh: func(room id.Room, _ roomKey) int64 { return int64(len(room)) + 150 }}),
+		greeted: cache.New(cache.Config[greeting, struct{}]{Name: "fedout_greeted", Budget: 2 << 20, MaxAge: greetedFor, Metrics: reg,
+			Weigh: func(g greeting, _ struct{}) int64 { return int64(len(g.server)) + 170 }}),
 		ephemeral: make(chan func(), 1024), drained: make(chan struct{}),
 		rebalance: make(chan struct{}, 1), yielded: make(map[uint32]time.Time),
 	}
@@ -364,12 +373,46 @@ func (f *sender) looks(ctx context.Context) {
 			full = true
 		case <-f.wakes:
 		}
+		toLook := make(map[uint32]bool)
+		if full {
+			toLook = f.toLook(ctx)
+		}
 		for part := range f.woken {
-			if f.woken[part].Swap(false) || full {
+			if f.woken[part].Swap(false) || toLook[uint32(part)] {
 				f.look(ctx, uint32(part), full)
 			}
 		}
 	}
+}
+
+// toLook returns our partitions of which a look finds anything, or about whose destinations we know anything. The others are not
+// read one by one.
+func (f *sender) toLook(ctx context.Context) map[uint32]bool {
+	toLook := make(map[uint32]bool)
+	var parts []uint32
+	for _, p := range f.owned() {
+		p.mu.Lock()
+		if parts = append(parts, p.part); len(p.dests) > 0 || len(p.failing) > 0 {
+			toLook[p.part] = true
+		}
+		p.mu.Unlock()
+	}
+	for pool, of := range f.s.shards.Groups(parts) {
+		rows, err := pool.Query(ctx, sqlToLook, of)
+		if err == nil {
+			var part uint32
+			_, err = pgx.ForEachRow(rows, []any{&part}, func() error { toLook[part] = true; return nil })
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				f.s.log.Warn("partitions of destinations not read", "err", err)
+			}
+			for _, part := range of {
+				toLook[part] = true
+			}
+		}
+	}
+	return toLook
 }
 
 func (f *sender) look(ctx context.Context, part uint32, full bool) {

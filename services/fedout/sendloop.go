@@ -64,7 +64,7 @@ func (d *dest) enterSlot() error {
 		return nil
 	}
 	lane := &d.f.slots.others
-	if d.f.swift.Contains(d.server) {
+	if _, ok := d.f.swift.Peek(d.server); ok {
 		lane = &d.f.slots.swift
 	}
 	leave, err := lane.enter(d.p.ctx, d.patient)

@@ -107,7 +107,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	if s.dests == nil {
 		s.dests = destination.New(d.Shards, d.Bus)
 	}
-	s.fetcher, s.sender = newKeyFetcher(s, d.Registerer), newSender(s)
+	s.fetcher, s.sender = newKeyFetcher(s, d.Registerer), newSender(s, d.Registerer)
 	s.ring = keyring.New(keyring.Deps{Store: s.keys, Servers: d.Servers, Fetcher: local{s}, Log: d.Log, Registerer: d.Registerer})
 	return s, nil
 }

@@ -16,8 +16,8 @@ const (
 	soon = time.Second
 	// swiftAnswer is the longest time to an answer after which a server still counts as one that answers well.
 	swiftAnswer = 5 * time.Second
-	// swiftFor is how long it counts as such; swiftServers bounds how many do.
-	swiftFor, swiftServers = time.Hour, 20_000
+	// swiftFor is how long it counts as such.
+	swiftFor = time.Hour
 	// slowTimes is how many transactions may wait among the slow ones, for each slot; slowQueues bounds their bodies, in
 	// multiples of the memory for queues.
 	slowTimes, slowQueues = 4, 4
