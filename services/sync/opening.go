@@ -77,13 +77,35 @@ func (p *poll) plain(pr *prefs) bool {
 		f.Room.Timeline.all() && f.Room.State.all() && len(pr.ignored) == 0
 }
 
-// openings returns what is to be told of rooms. Those of which that is not known, or in which something has happened
-// since it was worked out, are read together.
+// openingsOf returns what is to be told of rooms. What another poll is working out is waited for; the rest of what is not known, or
+// of rooms in which something has happened since it was worked out, is read together.
 func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*opening, error) {
 	found := make(map[roomdb.RoomKey]*opening, len(rooms))
-	var unknown []*userdb.Membership
+	unknown := s.unopened(p, m, rooms, found)
+	// After two rounds it is better not to wait: others have failed, or the rooms change faster than they are worked out.
+	for range 2 {
+		if len(unknown) == 0 {
+			return found, nil
+		}
+		others, err := s.openSome(ctx, p, m, unknown, found)
+		if err != nil {
+			return nil, err
+		}
+		if err := waitAll(ctx, others); err != nil {
+			return nil, err
+		}
+		unknown = s.unopened(p, m, unknown, found)
+	}
+	return found, s.openAll(ctx, p, m, unknown, found)
+}
+
+// unopened adds to found what is known, and returns the rooms of which nothing is.
+func (s *Service) unopened(p *poll, m *moment, rooms []*userdb.Membership, found map[roomdb.RoomKey]*opening) (unknown []*userdb.Membership) {
 	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+		if found[key] != nil {
+			continue
+		}
 		// One that was worked out at a later moment counts for this one if nothing happened in the room in between.
 		if o, ok := s.openings.Get(p.openingKey(key)); ok && o.last <= m.at(key.Part) && s.tail.quiet(key, o.pos) {
 			found[key] = o
@@ -91,23 +113,46 @@ func (s *Service) openingsOf(ctx context.Context, p *poll, m *moment, rooms []*u
 			unknown = append(unknown, r)
 		}
 	}
-	if len(unknown) == 0 {
-		return found, nil
+	return unknown
+}
+
+// openSome works out those of the openings that no other poll is working out, and returns what to wait for until the others are.
+func (s *Service) openSome(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership, found map[roomdb.RoomKey]*opening) ([]<-chan struct{}, error) {
+	keys := make([]openingKey, len(rooms))
+	for i, r := range rooms {
+		keys[i] = p.openingKey(roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID})
 	}
-	load, err := s.loadFull(ctx, p, m, unknown)
+	mine, others := s.underway.claim(keys)
+	defer s.underway.release(mine)
+	own := make([]*userdb.Membership, 0, len(mine))
+	for i, r := range rooms {
+		if mine[keys[i]] {
+			own = append(own, r)
+		}
+	}
+	own = s.unopened(p, m, own, found) // another poll may have come to its end since we looked
+	return others, s.openAll(ctx, p, m, own, found)
+}
+
+// openAll works out openings, and adds them to found.
+func (s *Service) openAll(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership, found map[roomdb.RoomKey]*opening) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	load, err := s.loadFull(ctx, p, m, rooms)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for _, r := range unknown {
+	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 		o, err := s.open(ctx, p, m, key, load)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.openings.Add(p.openingKey(key), o)
 		found[key] = o
 	}
-	return found, nil
+	return nil
 }
 
 // open works out a room's opening.

@@ -83,6 +83,7 @@ type Service struct {
 	filters  *filters
 	seqs     *seqs
 	openings *cache.Cache[openingKey, *opening]
+	underway underway // of those
 
 	large  *httpx.Large    // answers with a large state
 	firsts *admission.Pool // first answers that are made and sent
