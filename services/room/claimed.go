@@ -17,18 +17,18 @@ type fetchedState struct {
 	after  id.Event // the event itself, if the state after it is meant
 }
 
-// statesAt asks the origin for the state after each missing prev event.
+// statesAt asks the origin, and others, for the state after each missing prev event.
 func (in *intake) statesAt(ctx context.Context, missing []id.Event) ([]fetchedState, error) {
 	if len(missing) > missingStates {
 		return nil, fmt.Errorf("%d prev events are missing", len(missing))
 	}
 	var states []fetchedState
 	for _, m := range missing {
-		st, err := in.stateAfter(ctx, m)
+		told, err := in.toldAfter(ctx, m)
 		if err != nil {
-			return nil, fmt.Errorf("state after %s: %w", m, err)
+			return nil, err
 		}
-		states = append(states, st)
+		states = append(states, told...)
 	}
 	return states, nil
 }

@@ -41,6 +41,7 @@ type network struct {
 	omit     bool           // members are omitted from the state that answers a join
 	// lies are answers of a hostile server, by endpoint; nil: the truth.
 	lies    map[string]func(args []string, q url.Values) any
+	liar    id.Server     // who tells the lies; "": everybody
 	held    chan struct{} // requests wait until it is closed
 	holding chan struct{} // one for each request that waits
 	old     *merr.Error   // what servers answer that do not know version 2 of invite
@@ -209,6 +210,9 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	n.asked[parts[1]]++
 	held, holding, old := n.held, n.holding, n.old
 	lie := n.lies[parts[1]]
+	if n.liar != "" && n.liar != id.Server(in.Destination) {
+		lie = nil
+	}
 	n.mu.Unlock()
 	if held != nil {
 		holding <- struct{}{}

@@ -241,10 +241,7 @@ func (in *intake) take(ctx context.Context, pdu *event.PDU) (verdict, error) {
 		}
 	}
 	if len(g.prev) > 0 && !in.shallow && pdu.Depth >= g.since {
-		if err := in.fillGap(ctx, pdu, g); err != nil {
-			return verdict{}, err
-		}
-		if g, err = in.look(ctx, pdu); err != nil || g.known {
+		if g, err = in.fillFromAny(ctx, pdu, g); err != nil || g.known {
 			return verdict{known: g.known}, err
 		}
 	}
