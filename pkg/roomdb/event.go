@@ -84,6 +84,9 @@ func (e *Event) KeepHead(head []byte) { e.head.Store(&head) }
 // Place is the event's place in the timeline.
 func (e *Event) Place() Place { return PlaceOf(e.Ord) }
 
+// History says that the event came later than what follows it in the timeline.
+func (e *Event) History() bool { return e.Ord < 0 }
+
 // Visible says whether the event has a place in the timeline.
 func (e *Event) Visible() bool { return e.Ord != 0 }
 

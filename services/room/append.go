@@ -82,6 +82,7 @@ func (s *Service) appendAll(ctx context.Context, pool *pgxpool.Pool, b *batch) e
 	b.queueEvents(&q)
 	b.queueLog(&q)
 	b.queuePartial(&q)
+	b.queueTold(&q)
 	b.queueEdges(&q)
 	b.queueReceipts(&q)
 	later := s.queueStates(&q, b)

@@ -38,8 +38,11 @@ type change struct {
 	receipts   []*receiptRow
 	members    []memberRow // local users whose membership changed
 	partial    partialRows // of rooms that were joined without their members
-	barsGuests bool        // guests of ours must leave afterwards
-	nid        int64       // highest numeric id that the change uses
+	upon       []toldEvent // stored events that were judged upon states that were told
+	// judgedAgain is an event that stood upon a state that was told, and does not any more; 0: none.
+	judgedAgain int64
+	barsGuests  bool  // guests of ours must leave afterwards
+	nid         int64 // highest numeric id that the change uses
 
 	// last is the position of the change's last entry, or of the partition's last if it has none.
 	last int64
@@ -79,7 +82,7 @@ func (c *change) finish(err error) {
 	if err == nil && c.basis != nil {
 		c.basis.written.Store(true)
 	}
-	c.partial = partialRows{}
+	c.partial, c.upon = partialRows{}, nil
 	close(c.done)
 }
 
@@ -122,6 +125,8 @@ type newEvent struct {
 	place bool
 	// was are its flags before.
 	was int32
+	// told says that other servers told the state before it, as prev events are missing.
+	told bool
 	// refusal says why the event is rejected or soft-failed.
 	refusal error
 	// history marks an event that fills a hole; its ord is given out when the draft is complete.

@@ -34,6 +34,9 @@ type metrics struct {
 	fillEvents   prometheus.Counter
 	fillFailures prometheus.Counter
 	fillGuessed  prometheus.Counter
+
+	told    prometheus.Counter
+	reviews *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -70,6 +73,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		fillSeconds:  metric.Register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hanse_room_partial_seconds", Help: "Time until the state of a room that was joined without its members was whole, since the join or the takeover.", Buckets: []float64{.1, .5, 1, 5, 15, 60, 300, 900, 3600}})),
 		fillEvents:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_events_total", Help: "Events that were fetched for rooms that were joined without their members."})),
 		fillGuessed:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_guessed_total", Help: "Events of rooms that were joined without their members before which no server could tell the state: the state events among them were soft-failed."})),
+		told:         metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_told_total", Help: "Events before which other servers told the state, as prev events were missing."})),
+		reviews:      metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_reviews_total", Help: "Events before which other servers had told the state, compared with their prev events once these were here: the state was the same, it was another and the events behind were judged again, or it stays as it was told as too many events follow."}, []string{"outcome"})),
 		fillFailures: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_failures_total", Help: "Attempts to fetch the members of a room that failed; they are made again."})),
 	}
 }

@@ -258,34 +258,41 @@ func byAuth(pdus []*event.PDU) []*event.PDU {
 // ordered sorts events so that each comes after those of them that it names, and otherwise as they came. Events in a
 // cycle, which only forged ones can be, come in some order.
 func ordered(pdus []*event.PDU, names func(*event.PDU) []id.Event) []*event.PDU {
-	byID := make(map[id.Event]*event.PDU, len(pdus))
-	for _, p := range pdus {
-		byID[p.ID] = p
+	return namedFirst(pdus, func(p *event.PDU) (id.Event, []id.Event) { return p.ID, names(p) })
+}
+
+// namedFirst is ordered for whatever stands for events: their ids, and those of the events that they name.
+func namedFirst[E any](events []E, of func(E) (id.Event, []id.Event)) []E {
+	byID := make(map[id.Event]E, len(events))
+	for _, e := range events {
+		eventID, _ := of(e)
+		byID[eventID] = e
 	}
-	out := make([]*event.PDU, 0, len(pdus))
-	visited := make(map[id.Event]bool, len(pdus))
+	out := make([]E, 0, len(events))
+	visited := make(map[id.Event]bool, len(events))
 	type frame struct {
-		pdu   *event.PDU
+		event E
 		names []id.Event
 	}
-	for _, p := range pdus {
+	for _, e := range events {
 		var stack []frame
-		if !visited[p.ID] {
-			visited[p.ID] = true
-			stack = append(stack, frame{p, names(p)})
+		if eventID, names := of(e); !visited[eventID] {
+			visited[eventID] = true
+			stack = append(stack, frame{e, names})
 		}
 		for len(stack) > 0 {
 			top := &stack[len(stack)-1]
 			if len(top.names) == 0 {
-				out = append(out, top.pdu)
+				out = append(out, top.event)
 				stack = stack[:len(stack)-1]
 				continue
 			}
-			named := byID[top.names[0]]
+			name := top.names[0]
 			top.names = top.names[1:]
-			if named != nil && !visited[named.ID] {
-				visited[named.ID] = true
-				stack = append(stack, frame{named, names(named)})
+			if named, ok := byID[name]; ok && !visited[name] {
+				visited[name] = true
+				_, names := of(named)
+				stack = append(stack, frame{named, names})
 			}
 		}
 	}

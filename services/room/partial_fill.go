@@ -81,6 +81,12 @@ func (s *Service) resumeFills(p *tenure) {
 				for _, roomID := range rooms {
 					s.fillSoon(p, roomID)
 				}
+				rooms, err = s.toldRooms(p.ctx, p)
+				for _, roomID := range rooms {
+					s.reviewSoon(p, roomID)
+				}
+			}
+			if err == nil {
 				return
 			}
 			if p.ctx.Err() == nil {
@@ -166,6 +172,7 @@ func (f *fill) attempt(ctx context.Context) (done bool, err error) {
 	f.s.metrics.fillSeconds.Observe(took.Seconds())
 	f.s.log.Info("members of a room are complete", "room", f.roomID, "state", st.m.Len(), "took", took)
 	f.s.warmSoon(f.p, f.roomID)
+	f.s.reviewSoon(f.p, f.roomID)
 	return true, nil
 }
 

@@ -226,13 +226,13 @@ func (d *redo) place(ctx context.Context, u unsureEvent, e *newEvent, old *roomd
 		return at, nil, &gap{row: u, event: old, missing: unknown}, nil
 	}
 	if at.guessed = at.guessed || len(unknown) > 0; at.guessed {
-		at.also = append(at.also, d.standIn(u.history))
+		at.also = append(at.also, d.standsIn(u.history))
 	}
 	return at, nil, nil, nil
 }
 
-// standIn is the state that stands for one that nobody knows.
-func (d *redo) standIn(history bool) *state.Snapshot {
+// standsIn is the state that stands for one that nobody knows.
+func (d *redo) standsIn(history bool) *state.Snapshot {
 	if history {
 		return d.base
 	}
@@ -254,27 +254,6 @@ func (d *redo) snapshot(m state.Map) (*state.Snapshot, error) {
 	return snap, err
 }
 
-// follows returns the events that an event follows: those that have their place, and those that are missing. It may
-// have come before those.
-func (d *redo) follows(ctx context.Context, old *roomdb.Event) (prev []*roomdb.Event, missing []id.Event, err error) {
-	if len(old.Prev) == len(old.PrevEvents) {
-		prev, err = d.w.s.events(ctx, d.w.r.p, old.Prev)
-		return prev, nil, err
-	}
-	found, err := d.w.stored(ctx, old.PrevEvents)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, p := range old.PrevEvents {
-		if ev := found[p]; ev != nil && ev.Flags&flagOutlier == 0 {
-			prev = append(prev, ev)
-		} else {
-			missing = append(missing, p)
-		}
-	}
-	return prev, missing, nil
-}
-
 const sqlUnsureOf = `
 SELECT n, event_nid, history FROM partial_event WHERE part = $1 AND room_nid = $2 AND event_nid = ANY($3) AND n > $4 ORDER BY n`
 
@@ -290,7 +269,7 @@ func (d *redo) unjudged(ctx context.Context, u unsureEvent, prev []*roomdb.Event
 		return nil, nil
 	}
 	d.waits[u.nid] = true
-	if err := d.r.settle(ctx); err != nil {
+	if err := d.w.r.settle(ctx); err != nil {
 		return nil, err
 	}
 	rows, err := d.f.s.shards.For(d.f.p.part).Query(ctx, sqlUnsureOf, int32(d.f.p.part), d.f.nid, nids, d.f.join.NID)

@@ -79,5 +79,5 @@ func upon(e *roomdb.Event, sid int64) *roomdb.Event {
 }
 
 func redoneOf(e *roomdb.Event) *redoneEvent {
-	return &redoneEvent{nid: e.NID, sid: e.SID, replaces: e.Replaces, flags: e.Flags}
+	return &redoneEvent{nid: e.NID, sid: e.SID, replaces: e.Replaces, flags: e.Flags, prev: e.Prev}
 }

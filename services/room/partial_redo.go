@@ -19,16 +19,12 @@ const redoChunk = 100
 // own for that, on which the room stands as if it had known its members all the time; the room itself goes on meanwhile.
 // When it has caught up, the room takes over that head, all in one change.
 type redo struct {
+	review
 	f    *fill
-	r    *room
-	w    *writer
 	st   *wholeState
 	base *state.Snapshot // before our join
-	// named are the events that those judged so far follow; n is the last row of partial_event that was read.
-	named map[id.Event]bool
-	n     int64
-	order []*redoneEvent
-	late  []*newEvent // were refused, and are not any more
+	// n is the last row of partial_event that was read.
+	n int64
 
 	// rows are those that were read and not looked at yet; stack is the event at hand, upon it what must be judged before
 	// it, and so on. waits are those that were on the stack below others.
@@ -38,9 +34,6 @@ type redo struct {
 	told  *bridges
 	snaps map[state.ID]*state.Snapshot
 	gap   *gap
-	// guessed is how many events were judged by a state that stood in for another; doubt are these, and what follows them.
-	guessed int
-	doubt   map[int64]bool
 }
 
 func (f *fill) redo(ctx context.Context, st *wholeState) error {
@@ -53,8 +46,9 @@ func (f *fill) redo(ctx context.Context, st *wholeState) error {
 	if err := f.countAhead(ctx, st); err != nil {
 		return err
 	}
-	d := &redo{f: f, st: st, base: base, named: make(map[id.Event]bool), waits: make(map[int64]bool), doubt: make(map[int64]bool),
-		snaps: make(map[state.ID]*state.Snapshot)}
+	d := &redo{f: f, st: st, base: base, waits: make(map[int64]bool), snaps: make(map[state.ID]*state.Snapshot),
+		review: review{named: make(map[id.Event]bool), doubt: make(map[int64]bool)}}
+	d.standIn = d.standsIn
 	if d.told, err = f.newBridges(ctx, st.m); err != nil {
 		return err
 	}
@@ -121,7 +115,7 @@ func (d *redo) begin(ctx context.Context) error {
 	if err := d.f.still(r); err != nil {
 		return err
 	}
-	d.r, d.w = r, d.f.s.newWriter(ctx, r)
+	d.w = d.f.s.newWriter(ctx, r)
 	d.w.redone = make(map[int64]*roomdb.Event)
 	d.w.h = head{snap: d.base, state: d.base.Map(), sid: d.base.SID()}
 	join := d.f.join
@@ -148,20 +142,6 @@ func (d *redo) begin(ctx context.Context) error {
 	return nil
 }
 
-// stand moves the own head.
-func (d *redo) stand(snap *state.Snapshot, tips []tip) {
-	d.w.h.snap, d.w.h.state, d.w.h.sid, d.w.h.tips = snap, snap.Map(), snap.SID(), tips
-}
-
-// replaced is the state event that an event takes the place of.
-func replaced(e *newEvent, in state.Map) int64 {
-	if !e.pdu.IsState() {
-		return 0
-	}
-	nid, _ := in.Get(state.Key(e.pdu.Tuple()))
-	return nid
-}
-
 // chunk judges some events. When there are no more it takes the room over, and is done.
 func (d *redo) chunk(ctx context.Context) (done bool, err error) {
 	r, err := d.f.lock(ctx)
@@ -169,7 +149,7 @@ func (d *redo) chunk(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	// The room may have been read anew: what is drafted rests on commits.
-	d.r, d.w.r, d.w.c.room = r, r, r
+	d.w.r, d.w.c.room = r, r
 	if err := d.f.still(r); err != nil {
 		r.unlock()
 		return false, err
@@ -184,13 +164,6 @@ func (d *redo) chunk(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	return true, d.f.s.dropSpool(ctx, d.f.p.part, r.nid)
-}
-
-// forget drops verdicts that were not written.
-func (d *redo) forget() {
-	for nid := range d.w.redone {
-		d.f.s.cache.Remove(eventKey{d.f.p.part, d.f.p.epoch, nid})
-	}
 }
 
 func (d *redo) locked(ctx context.Context) (*change, error) {
@@ -224,7 +197,7 @@ func (d *redo) next(ctx context.Context) (u *unsureEvent, err error) {
 	}
 	if len(d.rows) == 0 {
 		// What is queued is the rest.
-		if err := d.r.settle(ctx); err != nil {
+		if err := d.w.r.settle(ctx); err != nil {
 			return nil, err
 		}
 		if d.rows, err = d.f.unsure(ctx, d.n); err != nil || len(d.rows) == 0 {
@@ -281,5 +254,8 @@ func (d *redo) one(ctx context.Context, u unsureEvent) error {
 		return nil
 	}
 	d.stack = d.stack[:len(d.stack)-1]
+	if len(e.prev) < len(old.PrevEvents) { // others told the state after what is missing, or something stands in for it
+		w.c.upon = append(w.c.upon, toldEvent{nid: e.nid, pos: max(0, old.Ord)})
+	}
 	return d.judge(ctx, old, e, at)
 }

@@ -41,6 +41,7 @@ type unsureEvent struct {
 type redoneEvent struct {
 	nid, sid, replaces int64
 	flags              int32
+	prev               []int64
 }
 
 const (
@@ -104,6 +105,7 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 			redone.add(c.room)
 			redone.num, redone.small = append(redone.num, e.nid), append(redone.small, e.flags)
 			sids, replaces = append(sids, e.sid), append(replaces, e.replaces)
+			redone.text = append(redone.text, int64Array(e.prev))
 		}
 		for _, e := range p.restored {
 			restored.add(c.room)
@@ -121,7 +123,7 @@ func (b *batch) queuePartial(q *pgx.Batch) {
 		q.Queue(sqlInsertUnsure, unsure.part, unsure.room, unsure.num, events, unsure.flag)
 	}
 	if len(redone.part) > 0 {
-		q.Queue(eventsql.Judge, redone.part, redone.num, sids, redone.small, replaces)
+		q.Queue(eventsql.Judge, redone.part, redone.num, sids, redone.small, replaces, redone.text)
 	}
 	if len(restored.part) > 0 {
 		q.Queue(eventsql.Restore, restored.part, restored.num, by)

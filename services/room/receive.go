@@ -515,6 +515,12 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 			at.missing = append(at.missing, p)
 		}
 	}
+	if e.told = len(states) > 0 && len(at.missing) > 0; e.told {
+		w.s.metrics.told.Inc()
+	}
+	if len(at.missing) == 0 { // they have come meanwhile
+		states = nil
+	}
 	for _, st := range states {
 		if st.after == "" && st.before == pdu.ID {
 			at.only = true // the state before this very event: the prev events that we hold add nothing

@@ -95,6 +95,7 @@ type Service struct {
 	joins        singleflight.Group           // joins through other servers that are under way
 	merging      sync.Map                     // rooms whose ends are being merged
 	filling      sync.Map                     // rooms whose omitted members are being fetched, by fillKey
+	reviewing    sync.Map                     // rooms of which events are being judged again, by fillKey
 	fills        chan struct{}                // slots for that
 	work         sync.WaitGroup
 	faults       faults
@@ -110,8 +111,9 @@ type faults struct {
 	commit func(error) error
 	// resolving runs at the begin of each resolution that has a turn.
 	resolving func(context.Context, *room) error
-	// fill runs before each step of fetching the members of a room that was joined without them.
-	fill func(step string)
+	// fill runs before each step of fetching the members of a room that was joined without them, review before each of judging
+	// events again that stand upon what was told.
+	fill, review func(step string)
 }
 
 // repeatUsers bounds how many users who repeat old requests are remembered.

@@ -81,12 +81,15 @@ func (w *writer) put() error {
 	}
 	w.c.resolved = w.r.unshared
 	awaiting := len(w.c.lacks)+len(w.c.awaited) > 0
-	barsGuests := w.c.barsGuests
+	barsGuests, brought := w.c.barsGuests, len(w.c.found) > 0
 	if err := w.r.put(w.c, w.h); err != nil {
 		return err
 	}
 	if barsGuests {
 		w.s.guestsSoon(w.c)
+	}
+	if brought {
+		w.s.reviewAfter(w.c)
 	}
 	if awaiting {
 		w.r.awaiting = w.c

@@ -29,8 +29,8 @@ WHERE e.part = b.part AND e.event_nid = b.event_nid`
 	// Judge writes new verdicts on events. An event that is refused now loses its place in the timeline.
 	Judge = `
 UPDATE event e
-SET sid = b.sid, flags = b.flags, replaces = b.replaces, ord = CASE WHEN b.flags = 0 THEN e.ord END
-FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[]) AS b(part, event_nid, sid, flags, replaces)
+SET sid = b.sid, flags = b.flags, replaces = b.replaces, prev = b.prev::bigint[], ord = CASE WHEN b.flags = 0 THEN e.ord END
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[], $6::text[]) AS b(part, event_nid, sid, flags, replaces, prev)
 WHERE e.part = b.part AND e.event_nid = b.event_nid`
 
 	// Redact notes the redactions of events, Restore takes back those that are refused now.
