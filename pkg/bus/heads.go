@@ -85,10 +85,11 @@ func (r *LogReader) compareOnce() round {
 	heads, err := r.cfg.Heads(ctx)
 	if err != nil {
 		if r.ctx.Err() == nil {
-			r.cfg.Log.Warn("log heads", "consumer", r.cfg.Name, "err", err)
+			r.heads.Note(err, "consumer", r.cfg.Name)
 		}
 		return found
 	}
+	r.heads.Note(nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for part, p := range r.parts {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hanse/pkg/retries"
 )
 
 // ReaderConfig describes one consumer of the room log.
@@ -48,6 +50,7 @@ type LogReader struct {
 	link    chan struct{} // the connection to the bus came or went
 	done    sync.WaitGroup
 	behind  atomic.Int64 // entries known and not handled, all partitions
+	heads   retries.Log
 
 	mu     sync.Mutex
 	parts  map[uint32]*partReader
@@ -74,7 +77,8 @@ func NewLogReader(b *Bus, cfg ReaderConfig) *LogReader {
 	if cfg.Log == nil {
 		cfg.Log = b.log
 	}
-	r := &LogReader{bus: b, cfg: cfg, parts: make(map[uint32]*partReader), link: make(chan struct{}, 1)}
+	r := &LogReader{bus: b, cfg: cfg, parts: make(map[uint32]*partReader), link: make(chan struct{}, 1),
+		heads: retries.Log{To: cfg.Log, What: "reading the heads of the log"}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.unwatch = []func(){b.OnReconnect(r.resync), b.onLink(r.linkChanged)}
 	if cfg.Heads != nil {

@@ -11,15 +11,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hanse/pkg/metric"
+	"hanse/pkg/retries"
 )
 
 // heartbeats writes our entry every Beat, and when poked. A bucket that is missing is made again.
 func (m *Members) heartbeats(ctx context.Context) {
 	var kv jetstream.KeyValue
+	beats := retries.Log{To: m.cfg.Log, What: "membership heartbeat"}
 	for ctx.Err() == nil {
-		if err := m.beatOnce(ctx, &kv); err != nil && ctx.Err() == nil {
-			m.cfg.Log.Warn("membership heartbeat", "err", err)
+		err := m.beatOnce(ctx, &kv)
+		if err != nil {
 			kv = nil
+		}
+		if ctx.Err() == nil {
+			beats.Note(err)
 		}
 		m.wait(ctx, m.cfg.Timing.Beat-m.cfg.Timing.Beat/10+rand.N(m.cfg.Timing.Beat/5), m.beat)
 	}

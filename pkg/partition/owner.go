@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"hanse/pkg/retries"
 )
 
 // RoleRoom is the role whose workers own partitions.
@@ -48,6 +50,7 @@ type Owner struct {
 	metrics ownerMetrics
 	poked   chan struct{}
 	slots   chan struct{} // bounds concurrent takeovers
+	reading retries.Log   // of the rows
 
 	mu       sync.Mutex
 	parts    []*holding
@@ -87,7 +90,7 @@ func NewOwner(cfg OwnerConfig) *Owner {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	o := &Owner{cfg: cfg, metrics: newOwnerMetrics(cfg.Registerer), poked: make(chan struct{}, 1),
-		slots: make(chan struct{}, takeovers), changed: make(chan struct{})}
+		slots: make(chan struct{}, takeovers), reading: retries.Log{To: cfg.Log, What: "reading who owns the partitions"}, changed: make(chan struct{})}
 	for part := range Count() {
 		o.parts = append(o.parts, &holding{part: part})
 	}
@@ -281,11 +284,8 @@ func (o *Owner) verify(ctx context.Context, onlyLeaving bool) {
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.VerifyEvery)
 	defer cancel()
 	start := time.Now()
-	rows, err := o.cfg.Rows.List(ctx)
+	rows, err := o.readRows(ctx)
 	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			o.cfg.Log.Warn("leases not verified", "err", err)
-		}
 		return
 	}
 	o.mu.Lock()
@@ -323,16 +323,22 @@ func (o *Owner) readPins(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.PinInterval)
 	defer cancel()
-	rows, err := o.cfg.Rows.List(ctx)
+	rows, err := o.readRows(ctx)
 	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			o.cfg.Log.Warn("partition pins not read", "err", err)
-		}
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.takePins(rows, start)
+}
+
+// readRows reads the rows of all partitions. It logs the error.
+func (o *Owner) readRows(ctx context.Context) ([]Row, error) {
+	rows, err := o.cfg.Rows.List(ctx)
+	if !errors.Is(err, context.Canceled) {
+		o.reading.Note(err)
+	}
+	return rows, err
 }
 
 // takePins takes the pins out of rows that were read at a time. o.mu is held.

@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/partition"
+	"hanse/pkg/retries"
 )
 
 // ErrNotLocal is returned for names that this cluster does not serve.
@@ -92,13 +93,14 @@ func Open(ctx context.Context, shards Shards, names []id.Server, log *slog.Logge
 func (r *Registry) Run(ctx context.Context) error {
 	t := time.NewTicker(r.every)
 	defer t.Stop()
+	reloads := retries.Log{To: r.log, What: "reloading the signing keys"}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if err := r.Reload(ctx); err != nil && ctx.Err() == nil {
-				r.log.Warn("signing keys not reloaded", "err", err)
+			if err := r.Reload(ctx); ctx.Err() == nil {
+				reloads.Note(err)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
+	"hanse/pkg/retries"
 	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
 	roomv1 "hanse/proto/room/v1"
@@ -37,6 +38,7 @@ func (c *Client) runTasks(ctx context.Context) error {
 	tick := time.NewTicker(c.cfg.TaskInterval)
 	defer tick.Stop()
 	pruned := time.Now()
+	reads := retries.Log{To: c.log, What: "reading unfinished tasks"}
 	for {
 		select {
 		case <-ctx.Done():
@@ -44,8 +46,8 @@ func (c *Client) runTasks(ctx context.Context) error {
 		case <-tick.C:
 		}
 		tasks, err := c.users.TakeTasks(ctx, time.Now(), taskParallel)
-		if err != nil && ctx.Err() == nil {
-			c.log.WarnContext(ctx, "tasks not read", "err", err)
+		if ctx.Err() == nil {
+			reads.Note(err)
 		}
 		c.start(tasks...)
 		if time.Since(pruned) > pruneEvery {

@@ -18,6 +18,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
+	"hanse/pkg/retries"
 	"hanse/pkg/userdb"
 )
 
@@ -340,22 +341,27 @@ func (f *sender) giveUp(lose []*destPart) {
 func (f *sender) flushes(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
+	stores := retries.Log{To: f.s.log, What: "storing cursors"}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		var failed error
 		fctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		for _, p := range f.owned() {
 			err := p.flush(fctx, false)
 			if errors.Is(err, errLost) {
 				f.s.log.Info("destinations were taken by another worker", "part", p.part)
-			} else if err != nil && ctx.Err() == nil {
-				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
+			} else if err != nil {
+				failed = fmt.Errorf("partition %d: %w", p.part, err)
 			}
 		}
 		cancel()
+		if ctx.Err() == nil {
+			stores.Note(failed)
+		}
 		f.observe()
 	}
 }
@@ -364,6 +370,7 @@ func (f *sender) flushes(ctx context.Context) {
 func (f *sender) looks(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	reads := retries.Log{To: f.s.log, What: "reading destinations"}
 	for {
 		full := false
 		select {
@@ -374,21 +381,27 @@ func (f *sender) looks(ctx context.Context) {
 		case <-f.wakes:
 		}
 		toLook := make(map[uint32]bool)
+		var failed error
 		if full {
-			toLook = f.toLook(ctx)
+			toLook, failed = f.toLook(ctx)
 		}
 		for part := range f.woken {
 			if f.woken[part].Swap(false) || toLook[uint32(part)] {
-				f.look(ctx, uint32(part), full)
+				if err := f.look(ctx, uint32(part), full); err != nil {
+					failed = fmt.Errorf("partition %d: %w", part, err)
+				}
 			}
+		}
+		if ctx.Err() == nil && (full || failed != nil) { // a hint leads to some shards only
+			reads.Note(failed)
 		}
 	}
 }
 
 // toLook returns our partitions of which a look finds anything, or about whose destinations we know anything. The others are not
 // read one by one.
-func (f *sender) toLook(ctx context.Context) map[uint32]bool {
-	toLook := make(map[uint32]bool)
+func (f *sender) toLook(ctx context.Context) (toLook map[uint32]bool, failed error) {
+	toLook = make(map[uint32]bool)
 	var parts []uint32
 	for _, p := range f.owned() {
 		p.mu.Lock()
@@ -404,34 +417,28 @@ func (f *sender) toLook(ctx context.Context) map[uint32]bool {
 			_, err = pgx.ForEachRow(rows, []any{&part}, func() error { toLook[part] = true; return nil })
 		}
 		if err != nil {
-			if ctx.Err() == nil {
-				f.s.log.Warn("partitions of destinations not read", "err", err)
-			}
-			for _, part := range of {
-				toLook[part] = true
-			}
+			failed = err // next time
 		}
 	}
-	return toLook
+	return toLook, failed
 }
 
-func (f *sender) look(ctx context.Context, part uint32, full bool) {
+func (f *sender) look(ctx context.Context, part uint32, full bool) error {
 	f.mu.RLock()
 	p := f.parts[part]
 	f.mu.RUnlock()
 	if p == nil {
-		return
+		return nil
 	}
 	look := p.glance
 	if full || time.Since(p.looked) > fullEvery {
 		look, p.looked = p.look, time.Now()
 	}
-	if err := look(ctx); err != nil && ctx.Err() == nil {
-		f.s.log.Warn("destinations not read", "part", part, "err", err)
-		if !full {
-			time.AfterFunc(databasePause, func() { f.wake(part) })
-		}
+	err := look(ctx)
+	if err != nil && !full && ctx.Err() == nil {
+		time.AfterFunc(databasePause, func() { f.wake(part) })
 	}
+	return err
 }
 
 // wake takes the hint that rows of a partition changed.
