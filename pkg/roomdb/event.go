@@ -14,10 +14,10 @@ import (
 
 // Flags of an event: see eventsql.
 const (
-	Outlier    = eventsql.Outlier
-	Rejected   = eventsql.Rejected
-	SoftFailed = eventsql.SoftFailed
-	Outside    = eventsql.Outside
+	Outlier     = eventsql.Outlier
+	Rejected    = eventsql.Rejected
+	SoftFailed  = eventsql.SoftFailed
+	AuthMissing = eventsql.AuthMissing
 )
 
 // Event is a stored event. It is immutable.

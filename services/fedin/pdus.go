@@ -79,7 +79,7 @@ func (f *Fedin) receivePDUs(ctx context.Context, origin id.Server, raw []json.Ra
 	for _, roomID := range rooms {
 		room := found[roomID]
 		if room == nil || room.JoinedLocal == 0 {
-			g.Go(func() error { return f.receiveOutside(ctx, origin, roomID, byRoom[roomID], out) })
+			g.Go(func() error { return f.receiveUnjoined(ctx, origin, roomID, byRoom[roomID], out) })
 			continue
 		}
 		g.Go(func() error { return f.receiveRoom(ctx, origin, room, byRoom[roomID], out) })
@@ -156,12 +156,12 @@ func (f *Fedin) receiveRoom(ctx context.Context, origin id.Server, room *roomdb.
 	return f.deliver(ctx, origin, room, pdus, out)
 }
 
-// receiveOutside takes in what others have done to memberships of ours in a room that we are not in: invites that were
+// receiveUnjoined takes in what others have done to memberships of ours in a room that we are not in: invites that were
 // withdrawn, knocks that were denied. The room's owner says which those are.
-func (f *Fedin) receiveOutside(ctx context.Context, origin id.Server, roomID id.Room, raw []json.RawMessage, out *results) error {
+func (f *Fedin) receiveUnjoined(ctx context.Context, origin id.Server, roomID id.Room, raw []json.RawMessage, out *results) error {
 	var pdus []*event.PDU
 	for _, b := range raw {
-		rules, err := f.outsideRules(ctx, roomID, b)
+		rules, err := f.unjoinedRules(ctx, roomID, b)
 		if err != nil {
 			return err
 		}
@@ -183,9 +183,9 @@ func (f *Fedin) receiveOutside(ctx context.Context, origin id.Server, roomID id.
 	return f.deliver(ctx, origin, &roomdb.Room{ID: roomID}, pdus, out)
 }
 
-// outsideRules returns the rules by which to read an event about a user of ours who was invited or knocked; nil for all
+// unjoinedRules returns the rules by which to read an event about a user of ours who was invited or knocked; nil for all
 // other events.
-func (f *Fedin) outsideRules(ctx context.Context, roomID id.Room, raw []byte) (*roomversion.Rules, error) {
+func (f *Fedin) unjoinedRules(ctx context.Context, roomID id.Room, raw []byte) (*roomversion.Rules, error) {
 	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)
 	if err != nil || !f.isLocal(user) || gjson.GetBytes(raw, "type").Str != memberType {
 		return nil, nil //nolint:nilerr // a state key that is no user id is nobody's here

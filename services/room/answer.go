@@ -53,7 +53,7 @@ func (s *Service) answers(next grpc.UnaryServerInterceptor) grpc.UnaryServerInte
 			if !ok {
 				return handler(ctx, req)
 			}
-			before, on := s.tenures[part].Load(), new(basis)
+			before, on := s.leases[part].Load(), new(basis)
 			resp, err := handler(context.WithValue(ctx, basisKey{}, on), req)
 			if err == nil && on.written.Load() || final(ctx, err) {
 				return resp, err
@@ -83,7 +83,7 @@ func (s *Service) partOf(req any) (part uint32, ok bool) {
 	default:
 		return 0, false
 	}
-	return part, part < uint32(len(s.tenures))
+	return part, part < uint32(len(s.leases))
 }
 
 // final says whether an error is no judgement of a room: it sends the caller elsewhere, or nobody waits for it.
@@ -92,13 +92,13 @@ func final(ctx context.Context, err error) bool {
 	return elsewhere || errors.Is(err, errUnavailable) || ctx.Err() != nil
 }
 
-// holds returns nil if an answer may be given, or what sends the caller elsewhere if the tenure on which it was judged is
-// over. before is the tenure at its begin.
-func (s *Service) holds(ctx context.Context, part uint32, before *tenure, on *basis) error {
-	if err := on.settle(ctx); err != nil {
+// holds returns nil if an answer may be given, or what sends the caller elsewhere if the lease on which it was judged is
+// over. before is the lease at its begin.
+func (s *Service) holds(ctx context.Context, part uint32, before *lease, on *basis) error {
+	if err := on.waitCommitted(ctx); err != nil {
 		return err
 	}
-	p := s.tenures[part].Load()
+	p := s.leases[part].Load()
 	switch {
 	case p == nil && before == nil:
 		return nil // no room was looked at
@@ -118,9 +118,9 @@ func (s *Service) holds(ctx context.Context, part uint32, before *tenure, on *ba
 	return nil
 }
 
-// settle waits until what the room showed is committed. What others had queued may have come to nothing: then the request
+// waitCommitted waits until what the room showed is committed. What others had queued may have come to nothing: then the request
 // has to be judged again.
-func (b *basis) settle(ctx context.Context) error {
+func (b *basis) waitCommitted(ctx context.Context) error {
 	r := b.room.Load()
 	if r == nil {
 		return nil

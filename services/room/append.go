@@ -30,7 +30,7 @@ type batch struct {
 
 // partBatch is a partition's share of a batch.
 type partBatch struct {
-	p       *tenure
+	p       *lease
 	first   int64 // position of the first entry
 	nid     int64
 	changes []*change
@@ -40,7 +40,7 @@ type partBatch struct {
 // newBatch sorts changes by partition and gives them their positions.
 func newBatch(changes []*change) *batch {
 	b := &batch{changes: changes}
-	byPart := make(map[*tenure]*partBatch, 4)
+	byPart := make(map[*lease]*partBatch, 4)
 	for _, c := range changes {
 		p := c.room.p
 		pb := byPart[p]
@@ -187,7 +187,7 @@ func (b *batch) queueEvents(q *pgx.Batch) {
 	for _, c := range b.changes {
 		for _, e := range c.events {
 			rows := &insert
-			if e.place {
+			if e.rowExists {
 				rows = &place
 			}
 			addEvent(rows, int32(c.room.p.part), c.room.nid, e)
@@ -201,7 +201,7 @@ func (b *batch) queueEvents(q *pgx.Batch) {
 		}
 	}
 	if len(replaced.part) > 0 {
-		q.Queue(eventsql.DeleteOutside, replaced.part, replaced.num)
+		q.Queue(eventsql.DeleteAuthMissing, replaced.part, replaced.num)
 	}
 	if len(insert.Part) > 0 {
 		q.Queue(eventsql.Insert, insert.Insert()...)

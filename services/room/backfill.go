@@ -85,7 +85,7 @@ func (in *intake) backwards(ctx context.Context, hole int64) ([]id.Event, []id.S
 		return nil, nil, err
 	}
 	defer r.unlock()
-	if err := r.settle(ctx); err != nil {
+	if err := r.waitCommitted(ctx); err != nil {
 		return nil, nil, again(err)
 	}
 	rows, err := in.s.shards.For(r.p.part).Query(ctx, sqlBackwards, int32(r.p.part), r.nid, backfillFrom, hole)
@@ -185,7 +185,7 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 func (in *intake) storeHistory(ctx context.Context, hole int64, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
 	var c *change
 	accepted := 0
-	err := in.s.draft(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
+	err := in.s.buildChange(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
 		accepted, err = in.placeHistory(ctx, w, hole, pdus, states)
 		if len(w.c.events) > 0 {
 			c = w.c
@@ -270,7 +270,7 @@ func (w *writer) fill(ctx context.Context, placed []*newEvent) error {
 	if len(placed) == 0 {
 		return nil
 	}
-	if err := w.r.settle(ctx); err != nil { // what has filled the holes so far
+	if err := w.r.waitCommitted(ctx); err != nil { // what has filled the holes so far
 		return err
 	}
 	holes := make(map[int64]*roomdb.Hole, 1)

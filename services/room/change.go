@@ -122,7 +122,7 @@ type newEvent struct {
 	lacking bool
 	hole    int64
 	// place updates the row of an event that is stored already.
-	place bool
+	rowExists bool
 	// was are its flags before.
 	was int32
 	// told says that other servers told the state before it, as prev events are missing.
@@ -144,7 +144,7 @@ type newEvent struct {
 }
 
 // reversed says that the event was stored before, rejected or not, and is the other now.
-func (e *newEvent) reversed() bool { return e.place && (e.was^e.flags)&flagRejected != 0 }
+func (e *newEvent) reversed() bool { return e.rowExists && (e.was^e.flags)&flagRejected != 0 }
 
 // entry is one position of the log.
 type entry struct {

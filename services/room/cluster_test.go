@@ -213,7 +213,7 @@ func (w *worker) stop() {
 	})
 }
 
-// settle waits until every worker serves what it should, and knows all others.
+// waitCommitted waits until every worker serves what it should, and knows all others.
 func (c *cluster) settle() {
 	c.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -2,7 +2,7 @@
 //
 // # Model
 //
-// A worker owns partitions (pkg/partition); for each lease there is a tenure, which holds the rooms of the partition
+// A worker owns partitions (pkg/partition); for each lease there is a lease, which holds the rooms of the partition
 // that are in use. A room is guarded by its own lock and carries its provisional head: current state, forward
 // extremities, counters, as they will be when everything that was built is committed. A write locks the room, builds
 // and authorises its events upon that head (writer), queues the change with the partition's lane, unlocks and waits.
@@ -10,7 +10,7 @@
 // different rooms in parallel.
 //
 // What takes long is not done under the lock: other servers are asked without it, and the states of large forks are resolved
-// aside, after which the draft is made again (resolve_unlocked.go).
+// without the lock, after which the draft is made again (resolve_unlocked.go).
 //
 // A lane commits the changes of some partitions of a shard. What comes while a commit is under way makes up the next
 // one (law 5): one transaction of a fixed number of statements, whatever the number of events, rooms and partitions.
@@ -28,10 +28,10 @@
 //
 //   - appendAll is the only function that writes the tables of room partitions, but for the spool of fetched members,
 //     which may be lost.
-//   - What is in memory of a tenure is what its changes, in the order of the lane, make of what is in PostgreSQL.
+//   - What is in memory of a lease is what its changes, in the order of the lane, make of what is in PostgreSQL.
 //   - What is answered without a write, a refusal or "it is so already", rests on commits only, and is given after a look
 //     at the partition's row (answers): a worker that was stopped does not tell what was true before.
-//   - A numeric id is never given out twice within a tenure, also if the change that used it failed.
+//   - A numeric id is never given out twice within a lease, also if the change that used it failed.
 //   - The same cause is appended once: recent ones are remembered, older ones meet the unique index on the cause.
 //
 // # Failures

@@ -14,10 +14,10 @@ import (
 
 // Flags of stored events.
 const (
-	flagOutlier    = roomdb.Outlier
-	flagRejected   = roomdb.Rejected
-	flagSoftFailed = roomdb.SoftFailed
-	flagOutside    = roomdb.Outside
+	flagOutlier     = roomdb.Outlier
+	flagRejected    = roomdb.Rejected
+	flagSoftFailed  = roomdb.SoftFailed
+	flagAuthMissing = roomdb.AuthMissing
 )
 
 // Event types that this role has to know.
@@ -31,7 +31,7 @@ const (
 	typeDummy       = "org.matrix.dummy_event"
 )
 
-// eventKey names an event of a tenure. Numeric ids of changes that were never committed may be given out again under a
+// eventKey names an event of a lease. Numeric ids of changes that were never committed may be given out again under a
 // later epoch, so the epoch is part of it.
 type eventKey struct {
 	part  uint32
@@ -49,18 +49,18 @@ func (s *Service) remember(r *room, e *newEvent) {
 	if e.reversed() {
 		r.forgetResolved()
 	}
-	r.draft(e)
+	r.noteDrafted(e)
 }
 
 // misplaced drops what remember kept of an event that was stored before and is not written under its new verdict.
 func (r *room) misplaced(e *newEvent) {
-	if e.place {
+	if e.rowExists {
 		r.s.cache.Remove(eventKey{r.p.part, r.p.epoch, e.nid})
 	}
 }
 
 // event returns one event of a partition.
-func (s *Service) event(ctx context.Context, p *tenure, nid int64) (*roomdb.Event, error) {
+func (s *Service) event(ctx context.Context, p *lease, nid int64) (*roomdb.Event, error) {
 	if e, ok := s.cache.Get(eventKey{p.part, p.epoch, nid}); ok {
 		return e, nil
 	}
@@ -75,12 +75,12 @@ func (s *Service) event(ctx context.Context, p *tenure, nid int64) (*roomdb.Even
 var errMissingEvent = errors.New("event is not stored")
 
 // events returns events of a partition in the order asked for. All must exist.
-func (s *Service) events(ctx context.Context, p *tenure, nids []int64) ([]*roomdb.Event, error) {
+func (s *Service) events(ctx context.Context, p *lease, nids []int64) ([]*roomdb.Event, error) {
 	return s.readEvents(ctx, p, nids, true)
 }
 
 // readEvents is events; keep says whether they are worth a place in the cache.
-func (s *Service) readEvents(ctx context.Context, p *tenure, nids []int64, keep bool) ([]*roomdb.Event, error) {
+func (s *Service) readEvents(ctx context.Context, p *lease, nids []int64, keep bool) ([]*roomdb.Event, error) {
 	out := make([]*roomdb.Event, len(nids))
 	var missing []int64
 	for i, nid := range nids {
@@ -161,20 +161,20 @@ func (r *room) storedEvents(ctx context.Context, ids []id.Event) (map[id.Event]*
 }
 
 // usable is storedEvents without events that came before their auth events: others take them for unknown until they come
-// with these, and are then stored anew. outside has the numbers of such rows.
-func (r *room) usable(ctx context.Context, ids []id.Event) (found map[id.Event]*roomdb.Event, outside map[id.Event]int64, err error) {
+// with these, and are then stored anew. authMissing has the numbers of such rows.
+func (r *room) usable(ctx context.Context, ids []id.Event) (found map[id.Event]*roomdb.Event, authMissing map[id.Event]int64, err error) {
 	found, err = r.storedEvents(ctx, ids)
 	for eventID, e := range found {
-		if e.Flags&flagOutside == 0 {
+		if e.Flags&flagAuthMissing == 0 {
 			continue
 		}
 		delete(found, eventID)
-		if outside == nil {
-			outside = make(map[id.Event]int64, 1)
+		if authMissing == nil {
+			authMissing = make(map[id.Event]int64, 1)
 		}
-		outside[eventID] = e.NID
+		authMissing[eventID] = e.NID
 	}
-	return found, outside, err
+	return found, authMissing, err
 }
 
 // sameContent compares contents by their canonical form; the first is canonical.

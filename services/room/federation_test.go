@@ -327,7 +327,7 @@ func TestMissingBesideKnown(t *testing.T) {
 	}
 }
 
-// Many ends of a room are merged without anybody saying anything.
+// Many extremities of a room are merged without anybody saying anything.
 func TestManyExtremities(t *testing.T) {
 	n := newNetwork()
 	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
@@ -340,6 +340,6 @@ func TestManyExtremities(t *testing.T) {
 	waitFor(t, func() bool { return len(a.room(roomID).Extremities) <= mergeAbove })
 	ok(a.say(roomID, anna, "still here"))
 	if n := len(a.room(roomID).Extremities); n != 1 {
-		t.Fatalf("%d ends", n)
+		t.Fatalf("%d extremities", n)
 	}
 }

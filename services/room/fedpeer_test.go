@@ -108,7 +108,7 @@ func (n *network) askedFor(endpoint string) int {
 	return n.asked[endpoint]
 }
 
-// newFedClusterFaulty is newFedCluster with faults. One of the clusters resolves everything aside (resolve_unlocked.go), which others
+// newFedClusterFaulty is newFedCluster with faults. One of the clusters resolves everything without the lock (resolve_unlocked.go), which others
 // do with what is large.
 func newFedClusterFaulty(tb testing.TB, n *network, name id.Server, workers int, f faults) *cluster {
 	c := &cluster{tb: tb, pg: pgtest.Config(tb, 1), nats: bustest.New(tb), names: newNames(tb, name), fedout: n, faults: f}

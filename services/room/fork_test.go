@@ -35,7 +35,7 @@ func forked(t *testing.T, a, b *cluster, changes int) (roomID string, after int6
 	return roomID, after
 }
 
-// nothing is what no resolution can do with: all are made aside.
+// nothing is what no resolution can do with: all are made without the lock.
 var nothing = resolve.Budget{Visits: 1}
 
 // endless makes the resolutions of a room on all workers of a cluster go on until they are let go.
@@ -84,8 +84,8 @@ func TestForkBesideNeighbours(t *testing.T) {
 		ok(a.say(neighbour, anna, fmt.Sprint(i)))
 	}
 	carry(b, a, two, neighbour, neighbourAfter)
-	if ends := len(a.room(neighbour).Extremities); ends != 2 {
-		t.Errorf("the neighbour has %d ends", ends)
+	if extremities := len(a.room(neighbour).Extremities); extremities != 2 {
+		t.Errorf("the neighbour has %d extremities", extremities)
 	}
 	a.checkResolved(neighbour)
 	select {
@@ -121,8 +121,8 @@ func TestOverdrawnRoom(t *testing.T) {
 	defer cancel()
 	_, err = s.Receive(ctx, &roomv1.ReceiveRequest{RoomId: roomID, Origin: string(two), Pdus: [][]byte{first.JSON}})
 	wantCode(t, err, merr.CodeLimitExceeded)
-	if ends := len(a.room(roomID).Extremities); ends != 1 {
-		t.Errorf("%d ends", ends)
+	if extremities := len(a.room(roomID).Extremities); extremities != 1 {
+		t.Errorf("%d extremities", extremities)
 	}
 	ok(a.say(roomID, anna, "nobody notices"))
 
@@ -189,14 +189,14 @@ func TestLargeFork(t *testing.T) {
 	t.Logf("%d members, a branch of %d events taken in after %v; sends in the neighbour: p50 %v p99 %v before, p50 %v p99 %v of %d meanwhile",
 		members, changes, took.Round(time.Millisecond), at(before, 50), at(before, 99), at(during, 50), at(during, 99), len(during))
 	t.Logf("sends in the room itself: p50 %v p99 %v before, p50 %v p99 %v of %d meanwhile", at(quiet, 50), at(quiet, 99), at(busy, 50), at(busy, 99), len(busy))
-	if counter(w.metrics.aside) == 0 {
-		t.Error("no fork was resolved aside")
+	if counter(w.metrics.unlocked) == 0 {
+		t.Error("no fork was resolved without the lock")
 	}
 	if b := w.graphs.Bytes(); b == 0 || b > Defaults().Graphs {
 		t.Errorf("auth graphs of %d bytes", b)
 	}
 	if r := a.room(roomID); r.Joined != members+2 || len(r.Extremities) > 2 {
-		t.Errorf("%d members, %d ends", r.Joined, len(r.Extremities))
+		t.Errorf("%d members, %d extremities", r.Joined, len(r.Extremities))
 	}
 	a.checkResolved(roomID)
 	a.checkAuth(roomID)
@@ -223,8 +223,8 @@ func healing(t *testing.T, n *network, a *cluster, roomID string) {
 		carry(a, c, one, roomID, told)
 		ok(c.say(roomID, cora, "healed"))
 		carry(c, a, "three.test", roomID, theirs+1)
-		if ends := len(a.room(roomID).Extremities); ends != 1 {
-			t.Fatalf("%d ends", ends)
+		if extremities := len(a.room(roomID).Extremities); extremities != 1 {
+			t.Fatalf("%d extremities", extremities)
 		}
 	}
 	sameState(t, a, c, roomID)

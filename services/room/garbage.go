@@ -27,11 +27,11 @@ func (s *Service) collectAll(ctx context.Context) {
 		return
 	}
 	for {
-		for _, part := range rand.Perm(len(s.tenures)) {
-			if !pause(ctx, s.cfg.CollectEvery/time.Duration(len(s.tenures))) {
+		for _, part := range rand.Perm(len(s.leases)) {
+			if !pause(ctx, s.cfg.CollectEvery/time.Duration(len(s.leases))) {
 				return
 			}
-			if p := s.tenures[part].Load(); p != nil {
+			if p := s.leases[part].Load(); p != nil {
 				s.work.Go(func() { s.collect(p, collectGrace) })
 			}
 		}
@@ -39,7 +39,7 @@ func (s *Service) collectAll(ctx context.Context) {
 }
 
 // collect removes the states of a partition to which nothing refers. What fails is tried again when its turn comes.
-func (s *Service) collect(p *tenure, grace time.Duration) {
+func (s *Service) collect(p *lease, grace time.Duration) {
 	began := time.Now()
 	n, err := s.states.Collect(p.ctx, s.shards.For(p.part), state.Collection{Part: p.part, Epoch: p.epoch,
 		Held: func(ctx context.Context) ([]int64, error) {
@@ -61,7 +61,7 @@ func (s *Service) collect(p *tenure, grace time.Duration) {
 }
 
 // heldStates are the numbers of the states upon which rooms in memory may build.
-func (s *Service) heldStates(ctx context.Context, p *tenure) ([]int64, error) {
+func (s *Service) heldStates(ctx context.Context, p *lease) ([]int64, error) {
 	if p.judging.Load() > 0 {
 		return nil, errJudging
 	}
@@ -88,7 +88,7 @@ func (r *room) heldStates(ctx context.Context) (sids []int64, err error) {
 		return nil, ctx.Err()
 	}
 	defer r.unlock()
-	if err := r.settle(ctx); err != nil && !errors.Is(err, errStale) {
+	if err := r.waitCommitted(ctx); err != nil && !errors.Is(err, errStale) {
 		return nil, err
 	}
 	if r.dead.Load() {

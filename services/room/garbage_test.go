@@ -23,7 +23,7 @@ func (c *cluster) collect(roomID string) {
 	workers := slices.Clone(c.workers)
 	c.mu.Unlock()
 	for _, w := range workers {
-		if p := w.tenures[partition.Of(roomID)].Load(); p != nil {
+		if p := w.leases[partition.Of(roomID)].Load(); p != nil {
 			w.collect(p, 0)
 		}
 	}

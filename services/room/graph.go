@@ -118,8 +118,8 @@ func (r *room) readGraph(ctx context.Context) (*growing, error) {
 	return g, r.fill(ctx, g)
 }
 
-// readGraphAside is readGraph while the room goes on; one at a time for each room.
-func (r *room) readGraphAside(ctx context.Context) (*growing, error) {
+// readGraphUnlocked is readGraph while the room goes on; one at a time for each room.
+func (r *room) readGraphUnlocked(ctx context.Context) (*growing, error) {
 	if err := r.lock(ctx); err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (r *room) readGraphAside(ctx context.Context) (*growing, error) {
 }
 
 func (r *room) fill(ctx context.Context, g *growing) error {
-	if err := r.settle(ctx); err != nil {
+	if err := r.waitCommitted(ctx); err != nil {
 		return err
 	}
 	if err := r.s.loads.enter(ctx); err != nil {
@@ -155,8 +155,8 @@ func (r *room) fill(ctx context.Context, g *growing) error {
 
 // draft notes a new event for the auth graph: for the one that is in memory, and for one that is read before the event is
 // in PostgreSQL. An event that is drafted and never queued does no harm in the graph: nothing will ever cite it.
-func (r *room) draft(e *newEvent) {
-	if !e.pdu.IsState() || e.flags&flagOutside != 0 {
+func (r *room) noteDrafted(e *newEvent) {
+	if !e.pdu.IsState() || e.flags&flagAuthMissing != 0 {
 		return
 	}
 	n := authgraph.Node{NID: e.nid, Key: state.Key(e.pdu.Tuple()), Auth: e.auth, Rejected: e.flags&flagRejected != 0}

@@ -7,41 +7,41 @@ import (
 	"hanse/pkg/matrix/id"
 )
 
-// warmFrom is from how many entries of state on a room that was joined is made ready for its first fork: the auth graph of a
+// preloadFrom is from how many entries of state on a room that was joined is made ready for its first fork: the auth graph of a
 // smaller one is read from events in some milliseconds.
-const warmFrom = 4000
+const preloadFrom = 4000
 
-// warmSoon reads the auth graph of a room that has just got all of its state, in the background: so its first fork does not wait
+// preloadGraphSoon reads the auth graph of a room that has just got all of its state, in the background: so its first fork does not wait
 // while each state event is read, nor does whoever reads the graph later, as it is stored in blocks then. What fails is made up
 // for by the first reader.
-func (s *Service) warmSoon(p *tenure, roomID id.Room) {
+func (s *Service) preloadGraphSoon(p *lease, roomID id.Room) {
 	s.work.Go(func() {
-		if err := s.warm(p.ctx, roomID); err != nil && p.ctx.Err() == nil {
+		if err := s.preloadGraph(p.ctx, roomID); err != nil && p.ctx.Err() == nil {
 			s.log.Debug("auth graph of a joined room", "room", roomID, "err", err)
 		}
 	})
 }
 
-func (s *Service) warm(ctx context.Context, roomID id.Room) error {
+func (s *Service) preloadGraph(ctx context.Context, roomID id.Room) error {
 	r, err := s.lockRoom(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	large := r.head.state.Len() >= warmFrom
+	large := r.head.state.Len() >= preloadFrom
 	r.unlock()
 	if !large {
 		return nil
 	}
 	select {
-	case r.aside <- struct{}{}:
-		defer func() { <-r.aside }()
+	case r.unlockedSlot <- struct{}{}:
+		defer func() { <-r.unlockedSlot }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if _, ok := s.graphs.Peek(r); ok {
 		return nil
 	}
-	if _, err := r.readGraphAside(ctx); err != nil {
+	if _, err := r.readGraphUnlocked(ctx); err != nil {
 		return fmt.Errorf("auth graph of %s: %w", roomID, err)
 	}
 	return nil

@@ -375,7 +375,7 @@ func TestQueuedEventsAreKept(t *testing.T) {
 		_, err := c.say(roomID, alice, "builds upon what is not written yet")
 		second <- err
 	}()
-	r, err := c.workers[0].roomIn(c.workers[0].tenures[c.room(roomID).Part].Load(), id.Room(roomID))
+	r, err := c.workers[0].roomIn(c.workers[0].leases[c.room(roomID).Part].Load(), id.Room(roomID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +388,7 @@ func TestQueuedEventsAreKept(t *testing.T) {
 	}
 }
 
-// An event that only a refused one names is an end of the room when it comes (as in Synapse): otherwise a user who is about to
+// An event that only a refused one names is a forward extremity of the room when it comes (as in Synapse): otherwise a user who is about to
 // be banned could keep the ban out of the current state, by naming it first.
 func TestNamedByRefused(t *testing.T) {
 	for _, version := range []string{"2", "11", "12"} {
@@ -432,8 +432,8 @@ func TestNamedByRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		ok(h.a.say(h.room, anna, "goes on"))
-		if ends := len(h.a.room(h.room).Extremities); ends != 1 {
-			t.Errorf("version %s: %d ends", version, ends)
+		if extremities := len(h.a.room(h.room).Extremities); extremities != 1 {
+			t.Errorf("version %s: %d extremities", version, extremities)
 		}
 		h.a.auditSplit(t, h.room)
 	}

@@ -183,7 +183,7 @@ func (s *Service) attachOwn(ctx context.Context, pdu *event.PDU, in intent) (*ro
 // leaveElsewhere rejects an invite, or takes a knock back, in a room that we are not in. If no server of the room helps,
 // the user is rid of it all the same, as with Synapse.
 func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent) (*roomv1.SendResponse, error) {
-	row, err := s.outsideRow(ctx, roomID, in.sender)
+	row, err := s.unjoinedRow(ctx, roomID, in.sender)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	for ctx, server := range inTurn(ctx, servers) {
 		pdu, err := s.leaveVia(ctx, roomID, in, server)
 		if err == nil {
-			return s.outsideAnswer(ctx, pdu, nil, "")
+			return s.unjoinedAnswer(ctx, pdu, nil, "")
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -211,7 +211,7 @@ func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent)
 	if err != nil {
 		return nil, err
 	}
-	return s.outsideAnswer(ctx, pdu, nil, "")
+	return s.unjoinedAnswer(ctx, pdu, nil, "")
 }
 
 func (s *Service) leaveVia(ctx context.Context, roomID id.Room, in intent, server id.Server) (*event.PDU, error) {
@@ -224,7 +224,7 @@ func (s *Service) leaveVia(ctx context.Context, roomID id.Room, in intent, serve
 }
 
 // leaveAlone makes a leave event that nobody but us will ever see, upon the invite.
-func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row *outsideRow) (*event.PDU, error) {
+func (s *Service) leaveAlone(ctx context.Context, roomID id.Room, in intent, row *unjoinedRow) (*event.PDU, error) {
 	last, err := s.last(ctx, roomID, row)
 	if err != nil {
 		return nil, err
@@ -258,7 +258,7 @@ func (s *Service) knockElsewhere(ctx context.Context, roomID id.Room, in intent,
 	for ctx, server := range inTurn(ctx, servers) {
 		pdu, stripped, err := s.knockVia(ctx, roomID, in, server)
 		if err == nil {
-			return s.outsideAnswer(ctx, pdu, stripped, server)
+			return s.unjoinedAnswer(ctx, pdu, stripped, server)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -315,8 +315,8 @@ func (s *Service) knockState(ctx context.Context, raw rawPDUs, knock *event.PDU)
 	return shown
 }
 
-func (s *Service) outsideAnswer(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server) (*roomv1.SendResponse, error) {
-	if err := s.outside(ctx, pdu, stripped, via, false); err != nil {
+func (s *Service) unjoinedAnswer(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server) (*roomv1.SendResponse, error) {
+	if err := s.storeUnjoined(ctx, pdu, stripped, via, false); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(pdu.ID)}}, nil

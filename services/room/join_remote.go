@@ -106,12 +106,12 @@ func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via
 			servers = append(servers, server)
 		}
 	}
-	row, err := s.outsideRow(ctx, roomID, user)
+	row, err := s.unjoinedRow(ctx, roomID, user)
 	if err != nil {
 		return nil, err
 	}
 	if row == nil {
-		row = new(outsideRow)
+		row = new(unjoinedRow)
 	}
 	if row.membership == "invite" {
 		add(row.sender.Server())
@@ -311,12 +311,12 @@ func (s *Service) joinVia(ctx context.Context, roomID id.Room, in intent, server
 	if err := s.keys.VerifyEvent(ctx, pdu); err != nil {
 		return nil, fmt.Errorf("join through %s: %w", server, err)
 	}
-	return s.settleIn(ctx, pdu, in, &answer)
+	return s.storeJoin(ctx, pdu, in, &answer)
 }
 
-// settleIn stores a room that we have just joined: its state and auth chain as outliers, and the join as its only end. If
+// storeJoin stores a room that we have just joined: its state and auth chain as outliers, and the join as its only end. If
 // members were omitted they are fetched from now on.
-func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answer *joinAnswer) (*roomv1.SendResponse, error) {
+func (s *Service) storeJoin(ctx context.Context, join *event.PDU, in intent, answer *joinAnswer) (*roomv1.SendResponse, error) {
 	roomID := join.RoomID
 	states, err := s.parseAll(ctx, answer.State, join.Rules, roomID)
 	if err != nil {
@@ -382,7 +382,7 @@ func (s *Service) settleIn(ctx context.Context, join *event.PDU, in intent, answ
 	if began != nil {
 		s.fillSoon(r.p, roomID)
 	} else {
-		s.warmSoon(r.p, roomID)
+		s.preloadGraphSoon(r.p, roomID)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: r.p.part, Pos: w.c.last}, nil
 }
@@ -458,7 +458,7 @@ func (s *Service) stub(ctx context.Context, roomID id.Room, rules *roomversion.R
 
 // become queues the row of a room, instead of one with another version that was never proven. The room is locked.
 func (r *room) become(ctx context.Context, rules *roomversion.Rules) (*change, error) {
-	if err := r.settle(ctx); err != nil {
+	if err := r.waitCommitted(ctx); err != nil {
 		return nil, err
 	}
 	w := r.s.newWriter(ctx, r)
@@ -483,7 +483,7 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.
 	}
 	e := &newEvent{pdu: join, cause: in.cause.at(0), why: in.cause}
 	if old := found[join.ID]; old != nil {
-		e.nid, e.place = old.NID, true
+		e.nid, e.rowExists = old.NID, true
 	} else {
 		e.nid = w.nid()
 	}
@@ -529,7 +529,7 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.
 	} else if before != nil && is != "join" { // which the counts of members have not seen
 		e.prior, e.replaces = before.NID, before.NID
 	}
-	w.h.tips = []tip{{e.nid, join}}
+	w.h.extremities = []extremity{{e.nid, join}}
 	w.h.depth = max(w.h.depth, join.Depth)
 	if answer.Omitted {
 		return w.beginPartial(ctx, e, after, answer)

@@ -288,7 +288,7 @@ func (c *change) changed() []int64 {
 		nids = append(nids, r.target)
 	}
 	for _, e := range c.events {
-		if e.place {
+		if e.rowExists {
 			nids = append(nids, e.nid)
 		}
 	}

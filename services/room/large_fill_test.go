@@ -235,8 +235,8 @@ func firstFork(t *testing.T, a, b *cluster, roomID string, members int) {
 	took := time.Since(start)
 	ownAfter, dbAfter := b.cpu()
 	t.Logf("the first fork after %v; CPU: %v in Go, %v in PostgreSQL", took.Round(time.Millisecond), ownAfter-own, dbAfter-db)
-	if ends := len(b.room(roomID).Extremities); ends != 2 {
-		t.Errorf("%d ends", ends)
+	if extremities := len(b.room(roomID).Extremities); extremities != 2 {
+		t.Errorf("%d extremities", extremities)
 	}
 }
 

@@ -20,9 +20,9 @@ import (
 // being done twice.
 var errUnavailable = status.Error(codes.Unavailable, "the partition is changing hands")
 
-// tenure is one lease of one partition, and all that this worker holds of the partition. It is never used again once
+// lease is one lease of one partition, and all that this worker holds of the partition. It is never used again once
 // it is lost: a later lease makes a new one.
-type tenure struct {
+type lease struct {
 	part  uint32
 	epoch int64
 	lane  *lane
@@ -57,7 +57,7 @@ type tenure struct {
 }
 
 // enqueued notes the events of a change that was queued.
-func (p *tenure) enqueued(events []*newEvent) {
+func (p *lease) enqueued(events []*newEvent) {
 	p.queuedMu.Lock()
 	defer p.queuedMu.Unlock()
 	for _, e := range events {
@@ -68,7 +68,7 @@ func (p *tenure) enqueued(events []*newEvent) {
 }
 
 // written forgets the events of a change that was committed, or never will be.
-func (p *tenure) written(events []*newEvent) {
+func (p *lease) written(events []*newEvent) {
 	p.queuedMu.Lock()
 	defer p.queuedMu.Unlock()
 	for _, e := range events {
@@ -77,13 +77,13 @@ func (p *tenure) written(events []*newEvent) {
 }
 
 // queuedEvent returns an event of a queued change, or nil.
-func (p *tenure) queuedEvent(nid int64) *roomdb.Event {
+func (p *lease) queuedEvent(nid int64) *roomdb.Event {
 	p.queuedMu.Lock()
 	defer p.queuedMu.Unlock()
 	return p.queued[nid]
 }
 
-func (p *tenure) lostError() error {
+func (p *lease) lostError() error {
 	if err := p.err.Load(); err != nil {
 		return *err
 	}
@@ -92,33 +92,33 @@ func (p *tenure) lostError() error {
 
 // Acquired implements partition.Handler: it catches up with what the owner before may have left undone, and tells
 // the readers how far the log goes.
-func (s *Service) Acquired(ctx context.Context, part uint32, lease partition.Lease) error {
-	p := &tenure{part: part, epoch: lease.Epoch, lane: s.laneOf(part), head: lease.Head, rooms: make(map[id.Room]*room),
+func (s *Service) Acquired(ctx context.Context, part uint32, got partition.Lease) error {
+	p := &lease{part: part, epoch: got.Epoch, lane: s.laneOf(part), head: got.Head, rooms: make(map[id.Room]*room),
 		queued: make(map[int64]*roomdb.Event)}
 	p.ctx, p.stop = context.WithCancel(s.background)
-	p.nid.Store(lease.NID)
-	p.projected.Store(lease.Projected)
-	p.published.Store(lease.Head)
+	p.nid.Store(got.NID)
+	p.projected.Store(got.Projected)
+	p.published.Store(got.Head)
 	if err := s.replay(ctx, p); err != nil {
 		p.stop()
 		return err
 	}
-	s.tenures[part].Store(p)
+	s.leases[part].Store(p)
 	s.beacon(p, p.head)
 	s.resumeFills(p)
 	return nil
 }
 
 // Lost implements partition.Handler.
-func (s *Service) Lost(part uint32, lease partition.Lease) {
-	if p := s.tenures[part].Load(); p != nil && p.epoch == lease.Epoch {
+func (s *Service) Lost(part uint32, got partition.Lease) {
+	if p := s.leases[part].Load(); p != nil && p.epoch == got.Epoch {
 		s.end(p, s.owner.NotOwner(part))
 	}
 	s.laneOf(part).flush()
 }
 
 // lose is called when an append shows that the lease is over, or that nobody knows what was written.
-func (s *Service) lose(p *tenure, why error) {
+func (s *Service) lose(p *lease, why error) {
 	if errors.Is(why, errFenced) {
 		s.end(p, s.owner.NotOwner(p.part))
 		s.owner.Fenced(p.part, p.epoch)
@@ -129,13 +129,13 @@ func (s *Service) lose(p *tenure, why error) {
 }
 
 // end drops all that is held of the partition.
-func (s *Service) end(p *tenure, err error) {
+func (s *Service) end(p *lease, err error) {
 	p.err.CompareAndSwap(nil, &err)
 	if p.lost.Swap(true) {
 		return
 	}
 	p.stop()
-	s.tenures[p.part].CompareAndSwap(p, nil)
+	s.leases[p.part].CompareAndSwap(p, nil)
 	p.mu.Lock()
 	rooms := p.rooms
 	p.rooms = nil
@@ -147,22 +147,22 @@ func (s *Service) end(p *tenure, err error) {
 	s.metrics.rooms.Sub(float64(len(rooms)))
 }
 
-// tenureOf returns the lease under which this worker serves a partition, or *partition.NotOwner.
-func (s *Service) tenureOf(ctx context.Context, part uint32) (*tenure, error) {
-	if part >= uint32(len(s.tenures)) {
+// leaseOf returns the lease under which this worker serves a partition, or *partition.NotOwner.
+func (s *Service) leaseOf(ctx context.Context, part uint32) (*lease, error) {
+	if part >= uint32(len(s.leases)) {
 		return nil, fmt.Errorf("partition %d: %w", part, partition.ErrNoPartition)
 	}
-	if p := s.tenures[part].Load(); p != nil && !p.lost.Load() {
+	if p := s.leases[part].Load(); p != nil && !p.lost.Load() {
 		if l, ok := s.owner.Lease(part); ok && l.Epoch == p.epoch {
 			return p, nil
 		}
 	}
-	lease, err := s.owner.Await(ctx, part)
+	got, err := s.owner.Await(ctx, part)
 	if err != nil {
 		return nil, err
 	}
-	p := s.tenures[part].Load()
-	if p == nil || p.epoch != lease.Epoch || p.lost.Load() {
+	p := s.leases[part].Load()
+	if p == nil || p.epoch != got.Epoch || p.lost.Load() {
 		return nil, errUnavailable
 	}
 	return p, nil
@@ -177,7 +177,7 @@ func asNotOwner(err error) (*partition.NotOwner, bool) {
 }
 
 // beacon says on the bus where the log of the partition ends.
-func (s *Service) beacon(p *tenure, head int64) {
+func (s *Service) beacon(p *lease, head int64) {
 	if err := s.bus.PublishLog(&logv1.Batch{Part: p.part, Epoch: p.epoch, Head: head}); err != nil {
 		s.log.Debug("publish beacon", "err", err, "part", p.part)
 	}

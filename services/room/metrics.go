@@ -20,11 +20,11 @@ type metrics struct {
 	refused prometheus.Counter
 	resolve prometheus.Histogram
 
-	conflicted, visited, loaded prometheus.Histogram
-	memo                        *prometheus.CounterVec
-	waiting                     prometheus.Gauge
-	overdrawn, tooLarge, aside  prometheus.Counter
-	collected, collectFailures  prometheus.Counter
+	conflicted, visited, loaded   prometheus.Histogram
+	memo                          *prometheus.CounterVec
+	waiting                       prometheus.Gauge
+	overdrawn, tooLarge, unlocked prometheus.Counter
+	collected, collectFailures    prometheus.Counter
 
 	ingest prometheus.Gauge
 	pdus   *prometheus.CounterVec
@@ -63,7 +63,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		overdrawn:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_overdrawn_total", Help: "Events that waited because their room had used up its processor time for forks."})),
 		tooLarge:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_too_large_total", Help: "Forks that were given up."})),
 		collected:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_states_removed_total", Help: "States of rooms that were removed as nothing referred to them."})),
-		aside:      metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_aside_total", Help: "Large forks that were resolved while their room went on."})),
+		unlocked:   metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_resolve_aside_total", Help: "Large forks that were resolved while their room went on."})),
 		ingest:     metric.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_room_ingest_queued", Help: "Events from other servers that wait to be processed."})),
 		pdus:       metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_received_events_total", Help: "Events from other servers by what became of them."}, []string{"outcome"})),
 

@@ -21,8 +21,8 @@ type side struct {
 }
 
 // Two servers that are cut apart again and again, while both change members, power levels, topics and bans, agree on
-// the state whenever they see the same ends of the room, whatever the order in which they heard of them; and they come
-// to the same ends when members of both may speak. (Until then what one has soft-failed sets them apart.)
+// the state whenever they see the same forward extremities of the room, whatever the order in which they heard of them; and they come
+// to the same extremities when members of both may speak. (Until then what one has soft-failed sets them apart.)
 func TestNetsplit(t *testing.T) { netsplit(t, newSides(t)) }
 
 func newSides(t *testing.T) []*side {
@@ -58,14 +58,14 @@ func netsplit(t *testing.T, sides []*side) {
 							s.tell(sides[1-i].c, roomID)
 						}
 					}
-					if maps.Equal(sides[0].c.ends(roomID), sides[1].c.ends(roomID)) {
+					if maps.Equal(sides[0].c.extremities(roomID), sides[1].c.extremities(roomID)) {
 						agreed++
 						sameState(t, sides[0].c, sides[1].c, roomID)
 					}
 				}
 				t.Logf("%d of %d rounds ended alike", agreed, rounds)
 				if agreed == 0 {
-					t.Error("they never came to the same ends")
+					t.Error("they never came to the same extremities")
 				}
 				for _, s := range sides {
 					s.c.auditSplit(t, roomID)
@@ -152,19 +152,19 @@ func (s *side) tell(to *cluster, roomID string) {
 	}
 }
 
-// ends are the forward extremities.
-func (c *cluster) ends(roomID string) map[id.Event]bool {
+// extremities are the forward extremities.
+func (c *cluster) extremities(roomID string) map[id.Event]bool {
 	c.tb.Helper()
 	r := c.room(roomID)
 	events, err := c.read.InOrder(context.Background(), r.Part, r.Extremities)
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	ends := make(map[id.Event]bool)
+	extremities := make(map[id.Event]bool)
 	for _, e := range events {
-		ends[e.ID] = true
+		extremities[e.ID] = true
 	}
-	return ends
+	return extremities
 }
 
 // exchange lets each side hear what the other did, in random order, some of it twice.

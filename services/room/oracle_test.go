@@ -28,7 +28,7 @@ func (c chains) Rejected(eventID id.Event) bool {
 	return e != nil && e.Flags&flagRejected != 0
 }
 
-// statesAfter are the states after the ends of a room.
+// statesAfter are the states after the forward extremities of a room.
 func (c *cluster) statesAfter(r *roomdb.Room) (after []state.Map) {
 	c.tb.Helper()
 	ends, err := c.read.InOrder(context.Background(), r.Part, r.Extremities)

@@ -42,7 +42,7 @@ type fillKey struct {
 // fill is the work for one room under one lease.
 type fill struct {
 	s      *Service
-	p      *tenure
+	p      *lease
 	roomID id.Room
 	began  time.Time
 
@@ -54,7 +54,7 @@ type fill struct {
 }
 
 // fillSoon makes a room whole in the background, if nobody does so yet.
-func (s *Service) fillSoon(p *tenure, roomID id.Room) {
+func (s *Service) fillSoon(p *lease, roomID id.Room) {
 	key := fillKey{p.epoch, roomID}
 	if _, busy := s.filling.LoadOrStore(key, true); busy {
 		return
@@ -73,7 +73,7 @@ func (s *Service) fillSoon(p *tenure, roomID id.Room) {
 }
 
 // resumeFills goes on with what the owner before did not finish.
-func (s *Service) resumeFills(p *tenure) {
+func (s *Service) resumeFills(p *lease) {
 	s.work.Go(func() {
 		for wait := fillRetryMin; ; wait = min(2*wait, fillRetryMax) {
 			rooms, err := s.partialRooms(p)
@@ -99,7 +99,7 @@ func (s *Service) resumeFills(p *tenure) {
 	})
 }
 
-func (s *Service) partialRooms(p *tenure) ([]id.Room, error) {
+func (s *Service) partialRooms(p *lease) ([]id.Room, error) {
 	rows, err := s.shards.For(p.part).Query(p.ctx, sqlPartialRooms, int32(p.part))
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (f *fill) attempt(ctx context.Context) (done bool, err error) {
 	took := time.Since(f.began)
 	f.s.metrics.fillSeconds.Observe(took.Seconds())
 	f.s.log.Info("members of a room are complete", "room", f.roomID, "state", st.m.Len(), "took", took)
-	f.s.warmSoon(f.p, f.roomID)
+	f.s.preloadGraphSoon(f.p, f.roomID)
 	f.s.reviewSoon(f.p, f.roomID)
 	return true, nil
 }
@@ -231,7 +231,7 @@ func (f *fill) still(r *room) error {
 
 // giveUp takes the mark off a room that we have left. Its state stays what it is until it is joined again.
 func (f *fill) giveUp(ctx context.Context, r *room) error {
-	if err := r.settle(ctx); err != nil {
+	if err := r.waitCommitted(ctx); err != nil {
 		return err
 	}
 	w := f.s.newWriter(ctx, r)

@@ -18,7 +18,7 @@ import (
 // lacked members it was not asked for. Before the event is judged again, the events that are missing or the states after
 // them are got as they are for an event that arrives (server-server API, "Checks performed on receipt of a PDU", and
 // GET /state_ids), without the room's lock. If nobody tells them, what we know stands in. What others build upon that is
-// in doubt: state events are soft-failed, and nothing becomes an end of the room, so that it changes what the room is only
+// in doubt: state events are soft-failed, and nothing becomes a forward extremity of the room, so that it changes what the room is only
 // if somebody builds upon it whose event is accepted then, and as far as state resolution lets it.
 
 const (
@@ -157,7 +157,7 @@ func (b *bridges) fill(ctx context.Context, g *gap) ([]id.Event, error) {
 			known.have = append(known.have, p)
 		}
 	}
-	for _, t := range r.head.tips[:min(len(r.head.tips), maxPrev)] {
+	for _, t := range r.head.extremities[:min(len(r.head.extremities), maxPrev)] {
 		known.have = append(known.have, t.pdu.ID)
 	}
 	r.unlock()
@@ -173,10 +173,10 @@ func (b *bridges) near(m state.Map) state.Map {
 	return b.base.Apply(slices.Collect(state.Diff(b.base, m)))
 }
 
-// place finds out where an event stands, as far as that is known: upon events that were judged already. Those that must
+// parentsOf finds out where an event stands, as far as that is known: upon events that were judged already. Those that must
 // be judged first are returned, or else a gap if somebody may be asked to bridge it.
-func (d *redo) place(ctx context.Context, u unsureEvent, e *newEvent, old *roomdb.Event) (at place, first []unsureEvent, g *gap, err error) {
-	at = place{history: u.history}
+func (d *redo) parentsOf(ctx context.Context, u unsureEvent, e *newEvent, old *roomdb.Event) (at parents, first []unsureEvent, g *gap, err error) {
+	at = parents{history: u.history}
 	prev, missing, err := d.follows(ctx, old)
 	if err != nil {
 		return at, nil, nil, err
@@ -269,7 +269,7 @@ func (d *redo) unjudged(ctx context.Context, u unsureEvent, prev []*roomdb.Event
 		return nil, nil
 	}
 	d.waits[u.nid] = true
-	if err := d.w.r.settle(ctx); err != nil {
+	if err := d.w.r.waitCommitted(ctx); err != nil {
 		return nil, err
 	}
 	rows, err := d.f.s.shards.For(d.f.p.part).Query(ctx, sqlUnsureOf, int32(d.f.p.part), d.f.nid, nids, d.f.join.NID)

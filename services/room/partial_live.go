@@ -80,7 +80,7 @@ func (w *writer) standIn(ctx context.Context, history bool) (*state.Snapshot, er
 // beginPartial makes a join the only end of a room, with the state before it as far as we were told. The servers that are
 // said to be in the room count with one member each, so that they are sent what we say, until the members are known.
 func (w *writer) beginPartial(ctx context.Context, e *newEvent, after *state.Snapshot, answer *joinAnswer) error {
-	if err := w.r.settle(ctx); err != nil {
+	if err := w.r.waitCommitted(ctx); err != nil {
 		return err
 	}
 	before := w.r.head.sid

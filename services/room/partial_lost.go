@@ -49,7 +49,7 @@ func (w *writer) abandoned(ctx context.Context, upTo, sid int64) ([]*roomdb.Even
 
 // adopt gives the events of earlier stays the state before a join with all members.
 func (w *writer) adopt(ctx context.Context, join *newEvent) error {
-	if err := w.r.settle(ctx); err != nil {
+	if err := w.r.waitCommitted(ctx); err != nil {
 		return err
 	}
 	lost, err := w.abandoned(ctx, join.nid, join.sid)

@@ -138,7 +138,7 @@ func (d *redo) begin(ctx context.Context) error {
 		d.w.redone[e.NID] = e
 		d.order = append(d.order, redoneOf(e))
 	}
-	d.stand(after, []tip{{join.NID, join.PDU}})
+	d.stand(after, []extremity{{join.NID, join.PDU}})
 	return nil
 }
 
@@ -197,7 +197,7 @@ func (d *redo) next(ctx context.Context) (u *unsureEvent, err error) {
 	}
 	if len(d.rows) == 0 {
 		// What is queued is the rest.
-		if err := d.w.r.settle(ctx); err != nil {
+		if err := d.w.r.waitCommitted(ctx); err != nil {
 			return nil, err
 		}
 		if d.rows, err = d.f.unsure(ctx, d.n); err != nil || len(d.rows) == 0 {
@@ -241,7 +241,7 @@ func (d *redo) one(ctx context.Context, u unsureEvent) error {
 		return err
 	}
 	e := &newEvent{pdu: old.PDU, nid: old.NID, ord: old.Ord, history: u.history}
-	at, first, g, err := d.place(ctx, u, e, old)
+	at, first, g, err := d.parentsOf(ctx, u, e, old)
 	if err != nil {
 		return err
 	}

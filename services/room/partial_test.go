@@ -294,7 +294,7 @@ func TestPartialJudgedAgain(t *testing.T) {
 	b.auditSplit(t, roomID)
 	ok(b.say(roomID, bert, "the room goes on"))
 	if n := len(b.room(roomID).Extremities); n != 1 {
-		t.Fatalf("%d ends", n)
+		t.Fatalf("%d extremities", n)
 	}
 }
 
@@ -343,6 +343,6 @@ func TestPartialForks(t *testing.T) {
 	p.release()
 	auditPartial(t, a, b, roomID)
 	if x, y := len(a.room(roomID).Extremities), len(b.room(roomID).Extremities); x != 1 || y != 1 {
-		t.Fatalf("%d and %d ends", x, y)
+		t.Fatalf("%d and %d extremities", x, y)
 	}
 }

@@ -245,7 +245,7 @@ func (r *shardRows) write(ctx context.Context, pool *pgxpool.Pool, s *Service) e
 const replayBatch = 1000
 
 // replay writes what the owner before may have left out of the membership index.
-func (s *Service) replay(ctx context.Context, p *tenure) error {
+func (s *Service) replay(ctx context.Context, p *lease) error {
 	for from := p.projected.Load(); ; {
 		rows := newProjectRows(s.shards.For)
 		n, last, err := s.readReplay(ctx, p.part, from, rows)

@@ -125,9 +125,9 @@ written AS (
 	WHERE m.pos < excluded.pos)
 SELECT part, user_id, seq FROM raised`
 
-	// sqlProjectOutside writes the row of a user in a room that we are not in, with its event: an invite from elsewhere,
+	// sqlProjectUnjoined writes the row of a user in a room that we are not in, with its event: an invite from elsewhere,
 	// its refusal. It has no position of its own, only that of the partition's head at the time.
-	sqlProjectOutside = `
+	sqlProjectUnjoined = `
 WITH raised AS (
 	INSERT INTO user_stream AS s (part, user_id, seq) VALUES ($1, $2, 1)
 	ON CONFLICT (part, user_id) DO UPDATE SET seq = s.seq + 1

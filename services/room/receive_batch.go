@@ -26,13 +26,13 @@ import (
 // events that its branch had cited, shows only once it is resolved: an event in the same transaction is judged as if it
 // had come before.
 
-// runTime is for how long a draft of many events goes on. The room's own users wait meanwhile.
-const runTime = 20 * time.Millisecond
+// batchTime is for how long a draft of many events goes on. The room's own users wait meanwhile.
+const batchTime = 20 * time.Millisecond
 
 // takeAll takes events in, in their order. Each is told what became of it; an error means that all must come again.
 func (in *intake) takeAll(ctx context.Context, pdus []*event.PDU, tell func(i int, v verdict, err error)) error {
 	for i := 0; i < len(pdus); {
-		verdicts, alone, err := in.together(ctx, pdus[i:])
+		verdicts, alone, err := in.takeBatch(ctx, pdus[i:])
 		if err != nil {
 			return err
 		}
@@ -52,17 +52,17 @@ func (in *intake) takeAll(ctx context.Context, pdus []*event.PDU, tell func(i in
 	return nil
 }
 
-// together takes in the first of the events in one draft: up to one that lacks something, or for as long as a draft may
+// takeBatch takes in the first of the events in one draft: up to one that lacks something, or for as long as a draft may
 // take. alone is how many events behind these are to be taken alone: the one that ended the run or, if one cannot be
 // judged, it and all before it.
-func (in *intake) together(ctx context.Context, pdus []*event.PDU) (verdicts []verdict, alone int, err error) {
+func (in *intake) takeBatch(ctx context.Context, pdus []*event.PDU) (verdicts []verdict, alone int, err error) {
 	if len(pdus) == 1 {
 		return nil, 1, nil
 	}
 	var taken int
-	err = in.draft(ctx, func(w *writer) (err error) {
+	err = in.buildChange(ctx, func(w *writer) (err error) {
 		w.patient = true
-		verdicts, taken, err = in.run(ctx, w, pdus)
+		verdicts, taken, err = in.draftBatch(ctx, w, pdus)
 		return err
 	})
 	switch {
@@ -75,8 +75,8 @@ func (in *intake) together(ctx context.Context, pdus []*event.PDU) (verdicts []v
 	return nil, taken + 1, nil
 }
 
-// run drafts events. If there is an error it is that of the event behind those that were taken, or of all.
-func (in *intake) run(ctx context.Context, w *writer, pdus []*event.PDU) (verdicts []verdict, taken int, err error) {
+// draftBatch drafts events. If there is an error it is that of the event behind those that were taken, or of all.
+func (in *intake) draftBatch(ctx context.Context, w *writer, pdus []*event.PDU) (verdicts []verdict, taken int, err error) {
 	if err := w.lookUp(ctx, pdus...); err != nil {
 		return nil, 0, err
 	}
@@ -91,7 +91,7 @@ func (in *intake) run(ctx context.Context, w *writer, pdus []*event.PDU) (verdic
 		}
 		e, err := w.receive(ctx, pdu, nil, false, in.relay)
 		if err != nil {
-			w.aside.reaches(taken+1, err)
+			w.unlocked.reaches(taken+1, err)
 			return nil, taken, err
 		}
 		if e == nil {
@@ -103,17 +103,17 @@ func (in *intake) run(ctx context.Context, w *writer, pdus []*event.PDU) (verdic
 			break
 		}
 	}
-	err = w.settle(ctx, in.relay)
-	w.aside.reaches(len(verdicts), err)
+	err = w.deliverHeld(ctx, in.relay)
+	w.unlocked.reaches(len(verdicts), err)
 	return verdicts, len(verdicts) - 1, err
 }
 
 // enough says whether a draft of n events is to be written before more are drafted.
 func (w *writer) enough(n int, began time.Time) bool {
-	if a := w.aside; a != nil && a.reach > 0 { // what is resolved for these many would be of no use for others
+	if a := w.unlocked; a != nil && a.reach > 0 { // what is resolved for these many would be of no use for others
 		return n >= a.reach
 	}
-	return time.Since(began) > runTime || len(w.h.tips) > crowdedTips || w.r.allowance.owed(time.Now()) > 0
+	return time.Since(began) > batchTime || len(w.h.extremities) > crowdedExtremities || w.r.allowance.owed(time.Now()) > 0
 }
 
 // awaits is what waits for an event.
@@ -130,7 +130,7 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 		select {
 		case <-c.settled:
 		default: // what its events await is not in PostgreSQL yet
-			if err := w.r.settle(ctx); err != nil {
+			if err := w.r.waitCommitted(ctx); err != nil {
 				return err
 			}
 		}
@@ -143,7 +143,7 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 		names = append(append(append(names, p.ID), p.AuthEvents...), p.PrevEvents...)
 	}
 	names = dedupe(names)
-	found, outside, err := w.r.usable(ctx, names)
+	found, authMissing, err := w.r.usable(ctx, names)
 	if err != nil {
 		return err
 	}
@@ -153,8 +153,8 @@ func (w *writer) lookUp(ctx context.Context, pdus ...*event.PDU) error {
 	for _, name := range names {
 		w.looked[name] = found[name]
 	}
-	for eventID, nid := range outside {
-		w.outside[eventID] = nid
+	for eventID, nid := range authMissing {
+		w.authMissing[eventID] = nid
 	}
 	rows, err := w.s.shards.For(w.r.p.part).Query(ctx, sqlAwaited, int32(w.r.p.part), w.r.nid, ids)
 	if err != nil {
@@ -200,8 +200,8 @@ func (w *writer) hold(e *newEvent) {
 	w.held = append(w.held, e)
 }
 
-// settle resolves the current state, and delivers the events that waited for it.
-func (w *writer) settle(ctx context.Context, local bool) error {
+// deliverHeld resolves the current state, and delivers the events that waited for it.
+func (w *writer) deliverHeld(ctx context.Context, local bool) error {
 	held := w.held
 	if len(held) == 0 {
 		return nil

@@ -202,8 +202,8 @@ func TestOneResolutionTogether(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	f.a.checkResolved(f.room)
-	if ends := f.a.ends(f.room); len(ends) != 2 {
-		t.Errorf("ends %v", ends)
+	if extremities := f.a.extremities(f.room); len(extremities) != 2 {
+		t.Errorf("extremities %v", extremities)
 	}
 }
 

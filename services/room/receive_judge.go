@@ -12,8 +12,8 @@ import (
 	"hanse/pkg/state"
 )
 
-// place is where in the graph an event stands.
-type place struct {
+// parents is what is known of an event's prev events and of the states after them.
+type parents struct {
 	// prev are the prev events that we hold in their place, missing those that we lack.
 	prev    []*roomdb.Event
 	missing []id.Event
@@ -38,7 +38,7 @@ var errNoState = errors.New("none of the prev events is known")
 
 // attach judges an event at its place in the graph ("checks performed on receipt of a PDU", steps 4 to 6, server-server
 // API) and adds it to the draft: delivered, soft-failed or rejected, as its flags say then.
-func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) error {
+func (w *writer) attach(ctx context.Context, e *newEvent, at parents, local bool) error {
 	snap, err := w.stateBefore(ctx, e, at)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 		w.c.found = append(w.c.found, e.pdu.ID)
 	}
 	if !at.history && w.touched(e.pdu) {
-		if err := w.settle(ctx, local); err != nil {
+		if err := w.deliverHeld(ctx, local); err != nil {
 			return err
 		}
 	}
@@ -82,12 +82,12 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 	}
 	switch {
 	case at.history:
-		return w.place(ctx, e)
+		return w.addHistory(ctx, e)
 	case at.known && len(w.held) > 0 && !w.isOurMember(e.pdu):
 		w.hold(e)
 		return nil
 	case at.known:
-		if err := w.settle(ctx, local); err != nil {
+		if err := w.deliverHeld(ctx, local); err != nil {
 			return err
 		}
 		w.add(e)
@@ -100,7 +100,7 @@ func (w *writer) attach(ctx context.Context, e *newEvent, at place, local bool) 
 // judged.
 func (w *writer) judge(ctx context.Context, e *newEvent, before state.Map, history bool) (refusal, err error) {
 	cited, err := w.cited(ctx, e)
-	if errors.Is(err, errMissingEvent) && e.place && e.was&flagRejected != 0 {
+	if errors.Is(err, errMissingEvent) && e.rowExists && e.was&flagRejected != 0 {
 		err, refusal = nil, err // it was rejected because it cites an event of another room
 	}
 	if err != nil {
@@ -216,12 +216,12 @@ func (w *writer) stored(ctx context.Context, ids []id.Event) (map[id.Event]*room
 			found[eventID] = w.present(ev)
 		}
 	}
-	stored, outside, err := w.r.usable(ctx, ask)
+	stored, authMissing, err := w.r.usable(ctx, ask)
 	if err != nil {
 		return nil, err
 	}
-	for eventID, nid := range outside {
-		w.outside[eventID] = nid
+	for eventID, nid := range authMissing {
+		w.authMissing[eventID] = nid
 	}
 	for eventID, ev := range stored {
 		found[eventID] = w.present(ev)
@@ -245,8 +245,8 @@ func (w *writer) lack(e *newEvent, missing []id.Event) {
 	e.lacking = len(missing) > 0
 }
 
-// place adds an event of the room's history: it is to have a place in a hole, and changes nothing.
-func (w *writer) place(ctx context.Context, e *newEvent) error {
+// addHistory adds an event of the room's history: it is to have a place in a hole, and changes nothing.
+func (w *writer) addHistory(ctx context.Context, e *newEvent) error {
 	e.history = true
 	w.add(e)
 	shown, err := w.applyRedaction(ctx, e, false)

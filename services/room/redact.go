@@ -120,7 +120,7 @@ func (w *writer) withheld(ctx context.Context, by []*roomdb.Event) ([]*newEvent,
 	}
 	for _, nid := range nids {
 		if ev := stored[nid]; ev.RedactedBy == 0 { // one that was redacted itself says nothing any more
-			out = append(out, &newEvent{pdu: ev.PDU, nid: nid, sid: ev.SID, auth: ev.Auth, prev: ev.Prev, place: true, withheld: true})
+			out = append(out, &newEvent{pdu: ev.PDU, nid: nid, sid: ev.SID, auth: ev.Auth, prev: ev.Prev, rowExists: true, withheld: true})
 		}
 	}
 	return out, nil

@@ -158,8 +158,8 @@ func TestWithheldRedaction(t *testing.T) {
 			t.Run(fmt.Sprintf("v%s,together=%t", version, together), func(t *testing.T) {
 				roomID := a.create(version, anna, "public")
 				ok(b.join(roomID, bert, string(one)))
-				tips := b.timeline(roomID)
-				on := tips[len(tips)-1]
+				extremities := b.timeline(roomID)
+				on := extremities[len(extremities)-1]
 				target := forge(t, b, roomID, on, 1)[0]
 				redaction := forgeRedaction(t, b, roomID, on, target.ID)
 				receive := func(pdus ...[]byte) {

@@ -43,10 +43,10 @@ func (w *writer) resolve(ctx context.Context, maps []state.Map) (state.Map, erro
 		s.metrics.memo.WithLabelValues("room").Inc()
 		return m, nil
 	}
-	known, ok := w.aside.get(ctx, w, key)
+	known, ok := w.unlocked.get(ctx, w, key)
 	if !ok {
 		var err error
-		if w.aside.may() {
+		if w.unlocked.may() {
 			known, err = w.resolveBriefly(ctx, maps)
 		} else {
 			known, err = w.resolveAtLength(ctx, maps, r.readGraph)

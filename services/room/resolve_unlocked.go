@@ -15,9 +15,9 @@ import (
 
 // A resolution of a large fork takes seconds, and whoever writes to a room needs its lock. So a draft of events of other
 // servers resolves under the lock only what takes a moment. If it needs more it is given up, and the lock with it; what it
-// needed is resolved aside, while the room goes on; and then it is made again. As results are known by the identities of
+// needed is resolved without the lock, while the room goes on; and then it is made again. As results are known by the identities of
 // the states, the draft finds the result whatever was said in the room meanwhile, unless that has changed a state which is
-// resolved, or was the first to stand upon all ends of the room: then it is given up once more, at once. From the third time on
+// resolved, or was the first to stand upon all forward extremities of the room: then it is given up once more, at once. From the third time on
 // changes of the room's state by users of ours wait for it, but what they say does not, so that it comes to an end.
 //
 // Identities are made of numbers, so a state event must have the same number in each draft: before anything is resolved
@@ -27,10 +27,10 @@ import (
 var briefBounds = resolve.Budget{Visits: 1 << 14, Events: 256}
 
 const (
-	// maxAsides is how many resolutions of one draft are made aside. Those beyond it hold the room up.
-	maxAsides = 8
-	// freeAsides is how many of them are made while the state may change.
-	freeAsides = 2
+	// maxUnlocked is how many resolutions of one draft are made without the lock. Those beyond it hold the room up.
+	maxUnlocked = 8
+	// freeUnlocked is how many of them are made while the state may change.
+	freeUnlocked = 2
 )
 
 // largeFork is what a draft fails with that needs a resolution which is not for a locked room.
@@ -47,14 +47,14 @@ func (*largeFork) Error() string {
 	return "a fork is too large to be resolved while the room is locked"
 }
 
-// aside is what was resolved for one draft. A nil one is of a draft that resolves everything under the lock.
-type aside struct {
+// unlockedResolutions is what was resolved without the room's lock for one draft. A nil one is of a draft that resolves everything under the lock.
+type unlockedResolutions struct {
 	s    *Service
 	room *room
 	// verdicts is how often a verdict had changed in the room when the draft was given up.
 	verdicts int
-	known    map[string]madeAside
-	left     int // of maxAsides
+	known    map[string]unlockedResult
+	left     int // of maxUnlocked
 	// sure says that the next resolution of the draft is a large one.
 	sure bool
 	// reach is how many events the draft is about, as it was given up in them before; 0 if that is open.
@@ -64,16 +64,16 @@ type aside struct {
 	void chan struct{}
 }
 
-// madeAside is a resolution, and how often a verdict had changed before it.
-type madeAside struct {
+// unlockedResult is a resolution, and how often a verdict had changed before it.
+type unlockedResult struct {
 	resolution
 	verdicts int
 }
 
-// draft drafts a change of a room and queues it. The room comes from lock, and from again if the draft is made once more;
-// which it is until do needs nothing that is to be resolved aside.
-func (s *Service) draft(ctx context.Context, lock, again func(context.Context) (*room, error), do func(*writer) error) error {
-	a := &aside{s: s, left: maxAsides}
+// buildChange drafts a change of a room and queues it. The room comes from lock, and from again if the draft is made once more;
+// which it is until do needs nothing that is to be resolved without the lock.
+func (s *Service) buildChange(ctx context.Context, lock, again func(context.Context) (*room, error), do func(*writer) error) error {
+	a := &unlockedResolutions{s: s, left: maxUnlocked}
 	defer a.end()
 	for {
 		r, err := lock(ctx)
@@ -100,11 +100,11 @@ func (s *Service) draft(ctx context.Context, lock, again func(context.Context) (
 
 // try makes the draft. If it needs a resolution for which the room shall not stay locked it says which, or what it has
 // stored for that.
-func (a *aside) try(ctx context.Context, r *room, do func(*writer) error) (needs *largeFork, stored *change, err error) {
+func (a *unlockedResolutions) try(ctx context.Context, r *room, do func(*writer) error) (needs *largeFork, stored *change, err error) {
 	if a.room != r {
 		a.room, a.known = r, nil
 	}
-	if a.left <= maxAsides-freeAsides && a.still == nil {
+	if a.left <= maxUnlocked-freeUnlocked && a.still == nil {
 		still := make(chan struct{})
 		if r.still.CompareAndSwap(nil, &still) {
 			a.still = &still
@@ -112,7 +112,7 @@ func (a *aside) try(ctx context.Context, r *room, do func(*writer) error) (needs
 	}
 	a.void, r.void = nil, nil
 	w := a.s.newWriter(ctx, r)
-	w.aside = a
+	w.unlocked = a
 	if err = do(w); err == nil && len(w.c.events) > 0 {
 		err = w.put()
 	}
@@ -144,8 +144,8 @@ func (r *room) moves(h *head) {
 	if r.void == nil {
 		return
 	}
-	same := slices.EqualFunc(h.tips, r.head.tips, func(a, b tip) bool { return a.nid == b.nid })
-	if !h.state.Equal(r.head.state) || len(r.head.tips) > 1 && !same {
+	same := slices.EqualFunc(h.extremities, r.head.extremities, func(a, b extremity) bool { return a.nid == b.nid })
+	if !h.state.Equal(r.head.state) || len(r.head.extremities) > 1 && !same {
 		close(r.void)
 		r.void = nil
 	}
@@ -156,7 +156,7 @@ func (r *room) moves(h *head) {
 func (w *writer) number(ctx context.Context) (*change, error) {
 	var pdus []*event.PDU
 	for _, e := range w.c.events {
-		if e.pdu.IsState() && !e.place && e.flags&flagRejected == 0 {
+		if e.pdu.IsState() && !e.rowExists && e.flags&flagRejected == 0 {
 			pdus = append(pdus, e.pdu)
 		}
 	}
@@ -171,7 +171,7 @@ func (w *writer) number(ctx context.Context) (*change, error) {
 }
 
 // resolve resolves what the draft needs. The room is not locked.
-func (a *aside) resolve(ctx context.Context, needs *largeFork) error {
+func (a *unlockedResolutions) resolve(ctx context.Context, needs *largeFork) error {
 	a.left--
 	a.sure = false
 	r := a.room
@@ -179,8 +179,8 @@ func (a *aside) resolve(ctx context.Context, needs *largeFork) error {
 	defer cancel()
 	defer context.AfterFunc(r.p.ctx, cancel)()
 	select {
-	case r.aside <- struct{}{}:
-		defer func() { <-r.aside }()
+	case r.unlockedSlot <- struct{}{}:
+		defer func() { <-r.unlockedSlot }()
 	case <-ctx.Done():
 		return a.ended(ctx.Err())
 	}
@@ -196,22 +196,22 @@ func (a *aside) resolve(ctx context.Context, needs *largeFork) error {
 	}()
 	w := &writer{s: a.s, r: r, redone: needs.redone}
 	made, err := w.resolveAtLength(inTime, needs.maps, func(context.Context) (*growing, error) {
-		return r.readGraphAside(ctx) // which is of use in any case
+		return r.readGraphUnlocked(ctx) // which is of use in any case
 	})
 	if err != nil {
 		return a.ended(err)
 	}
 	made.result.ID() // hashes are kept; the room would wait for them
 	if a.known == nil {
-		a.known = make(map[string]madeAside, 1)
+		a.known = make(map[string]unlockedResult, 1)
 	}
-	a.known[resolveKey(needs.maps)] = madeAside{made, a.verdicts}
-	a.s.metrics.aside.Inc()
+	a.known[resolveKey(needs.maps)] = unlockedResult{made, a.verdicts}
+	a.s.metrics.unlocked.Inc()
 	return nil
 }
 
-// ended is the error of a resolution aside; nil if it is to be another one.
-func (a *aside) ended(err error) error {
+// ended is the error of a resolution without the lock; nil if it is to be another one.
+func (a *unlockedResolutions) ended(err error) error {
 	select {
 	case <-a.void:
 		return nil
@@ -224,19 +224,19 @@ func (a *aside) ended(err error) error {
 }
 
 // end lets the state change again.
-func (a *aside) end() {
+func (a *unlockedResolutions) end() {
 	if a.still != nil {
 		a.room.still.CompareAndSwap(a.still, nil)
 		close(*a.still)
 	}
 }
 
-// may says whether what is large is to be resolved aside.
-func (a *aside) may() bool { return a != nil && a.left > 0 }
+// may says whether what is large is to be resolved without the lock.
+func (a *unlockedResolutions) may() bool { return a != nil && a.left > 0 }
 
-// get returns a resolution that was made aside, if it holds under the verdicts of the draft. If it does not, what the draft
-// needs is not resolved aside any more: verdicts that it changes itself would change with each.
-func (a *aside) get(ctx context.Context, w *writer, key string) (resolution, bool) {
+// get returns a resolution that was made without the lock, if it holds under the verdicts of the draft. If it does not, what the draft
+// needs is not resolved without the lock any more: verdicts that it changes itself would change with each.
+func (a *unlockedResolutions) get(ctx context.Context, w *writer, key string) (resolution, bool) {
 	if a == nil {
 		return resolution{}, false
 	}
@@ -249,7 +249,7 @@ func (a *aside) get(ctx context.Context, w *writer, key string) (resolution, boo
 }
 
 // reaches notes that the draft was given up in its nth event, or after it, if that is what err says.
-func (a *aside) reaches(n int, err error) {
+func (a *unlockedResolutions) reaches(n int, err error) {
 	var needs *largeFork
 	if a != nil && errors.As(err, &needs) {
 		a.reach = n
@@ -260,7 +260,7 @@ func (a *aside) reaches(n int, err error) {
 func (w *writer) resolveBriefly(ctx context.Context, maps []state.Map) (resolution, error) {
 	s, r := w.s, w.r
 	g, ok := s.graphs.Get(r)
-	if !ok || w.aside.sure {
+	if !ok || w.unlocked.sure {
 		return resolution{}, &largeFork{maps: maps}
 	}
 	known := resolution{room: r.key(), maps: maps}

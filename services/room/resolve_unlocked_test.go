@@ -77,7 +77,7 @@ func TestRoomGoesOnWhileItResolves(t *testing.T) {
 	f := newBranching(t, "11")
 	ok := must[*roomv1.SendResponse](t)
 	w := f.a.workers[0]
-	began, letGo := make(chan struct{}, maxAsides), make(chan struct{})
+	began, letGo := make(chan struct{}, maxUnlocked), make(chan struct{})
 	whileResolving(f.a, func(ctx context.Context, _ *room) error {
 		began <- struct{}{}
 		select {
@@ -121,41 +121,41 @@ func TestRoomGoesOnWhileItResolves(t *testing.T) {
 			t.Errorf("flags %d", got)
 		}
 	}
-	if n := counter(w.metrics.aside); n != 1 {
-		t.Errorf("%v resolutions aside", n)
+	if n := counter(w.metrics.unlocked); n != 1 {
+		t.Errorf("%v resolutions without the lock", n)
 	}
 	f.check()
 }
 
-// Servers that change what they like while the other side's events are resolved, aside, come to the state of the
+// Servers that change what they like while the other side's events are resolved without the lock come to the state of the
 // specification's algorithm, and to that of a server that resolves everything with the room locked.
 func TestNetsplitWhileResolving(t *testing.T) {
 	sides := newSides(t)
-	aside, locked := sides[0], sides[1]
+	unlocked, locked := sides[0], sides[1]
 	for _, w := range locked.c.workers {
 		w.brief = resolve.Budget{} // no bounds
 	}
 	rng := rand.New(rand.NewPCG(7, 8))
 	changed := 0
-	whileResolving(aside.c, func(_ context.Context, r *room) error {
+	whileResolving(unlocked.c, func(_ context.Context, r *room) error {
 		switch {
 		case r.still.Load() != nil: // the state waits for this
-			aside.speak(t, string(r.id))
+			unlocked.speak(t, string(r.id))
 		case rng.IntN(2) == 0:
 			changed++
-			aside.act(t, rng, string(r.id), 1+rng.IntN(2))
+			unlocked.act(t, rng, string(r.id), 1+rng.IntN(2))
 		}
 		return nil
 	})
 	netsplit(t, sides)
-	made := counter(aside.c.workers[0].metrics.aside)
-	t.Logf("%v resolutions aside, %d with changes meanwhile", made, changed)
+	made := counter(unlocked.c.workers[0].metrics.unlocked)
+	t.Logf("%v resolutions without the lock, %d with changes meanwhile", made, changed)
 	if made == 0 || changed == 0 {
-		t.Error("nothing was resolved aside")
+		t.Error("nothing was resolved without the lock")
 	}
 	for _, w := range locked.c.workers {
-		if n := counter(w.metrics.aside); n > 10*12 { // the first in each room reads the auth graph
-			t.Errorf("%v resolutions aside where they have no bounds", n)
+		if n := counter(w.metrics.unlocked); n > 10*12 { // the first in each room reads the auth graph
+			t.Errorf("%v resolutions without the lock where they have no bounds", n)
 		}
 	}
 }
@@ -191,7 +191,7 @@ func TestStateStandsStill(t *testing.T) {
 	if err := <-late; err != nil {
 		t.Error(err)
 	}
-	if made != freeAsides+1 {
+	if made != freeUnlocked+1 {
 		t.Errorf("resolved %d times", made)
 	}
 	if got := f.flags(e); got != 0 {
@@ -200,7 +200,7 @@ func TestStateStandsStill(t *testing.T) {
 	f.check()
 }
 
-// The first message of ours that stands upon all ends of a room makes the resolution void, which ends at once; those that follow
+// The first message of ours that stands upon all extremities of a room makes the resolution void, which ends at once; those that follow
 // it do not.
 func TestEndsMergedWhileResolving(t *testing.T) {
 	f := newBranching(t, "11")
@@ -208,12 +208,12 @@ func TestEndsMergedWhileResolving(t *testing.T) {
 	made, empty := 0, ""
 	e := f.event(bert, "org.example.state", &empty, `{}`)
 	f.send(e)
-	if n := len(f.a.ends(f.room)); n != 2 {
-		t.Fatalf("%d ends", n)
+	if n := len(f.a.extremities(f.room)); n != 2 {
+		t.Fatalf("%d extremities", n)
 	}
 	whileResolving(f.a, func(ctx context.Context, _ *room) error {
 		made++
-		ok(f.a.say(f.room, anna, "upon all ends"))
+		ok(f.a.say(f.room, anna, "upon all extremities"))
 		if made == 1 {
 			<-ctx.Done()
 			return ctx.Err()

@@ -54,7 +54,7 @@ func (d *review) note(old *roomdb.Event, e *newEvent) {
 }
 
 // judge gives an event that stands at a place its new verdict.
-func (d *review) judge(ctx context.Context, old *roomdb.Event, e *newEvent, at place) error {
+func (d *review) judge(ctx context.Context, old *roomdb.Event, e *newEvent, at parents) error {
 	w := d.w
 	before, err := w.stateBefore(ctx, e, at)
 	if errors.Is(err, resolve.ErrBudget) {
@@ -115,7 +115,7 @@ func (d *review) accept(ctx context.Context, old *roomdb.Event, e *newEvent, aft
 	}
 	e.replaces = replaced(e, d.w.h.state)
 	d.verdict(old, e)
-	tips, snap, err := d.standAfter(ctx, e, after)
+	extremities, snap, err := d.standAfter(ctx, e, after)
 	if errors.Is(err, resolve.ErrBudget) {
 		e.flags |= flagSoftFailed // as an event that arrives would not be taken
 		d.note(old, e)
@@ -125,13 +125,13 @@ func (d *review) accept(ctx context.Context, old *roomdb.Event, e *newEvent, aft
 		return err
 	}
 	d.note(old, e)
-	d.stand(snap, tips)
+	d.stand(snap, extremities)
 	return nil
 }
 
 // standAfter works out where the own head stands once an event is one of its ends.
-func (d *review) standAfter(ctx context.Context, e *newEvent, after *state.Snapshot) ([]tip, *state.Snapshot, error) {
-	tips, snaps, err := d.w.tipsAfter(ctx, e, after, true)
+func (d *review) standAfter(ctx context.Context, e *newEvent, after *state.Snapshot) ([]extremity, *state.Snapshot, error) {
+	extremities, snaps, err := d.w.extremitiesAfter(ctx, e, after, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,12 +140,12 @@ func (d *review) standAfter(ctx context.Context, e *newEvent, after *state.Snaps
 		return nil, nil, err
 	}
 	snap, err := d.w.merge(snaps, next)
-	return tips, snap, err
+	return extremities, snap, err
 }
 
 // stand moves the own head.
-func (d *review) stand(snap *state.Snapshot, tips []tip) {
-	d.w.h.snap, d.w.h.state, d.w.h.sid, d.w.h.tips = snap, snap.Map(), snap.SID(), tips
+func (d *review) stand(snap *state.Snapshot, extremities []extremity) {
+	d.w.h.snap, d.w.h.state, d.w.h.sid, d.w.h.extremities = snap, snap.Map(), snap.SID(), extremities
 }
 
 // replaced is the state event that an event takes the place of.
@@ -216,11 +216,11 @@ func (d *review) takeOver(ctx context.Context, was head, moved []movedMember, te
 	return w.c, nil
 }
 
-// trim leaves of the states after events those after the ends of the room. What the room has of others is of the time
+// trim leaves of the states after events those after the forward extremities of the room. What the room has of others is of the time
 // when it lacked members.
 func (d *review) trim() {
-	keep := make(map[int64]*state.Snapshot, len(d.w.h.tips))
-	for _, t := range d.w.h.tips {
+	keep := make(map[int64]*state.Snapshot, len(d.w.h.extremities))
+	for _, t := range d.w.h.extremities {
 		if snap := d.w.afters[t.nid]; snap != nil {
 			keep[t.nid] = snap
 		}
@@ -231,7 +231,7 @@ func (d *review) trim() {
 // deliverLate gives an event its place that was refused for what we did not know.
 func (d *review) deliverLate(ctx context.Context, e *newEvent) error {
 	w := d.w
-	e.place = true
+	e.rowExists = true
 	w.c.events = append(w.c.events, e)
 	_, missing, err := d.follows(ctx, &roomdb.Event{PDU: e.pdu, Prev: e.prev})
 	if err != nil {

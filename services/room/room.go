@@ -21,7 +21,7 @@ import (
 // each other's commit.
 type room struct {
 	s     *Service
-	p     *tenure
+	p     *lease
 	id    id.Room
 	nid   int64
 	rules *roomversion.Rules
@@ -60,15 +60,15 @@ type room struct {
 	merger    id.User            // who sent the last event that merged ends
 	mute      *state.Map         // a current state in which nobody of ours may do that
 	partial   *partialRoom       // set while the state lacks members
-	void      chan struct{}      // closed when what is resolved aside will be of no use
+	void      chan struct{}      // closed when what is resolved without the lock will be of no use
 
 	ingest  chan struct{} // held by who takes in events of other servers
 	waiting atomic.Int32  // how many wait for that
-	// aside is held by who resolves with the room unlocked, reading is the auth graph that is read for that. still is closed
+	// unlockedSlot is held by who resolves with the room unlocked, reading is the auth graph that is read for that. still is closed
 	// when the state may change again.
-	aside   chan struct{}
-	reading atomic.Pointer[growing]
-	still   atomic.Pointer[chan struct{}]
+	unlockedSlot chan struct{}
+	reading      atomic.Pointer[growing]
+	still        atomic.Pointer[chan struct{}]
 }
 
 // head is where a room stands: all that an event that is built on it needs. It is a value: a copy is a draft.
@@ -76,8 +76,8 @@ type head struct {
 	state state.Map
 	sid   int64           // number of the state; 0: empty
 	snap  *state.Snapshot // the same as the storage knows it
-	// tips are the forward extremities.
-	tips                         []tip
+	// extremities are the forward extremities.
+	extremities                  []extremity
 	depth, firstOrd, notifySeq   int64
 	joined, invited, joinedLocal int32
 	// fullPos is where in the log the room got its whole state (roomdb.Room); fullHere stands for room.filledPos.
@@ -90,15 +90,15 @@ const fullHere = -2
 // partial says that the state lacks the members that were omitted when we joined.
 func (h *head) partial() bool { return h.fullPos == roomdb.PartialState }
 
-// tip is a forward extremity.
-type tip struct {
+// extremity is a forward extremity.
+type extremity struct {
 	nid int64
 	pdu *event.PDU
 }
 
 func (h *head) row() *roomRow {
-	ext := make([]int64, len(h.tips))
-	for i, t := range h.tips {
+	ext := make([]int64, len(h.extremities))
+	for i, t := range h.extremities {
 		ext[i] = t.nid
 	}
 	return &roomRow{sid: h.sid, extremities: ext, depth: h.depth, firstOrd: h.firstOrd, notifySeq: h.notifySeq,
@@ -108,7 +108,7 @@ func (h *head) row() *roomRow {
 // lockRoom returns the room, locked and loaded. The caller calls unlock. A room that we know nothing of is returned
 // with exists false.
 func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {
-	p, err := s.tenureOf(ctx, partition.Of(string(roomID)))
+	p, err := s.leaseOf(ctx, partition.Of(string(roomID)))
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (s *Service) lockRoom(ctx context.Context, roomID id.Room) (*room, error) {
 				r.unlock()
 				return nil, err
 			}
-			if len(r.head.tips) > mergeAbove && r.head.joinedLocal > 0 {
+			if len(r.head.extremities) > mergeAbove && r.head.joinedLocal > 0 {
 				s.mergeSoon(roomID) // the owner before did not come to it
 			}
 		}
@@ -150,14 +150,14 @@ func (s *Service) joinedRoom(ctx context.Context, roomID id.Room) (*room, error)
 	if err != nil {
 		return nil, err
 	}
-	if !r.exists || len(r.head.tips) == 0 {
+	if !r.exists || len(r.head.extremities) == 0 {
 		r.unlock()
 		return nil, merr.NotFound("Unknown room")
 	}
 	return r, nil
 }
 
-func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
+func (s *Service) roomIn(p *lease, roomID id.Room) (*room, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.rooms == nil {
@@ -165,7 +165,7 @@ func (s *Service) roomIn(p *tenure, roomID id.Room) (*room, error) {
 	}
 	r := p.rooms[roomID]
 	if r == nil {
-		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1), aside: make(chan struct{}, 1)}
+		r = &room{s: s, p: p, id: roomID, sem: make(chan struct{}, 1), ingest: make(chan struct{}, 1), unlockedSlot: make(chan struct{}, 1)}
 		r.allowance.rate, r.allowance.most = s.cfg.ResolveShare, s.cfg.ResolveBurst
 		p.rooms[roomID] = r
 		s.metrics.rooms.Inc()
@@ -212,14 +212,14 @@ const evictScan = 16
 
 // evict keeps the number of rooms in memory within bounds. p.mu is held. Go's maps iterate from a random place, so a
 // sample of a few is a fair one.
-func (s *Service) evict(p *tenure) {
+func (s *Service) evict(p *lease) {
 	if len(p.rooms) <= s.roomsPerPart {
 		return
 	}
 	var oldest *room
 	n := 0
 	for _, r := range p.rooms {
-		if r.pending.Load() == 0 && len(r.sem) == 0 && len(r.aside) == 0 && r.used.Load() != 0 && (oldest == nil || r.used.Load() < oldest.used.Load()) {
+		if r.pending.Load() == 0 && len(r.sem) == 0 && len(r.unlockedSlot) == 0 && r.used.Load() != 0 && (oldest == nil || r.used.Load() < oldest.used.Load()) {
 			oldest = r
 		}
 		if n++; n >= evictScan {
@@ -262,7 +262,7 @@ func (r *room) load(ctx context.Context) error {
 		}
 		r.head.state, r.head.sid = r.head.snap.Map(), row.SID
 	}
-	tips, err := r.s.events(ctx, r.p, row.Extremities)
+	extremities, err := r.s.events(ctx, r.p, row.Extremities)
 	if err != nil {
 		return fmt.Errorf("load room %s: %w", r.id, err)
 	}
@@ -270,8 +270,8 @@ func (r *room) load(ctx context.Context) error {
 	h.depth, h.firstOrd, h.notifySeq = row.Depth, row.FirstOrd, row.NotifySeq
 	h.joined, h.invited, h.joinedLocal = int32(row.Joined), int32(row.Invited), int32(row.JoinedLocal)
 	h.fullPos = row.FullPos
-	for _, e := range tips {
-		r.head.tips = append(r.head.tips, tip{e.NID, e.PDU})
+	for _, e := range extremities {
+		r.head.extremities = append(r.head.extremities, extremity{e.NID, e.PDU})
 	}
 	if h.partial() {
 		return r.loadPartial(ctx)
@@ -351,8 +351,8 @@ func (r *room) forgetSettled() {
 	r.unsettled, r.queuedIDs = nil, nil
 }
 
-// settle waits until all that was queued is in PostgreSQL. The room is locked.
-func (r *room) settle(ctx context.Context) error {
+// waitCommitted waits until all that was queued is in PostgreSQL. The room is locked.
+func (r *room) waitCommitted(ctx context.Context) error {
 	last := r.last.Load()
 	if last == nil {
 		return nil

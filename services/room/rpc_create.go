@@ -66,7 +66,7 @@ func (s *Service) createAt(ctx context.Context, create *event.PDU, req *roomv1.C
 	found := &roomv1.FoundRequest{RoomId: string(create.RoomID), RoomVersion: create.Rules.Version, CreateEvent: create.JSON,
 		Events: req.Events, Published: req.Published, Cause: req.Cause}
 	part := partition.Of(string(create.RoomID))
-	if p := s.tenures[part].Load(); p != nil && !p.lost.Load() {
+	if p := s.leases[part].Load(); p != nil && !p.lost.Load() {
 		resp, err := s.Found(ctx, found)
 		if _, elsewhere := partition.AsNotOwner(err); !elsewhere && !errors.Is(err, errUnavailable) {
 			return resp, err

@@ -78,7 +78,7 @@ func (w *writer) template(ctx context.Context, in intent) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, found, err := w.draft(ctx, in, on)
+	d, found, err := w.fillDraft(ctx, in, on)
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +259,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.outside(ctx, pdu, stripped, "", true); err != nil {
+	if err := s.storeUnjoined(ctx, pdu, stripped, "", true); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil

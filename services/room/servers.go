@@ -144,7 +144,7 @@ func (f *fill) countAhead(ctx context.Context, st *wholeState) error {
 // recount makes the counts those of a state with all members, if there are any from before. own is the event of the state
 // that is not stored yet.
 func (w *writer) recount(ctx context.Context, m state.Map, own *newEvent) error {
-	if err := w.r.settle(ctx); err != nil {
+	if err := w.r.waitCommitted(ctx); err != nil {
 		return err
 	}
 	before, err := w.r.uncounted(ctx, nil)

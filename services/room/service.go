@@ -82,7 +82,7 @@ type Service struct {
 	owner  *partition.Owner
 	lanes  map[*pgxpool.Pool][]*lane
 
-	tenures      []atomic.Pointer[tenure]
+	leases       []atomic.Pointer[lease]
 	roomsPerPart int
 	loads        *turns                        // of reading auth graphs: some memory and processor time, all at once
 	turns        *turns                        // of state resolutions
@@ -128,7 +128,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s := &Service{
 		cfg: cfg, shards: deps.Shards, db: deps.DB, bus: deps.Bus, router: deps.Router, servers: deps.Servers,
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
-		tenures: make([]atomic.Pointer[tenure], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
+		leases: make([]atomic.Pointer[lease], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)), loads: newTurns(graphLoads),
 		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce), brief: briefBounds,
 	}
@@ -223,8 +223,8 @@ func (s *Service) beacons(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for i := range s.tenures {
-			if p := s.tenures[i].Load(); p != nil && p.touched.Swap(false) {
+		for i := range s.leases {
+			if p := s.leases[i].Load(); p != nil && p.touched.Swap(false) {
 				s.beacon(p, p.published.Load())
 				s.flushProjected(ctx, p)
 			}
@@ -233,7 +233,7 @@ func (s *Service) beacons(ctx context.Context) {
 }
 
 // flushProjected stores how far the membership index is written, if no append has done so: a takeover replays less.
-func (s *Service) flushProjected(ctx context.Context, p *tenure) {
+func (s *Service) flushProjected(ctx context.Context, p *lease) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := s.shards.For(p.part).Exec(ctx, sqlProjected, int32(p.part), p.epoch, p.projected.Load()); err != nil && ctx.Err() == nil {

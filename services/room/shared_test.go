@@ -168,7 +168,7 @@ func TestSharedBetweenWorkers(t *testing.T) {
 				t.Errorf("%v resolutions were found in Redis, want %v", got, c.shared)
 			}
 			if n := len(a.room(roomID).Extremities); n != 1 {
-				t.Errorf("%d ends", n)
+				t.Errorf("%d extremities", n)
 			}
 			sameState(t, a, b, roomID)
 			a.checkResolved(roomID)
@@ -204,8 +204,8 @@ func TestOwnerDiesResolving(t *testing.T) {
 	a.replace()
 	<-done
 	a.settle()
-	if ends := len(a.room(roomID).Extremities); ends != 2 {
-		t.Errorf("%d ends", ends)
+	if extremities := len(a.room(roomID).Extremities); extremities != 2 {
+		t.Errorf("%d extremities", extremities)
 	}
 	a.checkResolved(roomID)
 	a.auditSplit(t, roomID)

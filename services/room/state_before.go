@@ -11,7 +11,7 @@ import (
 
 // stateBefore returns the state before an event, nil if that is empty: of one prev event the state after it, of
 // several the resolution.
-func (w *writer) stateBefore(ctx context.Context, e *newEvent, at place) (*state.Snapshot, error) {
+func (w *writer) stateBefore(ctx context.Context, e *newEvent, at parents) (*state.Snapshot, error) {
 	if len(at.prev)+len(at.fetched)+len(at.also) == 0 {
 		if e.pdu.Is(typeCreate, "") {
 			return nil, nil
@@ -77,7 +77,7 @@ func (w *writer) batch() *state.Batch {
 
 // after returns the state after a stored event.
 func (w *writer) after(ctx context.Context, ev *roomdb.Event) (*state.Snapshot, error) {
-	if len(w.h.tips) == 1 && w.h.tips[0].nid == ev.NID {
+	if len(w.h.extremities) == 1 && w.h.extremities[0].nid == ev.NID {
 		return w.h.snap, nil
 	}
 	if snap := w.afters[ev.NID]; snap != nil {
@@ -116,7 +116,7 @@ func (w *writer) open(ctx context.Context, sid int64) (*state.Snapshot, error) {
 		}
 	}
 	// Snapshots of changes that are queued are not in PostgreSQL yet.
-	if err := w.r.settle(ctx); err != nil {
+	if err := w.r.waitCommitted(ctx); err != nil {
 		return nil, err
 	}
 	return w.s.states.Open(ctx, w.s.shards.For(w.r.p.part), w.r.p.part, sid)

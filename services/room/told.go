@@ -35,7 +35,7 @@ func (s *Service) reviewAfter(c *change) {
 }
 
 // reviewSoon judges events of a room again in the background, if nobody does so yet.
-func (s *Service) reviewSoon(p *tenure, roomID id.Room) {
+func (s *Service) reviewSoon(p *lease, roomID id.Room) {
 	key := fillKey{p.epoch, roomID}
 	if _, busy := s.reviewing.LoadOrStore(key, true); busy {
 		return
@@ -60,7 +60,7 @@ func (s *Service) reviewSoon(p *tenure, roomID id.Room) {
 }
 
 // lockWhole locks a room under a lease. It returns nil if the room lacks members: these are fetched first.
-func (s *Service) lockWhole(ctx context.Context, p *tenure, roomID id.Room) (*room, error) {
+func (s *Service) lockWhole(ctx context.Context, p *lease, roomID id.Room) (*room, error) {
 	r, err := s.lockRoom(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (s *Service) lockWhole(ctx context.Context, p *tenure, roomID id.Room) (*ro
 		r.unlock()
 		return nil, p.lostError()
 	}
-	if err := r.settle(ctx); err != nil {
+	if err := r.waitCommitted(ctx); err != nil {
 		r.unlock()
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (s *Service) lockWhole(ctx context.Context, p *tenure, roomID id.Room) (*ro
 	return r, nil
 }
 
-func (s *Service) anyReady(ctx context.Context, p *tenure, roomID id.Room) (bool, error) {
+func (s *Service) anyReady(ctx context.Context, p *lease, roomID id.Room) (bool, error) {
 	r, err := s.lockWhole(ctx, p, roomID)
 	if err != nil || r == nil {
 		return false, err
@@ -91,7 +91,7 @@ func (s *Service) anyReady(ctx context.Context, p *tenure, roomID id.Room) (bool
 }
 
 // reviewRoom judges events of a room again until none is ready.
-func (s *Service) reviewRoom(ctx context.Context, p *tenure, roomID id.Room) error {
+func (s *Service) reviewRoom(ctx context.Context, p *lease, roomID id.Room) error {
 	p.judging.Add(1)
 	defer p.judging.Add(-1)
 	for {
@@ -129,7 +129,7 @@ func (s *Service) review(ctx context.Context, v *toldReview) (*change, error) {
 
 // beginReview compares what was told before the next event with what its prev events make. If it is the same, or cannot be
 // worked out, the change says that the event is done. Otherwise the review is to be run. Both are nil if no event is ready.
-func (s *Service) beginReview(ctx context.Context, p *tenure, roomID id.Room) (*toldReview, *change, error) {
+func (s *Service) beginReview(ctx context.Context, p *lease, roomID id.Room) (*toldReview, *change, error) {
 	r, err := s.lockWhole(ctx, p, roomID)
 	if err != nil || r == nil {
 		return nil, nil, err
@@ -154,7 +154,7 @@ func (s *Service) beginReview(ctx context.Context, p *tenure, roomID id.Room) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	v.before, err = v.w.stateBefore(ctx, &newEvent{pdu: v.first.PDU, nid: v.first.NID}, place{prev: prev})
+	v.before, err = v.w.stateBefore(ctx, &newEvent{pdu: v.first.PDU, nid: v.first.NID}, parents{prev: prev})
 	switch {
 	case errors.Is(err, resolve.ErrBudget):
 		s.log.Warn("the state before an event stays as it was told", "room", roomID, "event", v.first.ID, "err", err)
@@ -182,7 +182,7 @@ func (s *Service) reviewStep(ctx context.Context, name string) error {
 type toldReview struct {
 	review
 	s      *Service
-	p      *tenure
+	p      *lease
 	roomID id.Room
 	told   toldEvent
 	first  *roomdb.Event

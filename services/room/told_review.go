@@ -227,7 +227,7 @@ func (v *toldReview) one(ctx context.Context, nid int64) error {
 		return err
 	}
 	e := &newEvent{pdu: old.PDU, nid: old.NID, ord: old.Ord, history: old.History() || v.history[nid]}
-	at := place{history: e.history}
+	at := parents{history: e.history}
 	for _, p := range prev {
 		e.prev = append(e.prev, p.NID)
 		at.prev = append(at.prev, v.w.present(p))
@@ -235,39 +235,39 @@ func (v *toldReview) one(ctx context.Context, nid int64) error {
 	return v.judge(ctx, old, e, at)
 }
 
-// stands makes the own head stand upon the ends of the room that do not follow the first event and, if with is set, upon
+// stands makes the own head stand upon the forward extremities of the room that do not follow the first event and, if with is set, upon
 // those of the own head that do. If there are none it stands before the first event.
 func (v *toldReview) stands(ctx context.Context, with bool) error {
-	own := v.w.h.tips
+	own := v.w.h.extremities
 	v.w.h = v.w.r.head
-	var tips []tip
-	for _, t := range v.w.r.head.tips {
+	var extremities []extremity
+	for _, t := range v.w.r.head.extremities {
 		if !v.follow[t.pdu.ID] {
-			tips = append(tips, t)
+			extremities = append(extremities, t)
 		}
 	}
 	for _, t := range own {
 		if with && v.follow[t.pdu.ID] {
-			tips = append(tips, t)
+			extremities = append(extremities, t)
 		}
 	}
-	if len(tips) == 0 {
+	if len(extremities) == 0 {
 		prev, _, err := v.follows(ctx, v.first)
 		if err != nil {
 			return err
 		}
 		if with { // none of what follows is accepted
 			for _, p := range prev {
-				tips = append(tips, tip{p.NID, p.PDU})
+				extremities = append(extremities, extremity{p.NID, p.PDU})
 			}
 		}
-		v.stand(v.before, tips)
+		v.stand(v.before, extremities)
 		return nil
 	}
-	v.w.h.tips = nil // the state after the room's only end may be another now
+	v.w.h.extremities = nil // the state after the room's only end may be another now
 	var snaps []*state.Snapshot
-	for _, t := range tips {
-		snap, err := v.w.afterTip(ctx, t)
+	for _, t := range extremities {
+		snap, err := v.w.afterExtremity(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -281,7 +281,7 @@ func (v *toldReview) stands(ctx context.Context, with bool) error {
 	if err != nil {
 		return err
 	}
-	v.stand(snap, tips)
+	v.stand(snap, extremities)
 	return nil
 }
 

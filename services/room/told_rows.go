@@ -118,7 +118,7 @@ func (r *room) toldReady(ctx context.Context) (*toldEvent, error) {
 }
 
 // toldRooms returns the rooms of a partition that have events to be judged again.
-func (s *Service) toldRooms(ctx context.Context, p *tenure) ([]id.Room, error) {
+func (s *Service) toldRooms(ctx context.Context, p *lease) ([]id.Room, error) {
 	rows, err := s.shards.For(p.part).Query(ctx, sqlToldRooms, int32(p.part))
 	if err != nil {
 		return nil, err

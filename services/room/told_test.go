@@ -147,7 +147,7 @@ func (x *told) moveOwner(t *testing.T) {
 	t.Helper()
 	part := partition.Of(x.room)
 	for _, w := range x.c.workers {
-		if w.tenures[part].Load() == nil {
+		if w.leases[part].Load() == nil {
 			if _, err := partition.NewRows(x.c.db).Acquire(context.Background(), part, w.name, w.grpc.Addr()); err != nil {
 				t.Fatal(err)
 			}

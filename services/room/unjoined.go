@@ -18,12 +18,12 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// outside stores a membership event of one of our users in a room that we are not in. Nobody can tell whether what such
+// storeUnjoined stores a membership event of one of our users in a room that we are not in. Nobody can tell whether what such
 // an event says of the room is true, its version above all. So it stays in the user's row: the room has no row before a
 // join has brought the create event. stripped is the state that the user is shown, via the server through which the user
 // knocked. If unlessInside is set and we are in the room, nothing is done: the event comes by
 // federation.
-func (s *Service) outside(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server, unlessInside bool) error {
+func (s *Service) storeUnjoined(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server, unlessInside bool) error {
 	r, err := s.lockRoom(ctx, pdu.RoomID)
 	if err != nil {
 		return err
@@ -41,18 +41,18 @@ func (s *Service) outside(ctx context.Context, pdu *event.PDU, stripped []byte, 
 	if unlessInside && inside {
 		return nil
 	}
-	return s.projectOutside(ctx, r, pdu, stripped, via, nid, head)
+	return s.projectUnjoined(ctx, r, pdu, stripped, via, nid, head)
 }
 
 // proven says whether a join has proven what the room is. Rows of rooms without events at their end were written upon
 // mere invites by earlier releases, or for a join that was never finished.
-func (r *room) proven() bool { return r.exists && len(r.head.tips) > 0 }
+func (r *room) proven() bool { return r.exists && len(r.head.extremities) > 0 }
 
-func (s *Service) projectOutside(ctx context.Context, r *room, pdu *event.PDU, stripped []byte, via id.Server, nid, head int64) error {
+func (s *Service) projectUnjoined(ctx context.Context, r *room, pdu *event.PDU, stripped []byte, via id.Server, nid, head int64) error {
 	user := *pdu.StateKey
 	part := partition.Of(user)
 	var seq int64
-	err := s.shards.For(part).QueryRow(ctx, sqlProjectOutside, int32(part), user, string(r.id), int32(r.p.part), nid,
+	err := s.shards.For(part).QueryRow(ctx, sqlProjectUnjoined, int32(part), user, string(r.id), int32(r.p.part), nid,
 		pdu.Rules.Version, pdu.Membership(), string(pdu.ID), string(pdu.Sender), head, stripped, pdu.JSON, string(via)).Scan(&seq)
 	if err != nil {
 		return fmt.Errorf("write membership index: %w", err)
@@ -63,8 +63,8 @@ func (s *Service) projectOutside(ctx context.Context, r *room, pdu *event.PDU, s
 	return nil
 }
 
-// outsideRow is what we know of a user's membership in a room that we are not in.
-type outsideRow struct {
+// unjoinedRow is what we know of a user's membership in a room that we are not in.
+type unjoinedRow struct {
 	membership string
 	eventNID   int64 // 0: the event is in the row
 	eventID    id.Event
@@ -77,7 +77,7 @@ type outsideRow struct {
 
 // shownBy are the servers of those who sent the state that the user was shown, and the one that the user knocked through.
 // What was shown is what somebody told us: these servers may be in the room, or not.
-func (o *outsideRow) shownBy() []id.Server {
+func (o *unjoinedRow) shownBy() []id.Server {
 	servers := []id.Server{o.via}
 	for _, sender := range gjson.GetBytes(o.stripped, "#.sender").Array() {
 		if user, err := id.ParseUser(sender.Str); err == nil && !slices.Contains(servers, user.Server()) {
@@ -87,9 +87,9 @@ func (o *outsideRow) shownBy() []id.Server {
 	return servers
 }
 
-func (s *Service) outsideRow(ctx context.Context, roomID id.Room, user id.User) (*outsideRow, error) {
+func (s *Service) unjoinedRow(ctx context.Context, roomID id.Room, user id.User) (*unjoinedRow, error) {
 	part := partition.Of(string(user))
-	row := new(outsideRow)
+	row := new(unjoinedRow)
 	err := s.shards.For(part).QueryRow(ctx, sqlMembership, int32(part), string(user), string(roomID)).
 		Scan(&row.membership, &row.eventNID, &row.eventID, &row.sender, &row.version, &row.stripped, &row.event, &row.via)
 	if pg.IsNoRows(err) {
@@ -102,7 +102,7 @@ func (s *Service) outsideRow(ctx context.Context, roomID id.Room, user id.User) 
 }
 
 // last returns the event of the row; nil if there is none any more.
-func (s *Service) last(ctx context.Context, roomID id.Room, row *outsideRow) (*event.PDU, error) {
+func (s *Service) last(ctx context.Context, roomID id.Room, row *unjoinedRow) (*event.PDU, error) {
 	if row.eventNID == 0 {
 		rules, ok := roomversion.Get(row.version)
 		if !ok || len(row.event) == 0 {
@@ -125,22 +125,22 @@ func (s *Service) last(ctx context.Context, roomID id.Room, row *outsideRow) (*e
 	return e.PDU, nil
 }
 
-// errOutside is what others are told of events of a room that we are not in.
-var errOutside = errors.New("we are not in this room")
+// errUnjoined is what others are told of events of a room that we are not in.
+var errUnjoined = errors.New("we are not in this room")
 
-// receiveOutside takes in what others have done to memberships of ours in a room that we are not in.
-func (s *Service) receiveOutside(ctx context.Context, roomID id.Room, raw [][]byte) (*roomv1.ReceiveResponse, error) {
+// receiveUnjoined takes in what others have done to memberships of ours in a room that we are not in.
+func (s *Service) receiveUnjoined(ctx context.Context, roomID id.Room, raw [][]byte) (*roomv1.ReceiveResponse, error) {
 	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(raw))}
 	for i, b := range raw {
 		result := new(roomv1.PduResult)
 		pdu, known, err := s.endingOf(ctx, roomID, b)
 		if err == nil && !known {
-			err = s.outside(ctx, pdu, nil, "", true)
+			err = s.storeUnjoined(ctx, pdu, nil, "", true)
 		}
 		if pdu != nil {
 			result.EventId = string(pdu.ID)
 		}
-		if m, ok := merr.As(err); ok && m.Status < 500 || errors.Is(err, errOutside) {
+		if m, ok := merr.As(err); ok && m.Status < 500 || errors.Is(err, errUnjoined) {
 			result.Error = err.Error()
 		} else if err != nil {
 			return nil, again(err)
@@ -151,22 +151,22 @@ func (s *Service) receiveOutside(ctx context.Context, roomID id.Room, raw [][]by
 }
 
 // endingOf parses an event by which somebody has withdrawn an invite of one of our users, or denied a knock; known says
-// that it is the user's membership already. Any other event is errOutside.
+// that it is the user's membership already. Any other event is errUnjoined.
 func (s *Service) endingOf(ctx context.Context, roomID id.Room, raw []byte) (pdu *event.PDU, known bool, err error) {
 	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)
 	if err != nil || !s.localUser(user) {
-		return nil, false, errOutside
+		return nil, false, errUnjoined
 	}
-	row, err := s.outsideRow(ctx, roomID, user)
+	row, err := s.unjoinedRow(ctx, roomID, user)
 	if err != nil {
 		return nil, false, err
 	}
 	if row == nil {
-		return nil, false, errOutside
+		return nil, false, errUnjoined
 	}
 	rules, ok := roomversion.Get(row.version)
 	if !ok {
-		return nil, false, errOutside
+		return nil, false, errUnjoined
 	}
 	if pdu, err = parseEvent(raw, rules, roomID); err != nil {
 		return nil, false, err
@@ -174,13 +174,13 @@ func (s *Service) endingOf(ctx context.Context, roomID id.Room, raw []byte) (pdu
 	if known = pdu.ID == row.eventID; known || row.endsWith(pdu) {
 		return pdu, known, nil
 	}
-	return pdu, false, errOutside
+	return pdu, false, errUnjoined
 }
 
 // endsWith says whether an event ends an invite or a knock. We do not know the room's state, so nobody can say whether the
 // sender had the power to do that. But who sends it knows the invite or knock, which the event must name, and is of a server
 // that we have heard of the room from.
-func (o *outsideRow) endsWith(pdu *event.PDU) bool {
+func (o *unjoinedRow) endsWith(pdu *event.PDU) bool {
 	is := pdu.Membership()
 	from := pdu.Sender.Server()
 	return (o.membership == "invite" || o.membership == "knock") &&

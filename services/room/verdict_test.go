@@ -80,8 +80,8 @@ func (c *claimedJoin) refuse() {
 func (c *claimedJoin) goOn() {
 	c.t.Helper()
 	c.a.take(c.room, two, c.message(52, c.end.ID))
-	if ends := len(c.a.room(c.room).Extremities); ends != 2 {
-		c.t.Fatalf("%d ends", ends)
+	if extremities := len(c.a.room(c.room).Extremities); extremities != 2 {
+		c.t.Fatalf("%d extremities", extremities)
 	}
 	c.a.checkResolved(c.room)
 	if got := c.a.state(c.room)["m.room.topic|"]; got != "" {
@@ -149,7 +149,7 @@ func TestResolutionUnderNewVerdicts(t *testing.T) {
 	p.release()
 	r := b.whole(roomID)
 	if len(r.Extremities) != 2 {
-		t.Fatalf("%d ends", len(r.Extremities))
+		t.Fatalf("%d extremities", len(r.Extremities))
 	}
 	b.checkResolved(roomID)
 	if now := b.state(roomID); now["m.room.topic|"] != topic.ID || now["m.room.member|"+victim] != join.ID {
@@ -211,8 +211,8 @@ func TestResolutionAfterRedaction(t *testing.T) {
 	branch = carry(b, a, two, roomID, branch)
 	refused := func(when string) {
 		t.Helper()
-		if ends := len(a.room(roomID).Extremities); ends != 2 {
-			t.Fatalf("%s: %d ends", when, ends)
+		if extremities := len(a.room(roomID).Extremities); extremities != 2 {
+			t.Fatalf("%s: %d extremities", when, extremities)
 		}
 		a.checkResolved(roomID)
 		if got := a.state(roomID)["m.room.member|"+carl]; got != "" {
@@ -242,7 +242,7 @@ func TestPlaceIsForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	asStored := func() bool {
-		p := w.tenures[stored.Part].Load()
+		p := w.leases[stored.Part].Load()
 		e, err := w.event(context.Background(), p, stored.NID)
 		return err == nil && e.Flags == stored.Flags && e.SID == stored.SID
 	}
@@ -253,7 +253,7 @@ func TestPlaceIsForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &newEvent{pdu: c.join, nid: stored.NID, sid: 7, flags: flagRejected, auth: stored.Auth, place: true, was: stored.Flags}
+	e := &newEvent{pdu: c.join, nid: stored.NID, sid: 7, flags: flagRejected, auth: stored.Auth, rowExists: true, was: stored.Flags}
 	w.remember(r, e)
 	if asStored() {
 		t.Error("the new verdict is not at hand")

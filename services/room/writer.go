@@ -42,14 +42,14 @@ type writer struct {
 	// drafted are the numbers of the draft's events, afters the states after events that the draft made or looked up.
 	drafted map[id.Event]int64
 	afters  map[int64]*state.Snapshot
-	// outside are stored events that came before their auth events: drafted events replace their rows.
-	outside map[id.Event]int64
+	// authMissing are stored events that came before their auth events: drafted events replace their rows.
+	authMissing map[id.Event]int64
 	// foreign are events of other rooms that drafted events cite.
 	foreign map[id.Event]id.Room
 	// ready are snapshots one of which may be the next current state.
 	ready []*state.Snapshot
-	// maxTips is how many ends of the room events of other servers may lead to.
-	maxTips int
+	// maxExtremities is how many forward extremities of the room events of other servers may lead to.
+	maxExtremities int
 	// looked are stored events that were looked up, nil if there is none, and awaits what waits for such.
 	looked map[id.Event]*roomdb.Event
 	awaits map[id.Event]awaits
@@ -61,21 +61,21 @@ type writer struct {
 	// resolved remembers resolutions under these verdicts, and those of the room when it had changed them so often.
 	resolved memo
 	verdicts int
-	// aside is what was resolved for the draft before.
-	aside *aside
+	// unlocked is what was resolved for the draft before.
+	unlocked *unlockedResolutions
 }
 
 func (s *Service) newWriter(ctx context.Context, r *room) *writer {
 	r.drafted, r.unshared = nil, nil
 	return &writer{s: s, r: r, h: r.head, c: newChange(ctx, r), drafted: make(map[id.Event]int64), afters: make(map[int64]*state.Snapshot),
-		outside: make(map[id.Event]int64), maxTips: maxTips}
+		authMissing: make(map[id.Event]int64), maxExtremities: maxExtremities}
 }
 
 // put queues the draft.
 func (w *writer) put() error {
 	events := w.c.events // the lane may be done with the change before we are
 	for _, e := range events {
-		if nid, ok := w.outside[e.pdu.ID]; ok {
+		if nid, ok := w.authMissing[e.pdu.ID]; ok {
 			w.c.replaced = append(w.c.replaced, nid)
 		}
 	}
@@ -131,24 +131,24 @@ func (w *writer) send(ctx context.Context, in intent) (id.Event, error) {
 	return pdu.ID, w.extend(ctx, e, on)
 }
 
-// base is what a new event is built on: all ends of the room, or as many as an event may name.
+// base is what a new event is built on: all forward extremities of the room, or as many as an event may name.
 type base struct {
-	tips  []tip
-	state state.Map
-	snap  *state.Snapshot
+	extremities []extremity
+	state       state.Map
+	snap        *state.Snapshot
 }
 
 func (w *writer) base(ctx context.Context) (base, error) {
-	all := base{tips: w.h.tips, state: w.h.state, snap: w.h.snap}
-	if len(w.h.tips) <= maxPrev {
+	all := base{extremities: w.h.extremities, state: w.h.state, snap: w.h.snap}
+	if len(w.h.extremities) <= maxPrev {
 		return all, nil
 	}
-	tips := slices.Clone(w.h.tips)
-	slices.SortFunc(tips, func(a, b tip) int { return cmp.Compare(b.pdu.Depth, a.pdu.Depth) })
-	on := base{tips: tips[:maxPrev]}
+	extremities := slices.Clone(w.h.extremities)
+	slices.SortFunc(extremities, func(a, b extremity) int { return cmp.Compare(b.pdu.Depth, a.pdu.Depth) })
+	on := base{extremities: extremities[:maxPrev]}
 	var snaps []*state.Snapshot
-	for _, t := range on.tips {
-		snap, err := w.afterTip(ctx, t)
+	for _, t := range on.extremities {
+		snap, err := w.afterExtremity(ctx, t)
 		if err != nil {
 			return base{}, err
 		}
@@ -188,7 +188,7 @@ func (w *writer) build(ctx context.Context, in intent, on base) (*event.PDU, []i
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing key of %s: %w", server, err)
 	}
-	d, found, err := w.draft(ctx, in, on)
+	d, found, err := w.fillDraft(ctx, in, on)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,8 +229,8 @@ type selected struct {
 	nids   []int64
 }
 
-// draft fills in everything but hashes and signatures.
-func (w *writer) draft(ctx context.Context, in intent, on base) (*event.Draft, *selected, error) {
+// fillDraft fills in everything but hashes and signatures.
+func (w *writer) fillDraft(ctx context.Context, in intent, on base) (*event.Draft, *selected, error) {
 	d := &event.Draft{
 		RoomID: w.r.id, Type: in.typ, StateKey: in.stateKey, Sender: in.sender, Content: in.content, Redacts: in.redacts,
 		Depth: on.depth(), OriginServerTS: in.ts,
@@ -241,7 +241,7 @@ func (w *writer) draft(ctx context.Context, in intent, on base) (*event.Draft, *
 	if in.typ == typeCreate && w.r.rules.RoomIDIsCreateHash {
 		d.RoomID = ""
 	}
-	for _, t := range on.tips {
+	for _, t := range on.extremities {
 		if err := refer(&d.PrevEvents, &d.PrevHashes, t.pdu); err != nil {
 			return nil, nil, err
 		}
@@ -277,7 +277,7 @@ func refer(ids *[]id.Event, hashes *[][32]byte, e *event.PDU) error {
 // depth of the next event: one more than the deepest it builds on, within what JSON of the version can hold.
 func (b base) depth() int64 {
 	deepest := int64(0)
-	for _, t := range b.tips {
+	for _, t := range b.extremities {
 		deepest = max(deepest, t.pdu.Depth)
 	}
 	return min(deepest+1, maxDepth)
@@ -287,7 +287,7 @@ func (b base) depth() int64 {
 const maxDepth = 1<<53 - 1
 
 // authEvents looks a selection up in a state. The create event comes with it in any case: the rules need it.
-func (s *Service) authEvents(ctx context.Context, p *tenure, m state.Map, needed []event.Tuple) (*selected, error) {
+func (s *Service) authEvents(ctx context.Context, p *lease, m state.Map, needed []event.Tuple) (*selected, error) {
 	nids := make([]int64, 0, len(needed)+1)
 	create, hasCreate := m.Get(state.Key{Type: typeCreate})
 	for _, t := range needed {
@@ -310,26 +310,26 @@ func (s *Service) authEvents(ctx context.Context, p *tenure, m state.Map, needed
 	return out, nil
 }
 
-// extend makes an event of ours the new end of the room.
+// extend makes an event of ours the new forward extremity of the room.
 func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 	if on.snap != nil {
 		e.sid = on.snap.SID()
 	}
-	for _, t := range on.tips {
+	for _, t := range on.extremities {
 		e.prev = append(e.prev, t.nid)
 	}
 	if w.h.partial() {
 		w.unsure(e, false)
 	}
 	w.s.remember(w.r, e)
-	if len(on.tips) < len(w.h.tips) {
+	if len(on.extremities) < len(w.h.extremities) {
 		after, err := w.afterOf(e.pdu, e.nid, 0, on.snap, on.state)
 		if err != nil {
 			return err
 		}
 		return w.extendFork(ctx, e, after, true)
 	}
-	w.h.tips = []tip{{e.nid, e.pdu}}
+	w.h.extremities = []extremity{{e.nid, e.pdu}}
 	w.h.depth = max(w.h.depth, e.pdu.Depth)
 	next := on.state
 	if e.pdu.IsState() {
@@ -368,7 +368,7 @@ func (w *writer) tell(ctx context.Context, e *newEvent, before int64, moved []mo
 	if err != nil {
 		return err
 	}
-	// One that changes what the room is, as it brings two ends together, cannot be kept back: nobody else would tell of that.
+	// One that changes what the room is, as it merges two forward extremities, cannot be kept back: nobody else would tell of that.
 	if e.withheld = !shown && before == w.h.sid && len(moved) == 0; e.withheld {
 		return nil
 	}
@@ -530,7 +530,7 @@ func forbidden(err error) error {
 }
 
 // membershipIn returns the membership of a user in a state, "" if there is none.
-func (s *Service) membershipIn(ctx context.Context, p *tenure, m state.Map, user id.User) (string, *roomdb.Event, error) {
+func (s *Service) membershipIn(ctx context.Context, p *lease, m state.Map, user id.User) (string, *roomdb.Event, error) {
 	nid, ok := m.Get(state.Key{Type: typeMember, StateKey: string(user)})
 	if !ok {
 		return "", nil, nil

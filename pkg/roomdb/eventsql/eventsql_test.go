@@ -17,7 +17,7 @@ func TestStatements(t *testing.T) {
 		"ByNID": ByNID, "ByID": ByID, "OneByID": OneByID, "ByPartNID": ByPartNID, "OneInParts": OneInParts, "IDs": IDs, "Unplaced": Unplaced,
 		"RawByNID": RawByNID, "RawRange": RawRange, "Nodes": Nodes, "Entries": Entries, "EntriesAfter": EntriesAfter, "Listed": Listed,
 		"Caused": Caused, "Insert": Insert, "Place": Place, "Judge": Judge, "Redact": Redact, "Restore": Restore,
-		"DeleteRooms": DeleteRooms, "DeleteOutside": DeleteOutside, "Accepted": "SELECT FROM event e WHERE " + Accepted,
+		"DeleteRooms": DeleteRooms, "DeleteAuthMissing": DeleteAuthMissing, "Accepted": "SELECT FROM event e WHERE " + Accepted,
 	} {
 		if _, err := conn.Conn().Prepare(t.Context(), name, sql); err != nil {
 			t.Errorf("%s: %v", name, err)

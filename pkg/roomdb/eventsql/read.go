@@ -7,13 +7,13 @@ const (
 	Outlier    = 1 // stored without its place in the room: auth events, out-of-room invites
 	Rejected   = 2 // failed the auth rules at its place
 	SoftFailed = 4 // failed the auth rules of the current state when it arrived
-	// Outside marks an outlier that came before its auth events, such as a membership of a room that no local user is in.
+	// AuthMissing marks an outlier that came before its auth events, such as a membership of a room that no local user is in.
 	// Once they are here it is stored anew, under another number: an event's number is greater than those of its auth events.
-	Outside = 8
+	AuthMissing = 8
 )
 
 var (
-	inAuthGraph = fmt.Sprintf("flags & %d = 0", Outside)
+	inAuthGraph = fmt.Sprintf("flags & %d = 0", AuthMissing)
 	// Accepted is a condition on the flags of an event e: it was neither rejected nor soft-failed.
 	Accepted = fmt.Sprintf("e.flags & %d = 0", Rejected|SoftFailed)
 )

@@ -49,10 +49,10 @@ DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, room_nid)
 WHERE e.part = b.part AND e.room_nid = b.room_nid AND e.state_key IS NOT NULL`
 )
 
-// DeleteOutside makes way for events that get another number with their auth events.
-var DeleteOutside = fmt.Sprintf(`
+// DeleteAuthMissing makes way for events that get another number with their auth events.
+var DeleteAuthMissing = fmt.Sprintf(`
 DELETE FROM event e USING unnest($1::int[], $2::bigint[]) AS b(part, nid)
-WHERE e.part = b.part AND e.event_nid = b.nid AND e.flags & %d <> 0`, Outside)
+WHERE e.part = b.part AND e.event_nid = b.nid AND e.flags & %d <> 0`, AuthMissing)
 
 // Rows are events column by column, as unnest takes them.
 type Rows struct {

@@ -29,8 +29,8 @@ func TestExtremityPileUp(t *testing.T) {
 		h.a.take(h.room, two, some...)
 		most = max(most, len(h.a.room(h.room).Extremities))
 	}
-	if most > crowdedTips+1 {
-		t.Errorf("there were %d ends", most)
+	if most > crowdedExtremities+1 {
+		t.Errorf("there were %d extremities", most)
 	}
 	waitFor(t, func() bool { return len(h.a.room(h.room).Extremities) <= mergeAbove })
 	came := make(map[id.Event]int)
@@ -45,7 +45,7 @@ func TestExtremityPileUp(t *testing.T) {
 	h.goesOn(before)
 }
 
-// Where nobody of ours may merge, ends that only add to the others are not taken in; an event that names some is.
+// Where nobody of ours may merge, extremities that only add to the others are not taken in; an event that names some is.
 func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	h := newHostile(t, "10")
 	ok := must[*roomv1.SendResponse](t)
@@ -55,7 +55,7 @@ func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	h.on = h.b.last(h.room)
 	before := h.a.state(h.room)
 	refused := 0
-	all := forge(t, h.b, h.room, h.on, maxTips+40)
+	all := forge(t, h.b, h.room, h.on, maxExtremities+40)
 	for some := range slices.Chunk(all, 50) {
 		for _, r := range h.a.receive(h.room, two, jsons(some)...) {
 			if r.Error != "" {
@@ -63,16 +63,16 @@ func TestExtremitiesThatNobodyMerges(t *testing.T) {
 			}
 		}
 	}
-	if n := len(h.a.room(h.room).Extremities); n != maxTips || refused != 40 {
-		t.Errorf("%d ends, %d refused", n, refused)
+	if n := len(h.a.room(h.room).Extremities); n != maxExtremities || refused != 40 {
+		t.Errorf("%d extremities, %d refused", n, refused)
 	}
 	var some []id.Event
 	for _, p := range all[:maxPrev] {
 		some = append(some, p.ID)
 	}
-	h.a.take(h.room, two, h.message(h.on.Depth+2, some...)) // merges ends
-	if n := len(h.a.room(h.room).Extremities); n != maxTips-maxPrev+1 {
-		t.Errorf("%d ends after a merge", n)
+	h.a.take(h.room, two, h.message(h.on.Depth+2, some...)) // merges extremities
+	if n := len(h.a.room(h.room).Extremities); n != maxExtremities-maxPrev+1 {
+		t.Errorf("%d extremities after a merge", n)
 	}
 	h.goesOn(before)
 }

@@ -29,7 +29,7 @@ func (in *intake) claimed(ctx context.Context, ids []id.Event) ([]claimed, error
 		return nil, err
 	}
 	part, room := r.p.part, r.nid
-	err = r.settle(ctx)
+	err = r.waitCommitted(ctx)
 	r.unlock()
 	if err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ func TestClaimedByScan(t *testing.T) {
 	_, err := c.db.For(r.Part).Exec(ctx, `INSERT INTO event (part, event_nid, room_nid, event_id, depth, type, state_key, sender, origin_ts, flags, auth, prev, json)
 		SELECT $1, 1000000 + n, CASE WHEN n % 11 = 0 THEN $2::bigint + 1 ELSE $2::bigint END, '$' || n, 1, 't' || n % 3, CASE WHEN n % 7 > 0 THEN 'k' || n END, '@a:x', 0,
 			CASE WHEN n % 13 = 0 THEN $3 WHEN n % 5 = 0 THEN $4 ELSE 0 END, '{}', '{}', '{}'
-		FROM generate_series(1, $5) n`, int32(r.Part), r.NID, roomdb.Outside, roomdb.Rejected, rows)
+		FROM generate_series(1, $5) n`, int32(r.Part), r.NID, roomdb.AuthMissing, roomdb.Rejected, rows)
 	if err != nil {
 		t.Fatal(err)
 	}
