@@ -4,13 +4,13 @@
 // # Model
 //
 // A Pool has accounts. Each is named by a kind (an address, a user, a server) and a key, and each kind has a limit; a kind
-// without keys is the limit of all. What a request holds is an Entry: it is charged to several accounts at once, as it grows,
-// and never for what it announces.
+// without keys is an account that all requests share. What a request holds is an Entry. It is charged to several accounts at
+// once, as it grows, and never for a length that was only announced.
 //
-// An entry is pending until its holder settles it: until a body is complete, and its sender is who it says. If an account is
-// full, the pending entry of it that has not grown for the longest time makes room: its holder is told to give up, and what it
-// held is free at once. So whoever opens many requests and leaves them standing pushes out their own, and a request that
-// comes and is complete a moment later gets through. Only if nothing is pending is the newcomer refused.
+// An entry is pending until its holder settles it: until the body is complete and its sender is verified. If an account is full,
+// its pending entry that has not grown for the longest time makes room: the holder of that entry is told to give up, and what
+// it held is free at once. So a client that opens many requests and abandons them displaces its own requests, and a request
+// that arrives and is complete a moment later gets through. The new entry is refused only if no entry is pending.
 //
 // # Invariants
 //

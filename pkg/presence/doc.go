@@ -1,28 +1,28 @@
-// Package presence keeps who is online: in Redis, so that every worker sees the same, and on the bus, so that every
-// worker hears of changes. It is never truth.
+// Package presence keeps track of which users are online: in Redis, so that every worker sees the same, and on the bus, so that
+// every worker learns of changes. It is never truth.
 //
 // # Model
 //
-// What is known of a user is one message ([logv1.Presence]), in Redis and on the bus alike. A local user's has what each
-// device says: the user is what the most present of them is (busy before online, unavailable, offline; client-server
-// API, "Presence": "collated from both per-device and per-user data"). A device speaks by a poll ([Poll], [Keep],
-// [Leave]) or by PUT /presence ([Put]); a poll does not touch the status message, and does not end busy. Each device
-// counts until a time: who polls moves that on, and takes the device out when it has gone ([Leave]); what a worker that
-// was killed leaves behind ends by itself. Other servers' users are as they were told to be, until they have not been
-// heard of for [RemoteFor].
+// The presence of a user is one message ([logv1.Presence]), in Redis and on the bus alike. The message of a local user has what
+// each device reports; the user has the presence of the most active device (busy before online, unavailable, offline;
+// client-server API, "Presence": "collated from both per-device and per-user data"). A device reports by polling ([Poll],
+// [Keep], [Leave]) or by PUT /presence ([Put]). A poll does not change the status message, and does not end busy. Each device
+// counts until a given time. The worker at which it polls extends that time, and removes the device when it has gone ([Leave]);
+// devices of a killed worker expire. Users of other servers have the presence that their server reported, until nothing was
+// heard of them for [RemoteFor].
 //
 // # Invariants
 //
-// Each change is a function from the message before to the one after, stored only if nobody has stored another one
-// meanwhile: no worker overwrites what it has not seen, and of several that find the same (a device that has gone) one
-// tells. Versions of a user grow; a reader drops what is older than what it has. Others are told of a change that they
-// can see, and of a local user who does not change every [PingEvery], as other servers take one for gone of whom they
-// do not hear (Synapse: after half an hour).
+// Each change is a function from the old message to the new one, which is stored only if nobody has stored another message
+// meanwhile: no worker overwrites a message that it has not seen, and of several workers that notice the same (such as a device
+// that has gone) one publishes it. Versions of a user grow; a reader drops a message that is older than the one it has. Other
+// servers are told of changes that they can see, and every [PingEvery] of a local user whose presence does not change, because
+// they treat users whom they do not hear of as offline (Synapse: after half an hour).
 //
 // # Failures
 //
-// Redis wiped: the worker that changes something begins with what it has heard last, which the others have heard too.
-// Redis away: the same, told over the bus only; it is asked again after a pause. NATS away: who listens hears of the
-// next change, and workers look into Redis from time to time. Both: everybody is as they were heard last, until they
-// count no more.
+// Redis was wiped: the worker that makes a change starts from the last message that it has received, which the others have
+// received too. Redis is down: the same, with changes published over the bus only; Redis is tried again after a pause. NATS is
+// down: listeners learn of the next change, and workers look into Redis from time to time. Both are down: everybody keeps the
+// last known presence until it expires.
 package presence

@@ -1,6 +1,6 @@
-// Package view shows events to users: which of a room's events a user may see, and what they look like to a client.
+// Package view shows events to users: it decides which of a room's events a user may see, and formats them for clients.
 //
-// It serves every role that answers clients (client-server API, sections "Room history visibility" and "Room event
-// format"). What is decided per event are two state lookups at the event, history visibility and the user's
-// membership; events that share a snapshot share them, and along a line of events they follow from one another.
+// It serves every role that answers clients (client-server API, sections "Room history visibility" and "Room event format").
+// The decision about an event needs two look-ups in the state at that event: the history visibility and the user's membership.
+// Events with the same snapshot share these look-ups; along a line of events each result follows from the one before.
 package view

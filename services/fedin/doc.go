@@ -1,25 +1,25 @@
-// Package fedin is the role fedin: the server-server API that other servers call.
+// Package fedin is the role that answers the server-server API for other servers.
 //
 // # Model
 //
-// A worker holds nothing that another one lacks. What concerns a room goes to the room's owner over gRPC; what only
-// reads a room is read from PostgreSQL (pkg/roomdb), and shown to a server as far as one of its users may see it.
-// Messages to devices, device lists and profiles lie with the users (pkg/userdb).
+// A worker holds nothing that another worker lacks. Changes of a room go to the room's owner over gRPC. Reads of a room come
+// from PostgreSQL (pkg/roomdb), and a server is shown what one of its users may see. Messages to devices, device lists and
+// profiles lie with the users (pkg/userdb).
 //
 // # Transactions
 //
-// A transaction is done when its row in fed_txn is written; a repeated one gets the same answer from there. Before
-// that everything may be done twice: PDUs are known by their ids, messages to devices by theirs, and the rest does no
-// harm. It goes on when the sender hangs up, whose next attempt finds it done or waits for it. Transactions of one
-// server are taken one after the other; a PDU or EDU that is not what it should be costs an error entry, a broken part
-// of our own the whole transaction, which the sender then repeats.
+// A transaction is done when its row in fed_txn is written; a repeated one gets the same answer from there. Until then
+// everything may happen twice: PDUs and messages to devices are recognised by their ids, and repeating the rest is harmless. A
+// transaction continues when the sender hangs up; the next attempt finds it done, or waits for it. Transactions of one server
+// are processed one after the other. A malformed PDU or EDU costs an error entry; a failure of this cluster fails the whole
+// transaction, which the sender then repeats.
 //
-// Presence counts if the server shares a room with us. What comes a moment before a room that one of ours joins is held,
-// bounded, until the room is there (presence.go).
+// Presence counts if the server shares a room with this cluster. Presence that arrives a moment before the room that a local
+// user is joining is held, within bounds, until the room is there (presence.go).
 //
 // # What strangers cost
 //
-// A request is looked at in the order of what that costs: header, names, body, key. A key that could not be had is not
-// asked for again for a minute, few requests of a server wait for keys at a time, and few of all that were never
-// verified. Who is verified is bounded as well: transactions one at a time, a few expensive reads.
+// A request is checked in the order of what the checks cost: header, names, body, key. A key that could not be fetched is not
+// asked for again for a minute. Few requests of one server wait for keys at a time, and few of all servers that were never
+// verified. Verified servers are bounded as well: one transaction at a time, and a few expensive reads.
 package fedin

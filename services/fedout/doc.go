@@ -1,46 +1,46 @@
-// Package fedout is the only role with a way out to other servers. It makes requests for the other roles, fetches
-// verify keys, and sends our events and EDUs to the servers in the room.
+// Package fedout is the only role that connects to other servers. It makes requests for the other roles, fetches verify keys,
+// and sends local events and EDUs to the servers in the room.
 //
 // # Model
 //
-// A destination has a cursor, not a queue of copies (DESIGN, "Fan-out without fan-out"). Every fedout worker tails
-// the room log; each partition of destinations belongs, by rendezvous hashing, to one worker, which hands the local
-// entries to those of its destinations that are in the room. A destination that keeps up has a short queue of
-// references in memory; one that fails, or is too slow for that queue, is marked behind-since(position) once for each
-// log partition (destination_behind) and costs nothing more until its backoff ends. Then it reads from the log what
-// it missed of the rooms that it shares.
+// A destination has a cursor, not a queue of copies (DESIGN, "Fan-out without fan-out"). Every fedout worker reads the room
+// log. Rendezvous hashing assigns each partition of destinations to one worker, which hands the local entries to those of its
+// destinations that are in the room. A destination that keeps up has a short queue of references in memory. One that fails, or
+// is too slow for that queue, is marked behind-since(position) once for each log partition (destination_behind), and costs
+// nothing more until its backoff ends. Then it reads from the log what it missed in the rooms that it shares.
 //
-// fed_cursor says how far the log was handed to the destinations of a partition that keep up. It is stored every
-// second and never passes an entry that is neither delivered nor covered by a destination_behind row: what a killed
-// worker had in memory is read again by the next one. What the tables have of a destination is kept apart from where
-// it stands, so that one that catches up and falls behind again between two flushes leaves no row (behind.go).
+// fed_cursor says how far the log was handed to those destinations of a partition that keep up. It is stored every second,
+// and never passes an entry that is neither delivered nor covered by a destination_behind row: the next owner reads again what
+// a killed worker had in memory. The stored rows of a destination are kept apart from its present position, so that a
+// destination that catches up and falls behind again between two flushes leaves no row (behind.go).
 //
-// Changes of device lists are entries of the log. When a user of ours joins a room, the servers in it that are not told of
-// the user's devices yet are told of all of them; that, too, follows from the log (arrive.go). Other EDUs that must arrive
-// (to-device messages) are rows of fed_edu, deleted when the destination has acknowledged them. Typing and presence come
-// over the bus, go to destinations that keep up, and may be lost. Presence of those who meet in a room is read from Redis
-// when one of them joins (greet.go).
+// Changes of device lists are entries of the log. When a local user joins a room, those servers in it that do not receive the
+// user's device changes yet are told of all devices; that, too, follows from the log (arrive.go). Other EDUs that must arrive
+// (to-device messages) are rows of fed_edu, which are deleted when the destination has acknowledged them. Typing and presence
+// come over the bus, go to destinations that keep up, and may be lost. When a user joins a room, the presence of the users who
+// meet there is read from Redis (greet.go).
 //
 // # Invariants
 //
-// One transaction at a time is on its way to a destination, of at most 50 PDUs and 100 EDUs. Servers that hang do not
-// delay those that answer well (slots.go): the latter have slots of their own, nobody keeps a slot for longer than a
-// second, and transactions that wait longer are bounded apart from these. A quarter of the slots is never taken by what
-// goes to more than a hundred servers, or is caught up. Events of a room are sent in the order of the log. Everything arrives at least once; receivers know a repeated event by its id. A server
-// gets only events of rooms that it was in when they were sent, or that concern its own users.
+// A destination has one transaction in progress at a time, with at most 50 PDUs and 100 EDUs. Servers that hang do not delay
+// those that answer well (slots.go): the latter have slots of their own, nobody keeps a slot for longer than a second, and
+// transactions that wait longer are bounded separately. A quarter of the slots is never used for events that go to more than a
+// hundred servers, or for catching up. Events of a room are sent in the order of the log. Everything arrives at least once;
+// receivers recognise a repeated event by its id. A server gets only events of rooms that it was in when they were sent, or
+// that concern its own users.
 //
 // # Failures
 //
-// PostgreSQL away: cursors stay where they are, what is in memory is delivered, nothing is marked. NATS away: the
-// log reader falls back on PostgreSQL. Two workers that both think a partition theirs send twice, which is
-// harmless; only one of them stores where the destinations stand. Whoever takes a partition raises fed_owner.epoch before it
-// reads; every transaction that stores cursors or rows holds that row under the epoch of its worker, or is aborted (law 3). So
-// what a worker reads when it takes a partition is all that there is of others, and what one that stood still stores late has no
-// effect. That one gives the partition up, and does not take it back for a while, lest two that see different members take
-// it from each other all the time.
+// PostgreSQL is down: cursors stay where they are, queued items are delivered, and nothing is marked. NATS is down: the log
+// reader falls back on PostgreSQL. Two workers that both believe that they own a partition both send, which is harmless; only
+// one of them stores positions of destinations. A worker that takes a partition raises fed_owner.epoch before it reads. Every
+// transaction that stores cursors or rows holds that row under the epoch of its worker, or is aborted (law 3). So a worker that
+// takes a partition reads everything that other workers have stored, and a late write of a suspended worker has no effect. The
+// suspended worker gives the partition up, and does not take it back for a while, so that two workers with different views of
+// the members do not take it from each other again and again.
 //
-// A receiver that refuses a transaction because of one event or EDU in it, for good, does not hold up what is behind that:
-// the item is found by halves and passed over (refused.go).
+// A receiver that always refuses a transaction because of one event or EDU does not block what follows: the item is found by
+// bisection and skipped (refused.go).
 //
-// The backoff (pkg/destination) is everybody's: the later observation counts.
+// All workers share the backoff of a destination (pkg/destination): the later observation counts.
 package fedout

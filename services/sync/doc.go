@@ -1,21 +1,22 @@
 // Package sync is the role that answers /sync (client-server API, section "Syncing").
 //
-// A worker follows the logs of all partitions and keeps the newest entries of the rooms that its connected users are in
-// (tail.go), and the memberships of these users (user.go). A poll is computed from a moment: the user's rooms at a
-// position of the user's stream, and a position of each log; the answer's token names just these. What lies between two
-// moments comes from memory where it reaches back far enough, and from PostgreSQL where not: the answer is the same, so
-// that a client may turn to any worker with any token.
+// A worker follows the logs of all partitions. It keeps the newest entries of the rooms of its connected users (tail.go), and
+// the memberships of these users (user.go). A poll is computed for a moment: a position of the user's stream, which says in
+// which rooms the user is, and a position of each log; the answer's token names exactly these. Changes between two moments
+// come from memory where it reaches back far enough, and from PostgreSQL otherwise. The answer is the same, so a client may go
+// to any worker with any token.
 //
-// A poll that finds nothing waits. It is woken by entries of its user's rooms, by changes of the user's stream, by
-// typing and by presence. What the bus loses is found in PostgreSQL: by the log reader (gaps and heads), and for the
-// user's stream by a question that a poll asks before it begins to wait, together with others.
+// A poll without news waits. Entries of the user's rooms, changes of the user's stream, typing and presence wake it. PostgreSQL
+// has what the bus loses: the log reader finds it there (gaps and heads), and before a poll waits it asks for the position of
+// the user's stream, together with other polls.
 //
-// A timeline ends at a hole, where events are missing (docs/architecture.md): what is before it is not told as if it came next, and
-// the state leads up to the hole. Of what a timeline changes clients get the state from before it, of all else that at its end.
+// A timeline ends at a hole, where events are missing (docs/architecture.md): events before the hole are not shown as if they
+// were adjacent, and the state leads up to the hole. For the state keys that a timeline changes clients get the state before the
+// timeline, for all other keys the state at its end.
 //
-// Who polls is there (polling.go): a worker speaks for the devices that poll at it, and takes them out when they have gone.
-// How everybody is it has from Redis when it starts, and from the bus then (presence.go); what it does not hear it finds in
-// Redis within minutes. Those that it knows are bounded.
+// A user whose client polls is online (polling.go): a worker reports the devices that poll at it, and removes those that have
+// stopped. It reads everybody's presence from Redis when it starts, and then follows the bus (presence.go); within minutes it
+// finds in Redis what it has missed. The number of users whose presence it remembers is bounded.
 //
-// An answer that cannot be computed is an error: a token never moves past what was not told.
+// An answer that cannot be computed is an error: a token never moves past anything that was not delivered.
 package sync
