@@ -95,7 +95,7 @@ func (m *Members) watchOnce(ctx context.Context) error {
 		case <-m.rewind:
 			return nil
 		case <-t.C:
-			return fmt.Errorf("no heartbeat of our own came back for %s", silence)
+			return fmt.Errorf("none of this worker's heartbeats came back for %s", silence)
 		case e, ok := <-w.Updates():
 			if !ok {
 				return fmt.Errorf("watcher ended")

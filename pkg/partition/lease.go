@@ -184,7 +184,7 @@ func (o *Owner) releaseAll() {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
 			if err := o.cfg.Rows.Release(ctx, h.part, lease.Epoch); err != nil {
-				o.cfg.Log.Warn("partition row not released", "err", err)
+				o.cfg.Log.Warn("partition row could not be released", "err", err)
 			}
 		}()
 	}

@@ -194,7 +194,7 @@ func (o *Owner) acquire(ctx context.Context, h *holding) {
 			o.cfg.Log.Error("partition could not be taken over", "part", h.part, "epoch", lease.Epoch, "err", err)
 		}
 	} else if ctx.Err() == nil {
-		o.cfg.Log.Warn("partition not acquired", "err", err)
+		o.cfg.Log.Warn("partition could not be acquired", "err", err)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -256,7 +256,7 @@ func (r *Router) addr(ctx context.Context, part uint32, attempt int) string {
 		row, err := r.cfg.Rows.Get(ctx, part)
 		cancel()
 		if err != nil {
-			r.cfg.Log.Warn("owner not read", "part", part, "err", err)
+			r.cfg.Log.Warn("owner of a partition could not be read", "part", part, "err", err)
 		} else if row.OwnerAddr != "" && r.cfg.Members.Alive(row.OwnerAddr) {
 			rt.addr = row.OwnerAddr
 		}

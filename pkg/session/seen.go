@@ -98,7 +98,7 @@ func (c *Checker) recordSeen(ctx context.Context) {
 func (c *Checker) flushSeen(ctx context.Context) {
 	if seen := c.seen.take(c.now()); len(seen) > 0 {
 		if err := c.users.RecordSeen(ctx, seen); err != nil {
-			c.log.WarnContext(ctx, "last use of devices not stored", "err", err, "devices", len(seen))
+			c.log.WarnContext(ctx, "last use of devices could not be stored", "err", err, "devices", len(seen))
 		}
 	}
 }

@@ -269,7 +269,7 @@ func (p *process) drain() {
 		}
 		start := time.Now()
 		if err := d.Drain(ctx); err != nil {
-			p.log.Warn("not all could be handed over", "role", r.name, "err", err)
+			p.log.Warn("not all partitions could be handed over", "role", r.name, "err", err)
 			continue
 		}
 		p.log.Info("drained", "role", r.name, "took", time.Since(start).String())

@@ -278,7 +278,7 @@ func (c *Client) rehash(ctx context.Context, user id.User, pw string) {
 		err = c.users.SetPassword(ctx, user, hash)
 	}
 	if err != nil {
-		c.log.WarnContext(ctx, "password not hashed anew", "user", user, "err", err)
+		c.log.WarnContext(ctx, "password could not be rehashed", "user", user, "err", err)
 	}
 }
 

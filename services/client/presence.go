@@ -71,7 +71,7 @@ func (c *Client) getPresence(w http.ResponseWriter, r *http.Request) error {
 	p, err := c.presence.Get(ctx, user)
 	if err != nil {
 		if !errors.Is(err, presence.ErrUnknown) {
-			c.log.WarnContext(ctx, "presence not read", "err", err)
+			c.log.WarnContext(ctx, "presence could not be read", "err", err)
 		}
 		return httpx.OK(w, map[string]any{"presence": presence.Offline})
 	}

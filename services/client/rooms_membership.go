@@ -120,7 +120,7 @@ func (c *Client) enter(w http.ResponseWriter, r *http.Request, t target) error {
 		}
 	}
 	if err := c.carryOnJoin(ctx, user, t.Room); err != nil { // the join is made
-		c.log.WarnContext(ctx, "what a user had set for the room before", "room", t.Room, "user", user, "err", err)
+		c.log.WarnContext(ctx, "room settings of a user were not carried over to the new room", "room", t.Room, "user", user, "err", err)
 	}
 	return httpx.OK(w, map[string]id.Room{"room_id": t.Room})
 }

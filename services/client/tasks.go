@@ -53,7 +53,7 @@ func (c *Client) runTasks(ctx context.Context) error {
 		if time.Since(pruned) > pruneEvery {
 			pruned = time.Now()
 			if err := c.users.Prune(ctx, pruned, txnAge); err != nil && ctx.Err() == nil {
-				c.log.WarnContext(ctx, "old rows not deleted", "err", err)
+				c.log.WarnContext(ctx, "old rows could not be deleted", "err", err)
 			}
 		}
 	}

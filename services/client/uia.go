@@ -225,18 +225,18 @@ func (c *Client) loadUIA(ctx context.Context, sid string) (s *uiaSession, lost b
 	signed, err := c.redis.Get(ctx, uiaKey(sid)).Bytes()
 	if err != nil {
 		if lost = !errors.Is(err, redis.Nil); lost {
-			c.log.WarnContext(ctx, "authentication session not read", "err", err)
+			c.log.WarnContext(ctx, "authentication session could not be read", "err", err)
 		}
 		return nil, lost
 	}
 	raw, err := c.uia.Open(uiaKey(sid), signed, time.Now())
 	if err != nil {
-		c.log.WarnContext(ctx, "authentication session not believed", "err", err)
+		c.log.WarnContext(ctx, "authentication session has a bad signature", "err", err)
 		return nil, false
 	}
 	s = &uiaSession{id: sid}
 	if err := json.Unmarshal(raw, s); err != nil {
-		c.log.WarnContext(ctx, "authentication session not readable", "err", err)
+		c.log.WarnContext(ctx, "authentication session has a bad form", "err", err)
 		return nil, false
 	}
 	return s, false
@@ -249,7 +249,7 @@ func (c *Client) storeUIA(ctx context.Context, s *uiaSession) {
 		err = c.redis.Set(ctx, uiaKey(s.id), signed, c.cfg.UIATimeout).Err()
 	}
 	if err != nil {
-		c.log.WarnContext(ctx, "authentication session not stored", "err", err)
+		c.log.WarnContext(ctx, "authentication session could not be stored", "err", err)
 	}
 }
 

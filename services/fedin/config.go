@@ -44,7 +44,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, errors.New("key_ttl: must be between an hour and 7 days"))
 	}
 	if c.KeepTransactions < time.Hour {
-		errs = append(errs, errors.New("keep_transactions: must be an hour at least"))
+		errs = append(errs, errors.New("keep_transactions: must be at least an hour"))
 	}
 	return errors.Join(errs...)
 }

@@ -100,7 +100,7 @@ func (f *Fedin) stateBefore(q *request) (room *roomdb.Room, nids, chain []int64,
 		return nil, nil, nil, err
 	}
 	if e.Flags&(roomdb.Outlier|roomdb.Rejected) != 0 {
-		return nil, nil, nil, merr.NotFound("We do not know the state at event " + string(e.ID))
+		return nil, nil, nil, merr.NotFound("The state is not known at event " + string(e.ID))
 	}
 	m, err := f.rooms.State(q.Context(), room.Part, e.SID)
 	if err != nil {

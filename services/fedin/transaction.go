@@ -145,7 +145,7 @@ func (f *Fedin) take(ctx context.Context, q *request, txnID string, t *transacti
 	}
 	if err != nil {
 		f.metrics.transactions.WithLabelValues("failed").Inc()
-		f.log.WarnContext(ctx, "transaction not taken", "server", q.origin, "txn", txnID, "err", err)
+		f.log.WarnContext(ctx, "transaction not processed", "server", q.origin, "txn", txnID, "err", err)
 		return nil, merr.Unavailable("The transaction cannot be taken now").WithCause(err)
 	}
 	f.metrics.transactions.WithLabelValues("taken").Inc()

@@ -146,7 +146,7 @@ func relay(stream grpc.ServerStreamingServer[fedv1.DoResponse], resp *fedclient.
 func (s *Service) checkBackoff(ctx context.Context, server id.Server) error {
 	st, err := s.dests.Get(ctx, server)
 	if err != nil {
-		s.log.Warn("backoff not read", "destination", server, "err", err)
+		s.log.Warn("backoff could not be read", "destination", server, "err", err)
 		return nil
 	}
 	if st.BackingOff(time.Now()) {
@@ -181,7 +181,7 @@ func (s *Service) noteFailure(ctx context.Context, server id.Server, began time.
 	defer cancel()
 	st, err := s.dests.Failed(ctx, server, began)
 	if err != nil {
-		s.log.Warn("backoff not stored", "destination", server, "err", err)
+		s.log.Warn("backoff could not be stored", "destination", server, "err", err)
 		st = destination.State{Failures: 1, RetryAfter: time.Now().Add(destination.First)}
 	}
 	return st
@@ -202,7 +202,7 @@ func (s *Service) noteSuccess(ctx context.Context, server id.Server, answered ti
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := s.dests.Succeeded(ctx, server, answered); err != nil {
-		s.log.Warn("backoff not reset", "destination", server, "err", err)
+		s.log.Warn("backoff could not be reset", "destination", server, "err", err)
 		return
 	}
 	s.sender.revive(server)

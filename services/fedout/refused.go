@@ -152,13 +152,13 @@ func (d *dest) passOver(t *transaction, why *refusal) {
 	for _, p := range t.pdus {
 		d.refuse(p.key())
 		m.refused.WithLabelValues("event").Inc()
-		d.f.s.log.Warn("a server refuses an event, which is not sent to it any more", "destination", d.server, "event", p.id, "answer", why.Error())
+		d.f.s.log.Warn("a server refused an event; it is not sent there again", "destination", d.server, "event", p.id, "answer", why.Error())
 		d.deadLetter(p, why)
 	}
 	for _, e := range t.edus {
 		d.refuse(e.key())
 		m.refused.WithLabelValues("edu").Inc()
-		d.f.s.log.Warn("a server refuses an EDU, which is not sent to it any more", "destination", d.server, "type", e.Type, "answer", why.Error())
+		d.f.s.log.Warn("a server refused an EDU; it is not sent there again", "destination", d.server, "type", e.Type, "answer", why.Error())
 	}
 }
 
@@ -178,6 +178,6 @@ func (d *dest) deadLetter(p pdu, why *refusal) {
 	cause := fmt.Errorf("%s: %w", p.id, why)
 	err := deadletter.PutBelow(ctx, d.f.s.shards, p.logPart, deadletter.RefusedBy(d.server), p.pos, cause, lettersOfOne)
 	if err != nil {
-		d.f.s.log.Warn("dead letter not stored", "destination", d.server, "event", p.id, "err", err)
+		d.f.s.log.Warn("dead letter could not be stored", "destination", d.server, "event", p.id, "err", err)
 	}
 }

@@ -172,7 +172,7 @@ func (s *Service) ownRetry(err error) time.Duration {
 	if err == nil {
 		return time.Minute
 	}
-	s.log.Warn("partitions of destinations not taken", "err", err)
+	s.log.Warn("partitions of destinations could not be acquired", "err", err)
 	return time.Second
 }
 
@@ -328,7 +328,7 @@ func (f *sender) giveUp(lose []*destPart) {
 				}
 			}
 			if err := p.flush(ctx, true); err != nil && !errors.Is(err, errLost) {
-				f.s.log.Warn("cursors not stored", "part", p.part, "err", err)
+				f.s.log.Warn("cursors could not be stored", "part", p.part, "err", err)
 			}
 			p.drop()
 			return nil

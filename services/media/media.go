@@ -139,7 +139,7 @@ func (m *Media) sweep(ctx context.Context) {
 	m.metrics.removed.WithLabelValues("unfinished").Add(float64(removed))
 	if err != nil && ctx.Err() == nil {
 		m.metrics.failures.WithLabelValues("sweep").Inc()
-		m.log.WarnContext(ctx, "what workers left that ended was not removed", "err", err)
+		m.log.WarnContext(ctx, "presence of ended workers was not removed", "err", err)
 	}
 }
 

@@ -334,7 +334,7 @@ func (s *Service) storeLater(pool *pgxpool.Pool, segments []state.Segment) {
 		defer cancel()
 		for _, seg := range segments {
 			if err := seg.Store(ctx, pool); err != nil {
-				s.log.Warn("state segment", "err", err)
+				s.log.Warn("state segment could not be stored", "err", err)
 				return
 			}
 		}

@@ -91,7 +91,7 @@ func (s *Service) mergeExtremities(ctx context.Context, roomID id.Room) (more bo
 func (w *writer) dummy(ctx context.Context) error {
 	r := w.r
 	if r.mute != nil && r.mute.Equal(w.h.state) {
-		return merr.Forbidden("Nobody of ours may send to the room")
+		return merr.Forbidden("No user of this server may send to the room")
 	}
 	found, err := w.s.authEvents(ctx, r.p, w.h.state, []event.Tuple{{Type: typePowerLevels}})
 	if err != nil {
@@ -116,7 +116,7 @@ func (w *writer) dummy(ctx context.Context) error {
 	if r.merger == "" {
 		mute := w.h.state
 		r.mute = &mute
-		return merr.Forbidden("Nobody of ours may send to the room")
+		return merr.Forbidden("No user of this server may send to the room")
 	}
 	_, err = w.send(ctx, intent{typ: typeDummy, content: []byte(`{}`), sender: r.merger})
 	return err

@@ -44,7 +44,7 @@ func (in *intake) stateAfter(ctx context.Context, at id.Event) (fetchedState, er
 		return st, err
 	}
 	if len(own) == 0 {
-		return st, fmt.Errorf("%w: the event itself cannot be had", errMissingEvent)
+		return st, fmt.Errorf("%w: the event itself cannot be fetched", errMissingEvent)
 	}
 	if e := own[0]; e.inState() {
 		st.Map = st.Set(e.key, e.nid)

@@ -53,10 +53,10 @@ func (s *Service) collect(p *lease, grace time.Duration) {
 	case err == nil:
 		s.log.Info("states removed", "part", p.part, "states", n, "took", time.Since(began))
 	case p.ctx.Err() != nil || errors.Is(err, errJudging) || errors.Is(err, state.ErrCollecting) || errors.Is(err, state.ErrFenced):
-		s.log.Debug("states are not removed", "part", p.part, "err", err)
+		s.log.Debug("unreferenced states could not be removed", "part", p.part, "err", err)
 	default:
 		s.metrics.collectFailures.Inc()
-		s.log.Warn("states are not removed", "part", p.part, "err", err)
+		s.log.Warn("unreferenced states could not be removed", "part", p.part, "err", err)
 	}
 }
 

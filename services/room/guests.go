@@ -68,7 +68,7 @@ func (s *Service) guestsSoon(c *change) {
 			err = s.guestTask(ctx, c.room, 0)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn("the task to remove guests is done later", "room", c.room.id, "err", err)
+			s.log.Warn("guests could not be removed yet; the task is repeated later", "room", c.room.id, "err", err)
 		}
 	})
 }

@@ -307,7 +307,7 @@ func (s *Service) knockState(ctx context.Context, raw rawPDUs, knock *event.PDU)
 	}
 	good, err := s.parseAll(ctx, events, knock.Rules, knock.RoomID)
 	if err != nil {
-		s.log.Warn("state that answers a knock", "room", knock.RoomID, "err", err)
+		s.log.Warn("state in the answer to a knock is not valid", "room", knock.RoomID, "err", err)
 	}
 	for _, pdu := range good {
 		shown = append(shown, pdu.JSON)

@@ -18,7 +18,7 @@ func (r *room) homeServer(ctx context.Context) (id.Server, error) {
 		return "", err
 	}
 	if user == "" {
-		return "", merr.NotFound("We are not in this room")
+		return "", merr.NotFound("This server is not in the room")
 	}
 	r.home = user.Server()
 	return r.home, nil

@@ -157,7 +157,7 @@ func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 	}
 	if !allowed {
 		if !complete {
-			return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToAuthorizeJoin("We are not in all of the rooms that the join rules name"))
+			return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToAuthorizeJoin("This server is not in all rooms that the join rules name"))
 		}
 		return in, merr.Forbidden("You do not belong to any of the required rooms/spaces to join this room.")
 	}
@@ -166,7 +166,7 @@ func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 		return in, err
 	}
 	if via == "" {
-		return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToGrantJoin("Nobody here has the power to invite"))
+		return in, fmt.Errorf("%w: %w", errElsewhere, merr.UnableToGrantJoin("No user of this server has the power to invite"))
 	}
 	o, err := canonjson.ParseObject(in.content)
 	if err != nil {

@@ -90,7 +90,7 @@ func (s *Service) resumeFills(p *lease) {
 				return
 			}
 			if p.ctx.Err() == nil {
-				s.log.Warn("rooms whose members are missing", "part", p.part, "err", err)
+				s.log.Warn("rooms with missing members could not be read", "part", p.part, "err", err)
 			}
 			if !pause(p.ctx, wait) {
 				return
@@ -241,7 +241,7 @@ func (f *fill) giveUp(ctx context.Context, r *room) error {
 		return err
 	}
 	r.partial = nil
-	f.s.log.Info("members of a room are not fetched: it was left", "room", f.roomID)
+	f.s.log.Info("the members of a room are no longer fetched: it was left", "room", f.roomID)
 	return f.s.dropSpool(ctx, f.p.part, r.nid)
 }
 
@@ -294,7 +294,7 @@ func (f *fill) createID(ctx context.Context) (id.Event, error) {
 		return "", err
 	}
 	if create == nil {
-		return "", errors.New("the state that we joined with has no create event")
+		return "", errors.New("the state of the join has no create event")
 	}
 	return create.ID, nil
 }

@@ -168,7 +168,7 @@ func (s *Service) intake(ctx context.Context, roomID id.Room, origin id.Server) 
 	}
 	defer r.unlock()
 	if r.head.joinedLocal == 0 {
-		return nil, merr.NotFound("We are not in this room")
+		return nil, merr.NotFound("This server is not in the room")
 	}
 	home, err := r.homeServer(ctx)
 	if err != nil {

@@ -35,7 +35,7 @@ func (s *Service) MakeMembership(ctx context.Context, req *roomv1.MakeMembership
 	}
 	defer r.unlock()
 	if r.head.joinedLocal == 0 {
-		return nil, merr.NotFound("We are not in this room")
+		return nil, merr.NotFound("This server is not in the room")
 	}
 	if r.head.partial() && req.Membership != "leave" {
 		return nil, merr.UnableDueToPartialState()

@@ -126,7 +126,7 @@ func (s *Service) last(ctx context.Context, roomID id.Room, row *unjoinedRow) (*
 }
 
 // errUnjoined is what others are told of events of a room that we are not in.
-var errUnjoined = errors.New("we are not in this room")
+var errUnjoined = errors.New("this server is not in the room")
 
 // receiveUnjoined takes in what others have done to memberships of ours in a room that we are not in.
 func (s *Service) receiveUnjoined(ctx context.Context, roomID id.Room, raw [][]byte) (*roomv1.ReceiveResponse, error) {

@@ -98,7 +98,7 @@ func (ps *presence) tell(ctx context.Context, user id.User, device id.Device, ch
 // sweeping sweeps until ctx ends.
 func (ps *presence) sweeping(ctx context.Context) {
 	if err := ps.load(ctx); err != nil && ctx.Err() == nil {
-		ps.log.WarnContext(ctx, "who is online is not known yet", "err", err)
+		ps.log.WarnContext(ctx, "presence could not be read at start", "err", err)
 	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

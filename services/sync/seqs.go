@@ -61,7 +61,7 @@ func (q *seqs) round() {
 	defer cancel()
 	found, err := q.db.Seqs(ctx, who)
 	if err != nil {
-		q.log.Warn("positions of user streams", "err", err)
+		q.log.Warn("positions of user streams could not be read", "err", err)
 		for u := range asked {
 			q.soon(u)
 		}

@@ -94,7 +94,7 @@ type account struct {
 func accountFor(dir string) (account, error) {
 	self, err := user.Current()
 	if err != nil {
-		return account{}, fmt.Errorf("who runs this: %w", err)
+		return account{}, fmt.Errorf("find the account of this process: %w", err)
 	}
 	if os.Geteuid() != 0 {
 		return account{name: self.Username, uid: os.Geteuid(), gid: os.Getegid()}, nil
