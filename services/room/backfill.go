@@ -210,7 +210,7 @@ func (in *intake) placeHistory(ctx context.Context, w *writer, hole int64, pdus 
 		if st, ok := states[p.ID]; ok {
 			at = append(at, st)
 		}
-		e, err := w.receive(ctx, p, at, true, false)
+		e, err := w.receive(ctx, p, arrival{states: at, history: true})
 		var needs *largeFork
 		if errors.As(err, &needs) || retry(err) {
 			return 0, err

@@ -461,7 +461,7 @@ func TestNothingOfAnEventThatIsNotJudged(t *testing.T) {
 	}
 	cancel() // what it reads from here on is read in vain
 	w.Service.cache.Purge()
-	if _, err := draft.receive(ctx, pdu, nil, false, false); err == nil || !strings.Contains(err.Error(), "read events") {
+	if _, err := draft.receive(ctx, pdu, arrival{}); err == nil || !strings.Contains(err.Error(), "read events") {
 		t.Fatalf("it was judged, or not as far as this: %v", err)
 	}
 	if c := draft.c; len(c.lacks)+len(c.found)+len(c.partial.unsure)+len(c.events) != 0 {

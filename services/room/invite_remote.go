@@ -151,7 +151,7 @@ func (s *Service) attachOwn(ctx context.Context, pdu *event.PDU, in intent) (*ro
 		return nil, err
 	}
 	w := s.newWriter(ctx, r)
-	e, err := w.receiveAs(ctx, pdu, nil, false, true, in.cause)
+	e, err := w.receive(ctx, pdu, arrival{relay: true, why: in.cause})
 	if err == nil && e != nil {
 		if e.flags != 0 {
 			err = forbidden(e.refusal)
@@ -316,7 +316,7 @@ func (s *Service) knockState(ctx context.Context, raw rawPDUs, knock *event.PDU)
 }
 
 func (s *Service) unjoinedAnswer(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server) (*roomv1.SendResponse, error) {
-	if err := s.storeUnjoined(ctx, pdu, stripped, via, false); err != nil {
+	if err := s.storeUnjoined(ctx, unjoinedEvent{PDU: pdu, stripped: stripped, via: via}); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(pdu.ID)}}, nil

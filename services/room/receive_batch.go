@@ -89,7 +89,7 @@ func (in *intake) draftBatch(ctx context.Context, w *writer, pdus []*event.PDU) 
 		if !complete {
 			break
 		}
-		e, err := w.receive(ctx, pdu, nil, false, in.relay)
+		e, err := w.receive(ctx, pdu, arrival{relay: in.relay})
 		if err != nil {
 			w.unlocked.reaches(taken+1, err)
 			return nil, taken, err

@@ -12,7 +12,7 @@ import (
 func (in *intake) attach(ctx context.Context, pdu *event.PDU, states []fetchedState) (v verdict, err error) {
 	err = in.buildChange(ctx, func(w *writer) error {
 		w.foreign = in.foreign
-		e, err := w.receive(ctx, pdu, states, false, in.relay)
+		e, err := w.receive(ctx, pdu, arrival{states: states, relay: in.relay})
 		if v.known = e == nil; !v.known {
 			v = w.verdict(e)
 		}
@@ -90,12 +90,20 @@ func outcome(flags int32) string {
 	return "accepted"
 }
 
-// receive drafts an event from elsewhere; nil if it is known by now.
-func (w *writer) receive(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool) (*newEvent, error) {
-	return w.receiveAs(ctx, pdu, states, history, relay, cause{})
+// arrival is how an event from elsewhere arrives.
+type arrival struct {
+	// states are states at the event, or after missing prev events, as another server told them.
+	states []fetchedState
+	// history says that the event is older than what the room has.
+	history bool
+	// relay says that this cluster sends the event to the other servers in the room.
+	relay bool
+	// why is the cause of a local request that made the event.
+	why cause
 }
 
-func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetchedState, history, relay bool, why cause) (*newEvent, error) {
+// receive drafts an event from elsewhere; nil if it is known by now.
+func (w *writer) receive(ctx context.Context, pdu *event.PDU, how arrival) (*newEvent, error) {
 	if _, looked := w.awaits[pdu.ID]; !looked {
 		if err := w.lookUp(ctx, pdu); err != nil {
 			return nil, err
@@ -105,7 +113,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	if err != nil {
 		return nil, err
 	}
-	e := &newEvent{pdu: pdu, cause: why.at(0), why: why}
+	e := &newEvent{pdu: pdu, cause: how.why.at(0), why: how.why}
 	if old := found[pdu.ID]; old == nil {
 		if err := w.unclaimed(ctx, pdu.ID); err != nil {
 			return nil, err
@@ -116,7 +124,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	} else {
 		return nil, nil
 	}
-	at := parents{history: history}
+	at := parents{history: how.history}
 	for _, p := range pdu.PrevEvents {
 		if ev := found[p]; ev != nil && ev.Flags&flagOutlier == 0 {
 			at.prev = append(at.prev, ev)
@@ -124,20 +132,20 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 			at.missing = append(at.missing, p)
 		}
 	}
-	if e.told = len(states) > 0 && len(at.missing) > 0; e.told {
+	if e.told = len(how.states) > 0 && len(at.missing) > 0; e.told {
 		w.s.metrics.told.Inc()
 	}
 	if len(at.missing) == 0 { // they have come meanwhile
-		states = nil
+		how.states = nil
 	}
-	for _, st := range states {
+	for _, st := range how.states {
 		if st.after == "" && st.before == pdu.ID {
 			at.only = true // the state before this very event: the prev events that we hold add nothing
 		}
 		at.fetched = append(at.fetched, st.Map)
 	}
 	if w.h.partial() && len(at.missing) > 0 {
-		stand, err := w.standIn(ctx, history)
+		stand, err := w.standIn(ctx, how.history)
 		if err != nil {
 			return nil, err
 		}
@@ -148,7 +156,7 @@ func (w *writer) receiveAs(ctx context.Context, pdu *event.PDU, states []fetched
 	}
 	at.lacked, at.known = w.awaits[pdu.ID].lacked, w.awaits[pdu.ID].named
 	lacks, got, unsure := len(w.c.lacks), len(w.c.found), len(w.c.partial.unsure)
-	if err := w.attach(ctx, e, at, relay); err != nil {
+	if err := w.attach(ctx, e, at, how.relay); err != nil {
 		// The draft may go on without it.
 		w.c.lacks, w.c.found, w.c.partial.unsure = w.c.lacks[:lacks], w.c.found[:got], w.c.partial.unsure[:unsure]
 		w.undo(e)

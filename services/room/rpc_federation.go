@@ -259,7 +259,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.storeUnjoined(ctx, pdu, stripped, "", true); err != nil {
+	if err := s.storeUnjoined(ctx, unjoinedEvent{PDU: pdu, stripped: stripped, unlessJoined: true}); err != nil {
 		return nil, again(err)
 	}
 	return &roomv1.ReceiveInviteResponse{Event: pdu.JSON}, nil

@@ -18,13 +18,20 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// storeUnjoined stores a membership event of one of our users in a room that we are not in. Nobody can tell whether what such
-// an event says of the room is true, its version above all. So it stays in the user's row: the room has no row before a
-// join has brought the create event. stripped is the state that the user is shown, via the server through which the user
-// knocked. If unlessInside is set and we are in the room, nothing is done: the event comes by
-// federation.
-func (s *Service) storeUnjoined(ctx context.Context, pdu *event.PDU, stripped []byte, via id.Server, unlessInside bool) error {
-	r, err := s.lockRoom(ctx, pdu.RoomID)
+// unjoinedEvent is a membership event of a local user in a room that no local user is in.
+type unjoinedEvent struct {
+	*event.PDU
+	// stripped is the state that the user is shown; via is the server through which the user knocked.
+	stripped []byte
+	via      id.Server
+	// unlessJoined says that nothing is done if a local user is in the room: the event comes by federation then.
+	unlessJoined bool
+}
+
+// storeUnjoined stores the event in the user's row. Nobody can tell whether the event tells the truth about the room, above all
+// about its version: the room has no row before a join has brought the create event.
+func (s *Service) storeUnjoined(ctx context.Context, e unjoinedEvent) error {
+	r, err := s.lockRoom(ctx, e.RoomID)
 	if err != nil {
 		return err
 	}
@@ -35,25 +42,25 @@ func (s *Service) storeUnjoined(ctx context.Context, pdu *event.PDU, stripped []
 	}
 	inside, head := r.head.joinedLocal > 0, r.p.published.Load()
 	r.unlock()
-	if known && r.rules.Version != pdu.Rules.Version {
+	if known && r.rules.Version != e.Rules.Version {
 		return merr.InvalidParam("The room has another version")
 	}
-	if unlessInside && inside {
+	if e.unlessJoined && inside {
 		return nil
 	}
-	return s.projectUnjoined(ctx, r, pdu, stripped, via, nid, head)
+	return s.projectUnjoined(ctx, r, e, nid, head)
 }
 
 // proven says whether a join has proven what the room is. Rows of rooms without events at their end were written upon
 // mere invites by earlier releases, or for a join that was never finished.
 func (r *room) proven() bool { return r.exists && len(r.head.extremities) > 0 }
 
-func (s *Service) projectUnjoined(ctx context.Context, r *room, pdu *event.PDU, stripped []byte, via id.Server, nid, head int64) error {
-	user := *pdu.StateKey
+func (s *Service) projectUnjoined(ctx context.Context, r *room, e unjoinedEvent, nid, head int64) error {
+	user := *e.StateKey
 	part := partition.Of(user)
 	var seq int64
 	err := s.shards.For(part).QueryRow(ctx, sqlProjectUnjoined, int32(part), user, string(r.id), int32(r.p.part), nid,
-		pdu.Rules.Version, pdu.Membership(), string(pdu.ID), string(pdu.Sender), head, stripped, pdu.JSON, string(via)).Scan(&seq)
+		e.Rules.Version, e.Membership(), string(e.ID), string(e.Sender), head, e.stripped, e.JSON, string(e.via)).Scan(&seq)
 	if err != nil {
 		return fmt.Errorf("write membership index: %w", err)
 	}
@@ -135,7 +142,7 @@ func (s *Service) receiveUnjoined(ctx context.Context, roomID id.Room, raw [][]b
 		result := new(roomv1.PduResult)
 		pdu, known, err := s.endingOf(ctx, roomID, b)
 		if err == nil && !known {
-			err = s.storeUnjoined(ctx, pdu, nil, "", true)
+			err = s.storeUnjoined(ctx, unjoinedEvent{PDU: pdu, unlessJoined: true})
 		}
 		if pdu != nil {
 			result.EventId = string(pdu.ID)
