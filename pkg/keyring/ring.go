@@ -198,7 +198,7 @@ func (r *Ring) fetch(ctx context.Context, req *fedv1.KeysRequest, found map[Name
 	return nil
 }
 
-// ownKey finds a key of a server of ours.
+// ownKey finds a key of a local server.
 func (r *Ring) ownKey(n Name, found map[Name]Key) error {
 	own, err := r.servers.VerifyKeys(n.Server)
 	if err != nil {

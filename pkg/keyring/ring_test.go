@@ -28,7 +28,7 @@ const (
 	theirs = id.Server("theirs.example")
 )
 
-// names are our servers: one name whose keys are given.
+// names are local servers: one name whose keys are given.
 type names []servers.VerifyKey
 
 func (names) IsLocal(s id.Server) bool                            { return s == own }

@@ -135,7 +135,7 @@ func (d *DB) Published(ctx context.Context) ([]*Room, error) {
 	return rooms, nil
 }
 
-// PublishedShared returns published rooms in which there are members of ours and of other servers, and no more than so
+// PublishedShared returns published rooms in which there are local members and of other servers, and no more than so
 // many: at most limit of each shard.
 func (d *DB) PublishedShared(ctx context.Context, members, limit int) (map[id.Room]*Room, error) {
 	found := make(map[id.Room]*Room)

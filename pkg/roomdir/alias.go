@@ -23,14 +23,14 @@ var (
 // reservation is how long an alias without a room is kept for whoever reserved it.
 const reservation = 2 * time.Minute
 
-// Alias is an alias of one of our servers.
+// Alias is an alias of a local server.
 type Alias struct {
 	Alias   id.Alias
 	Room    id.Room
 	Creator id.User
 }
 
-// Alias returns an alias of ours, or ErrNotFound.
+// Alias returns a local alias, or ErrNotFound.
 func (d *DB) Alias(ctx context.Context, alias id.Alias) (Alias, error) {
 	part := partition.Of(string(alias))
 	a := Alias{Alias: alias}

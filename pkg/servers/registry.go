@@ -140,7 +140,7 @@ func (r *Registry) ForHost(host string) id.Server {
 	return best
 }
 
-// SigningKey returns the key with which a name of ours signs now.
+// SigningKey returns the key with which a local server name signs now.
 func (r *Registry) SigningKey(_ context.Context, server id.Server) (*signing.Key, error) {
 	ring := (*r.keys.Load())[server]
 	if ring == nil {
@@ -149,7 +149,7 @@ func (r *Registry) SigningKey(_ context.Context, server id.Server) (*signing.Key
 	return ring.current, nil
 }
 
-// VerifyKeys returns all keys that a name of ours ever signed with, newest first: those whose
+// VerifyKeys returns all keys that a local server name ever signed with, newest first: those whose
 // ExpiredTS has passed are the old_verify_keys.
 func (r *Registry) VerifyKeys(server id.Server) ([]VerifyKey, error) {
 	ring := (*r.keys.Load())[server]

@@ -28,7 +28,7 @@ func (r *Registry) ensure(ctx context.Context, server id.Server) error {
 	})
 }
 
-// Rotate makes a new key the current one of a name of ours. This worker uses it at once, the others
+// Rotate makes a new key the current one of a local server name. This worker uses it at once, the others
 // after their next reload; the keys before it expire a little later. It returns the new key's id.
 func (r *Registry) Rotate(ctx context.Context, server id.Server) (string, error) {
 	if !r.IsLocal(server) {

@@ -179,7 +179,7 @@ func (d *DB) Profiles(ctx context.Context, users []id.User) (map[id.User]Profile
 	return out, nil
 }
 
-// Guests returns those of our users who are guests.
+// Guests returns those of local users who are guests.
 func (d *DB) Guests(ctx context.Context, users []id.User) ([]id.User, error) {
 	var guests []id.User
 	for _, g := range d.groups(users) {
@@ -272,7 +272,7 @@ func (tx *Tx) index(ctx context.Context, displayname string) error {
 	return tx.AddWords(ctx, tx.Part, string(tx.User), words)
 }
 
-// FindUsers returns at most limit of our users who have a word with the given prefix (in lower case) on each shard.
+// FindUsers returns at most limit of local users who have a word with the given prefix (in lower case) on each shard.
 func (d *DB) FindUsers(ctx context.Context, prefix string, limit int) ([]id.User, error) {
 	var found []id.User
 	err := d.eachShard(func(q *db.Queries, parts []int32) error {

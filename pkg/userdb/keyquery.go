@@ -21,7 +21,7 @@ type UserKeys struct {
 	Names map[id.Device]string
 }
 
-// KeysOf returns the keys of those of our users who have any, as viewer ("" for other servers) may see them: others
+// KeysOf returns the keys of those of local users who have any, as viewer ("" for other servers) may see them: others
 // get neither the user-signing key nor signatures that a third user made.
 func (d *DB) KeysOf(ctx context.Context, users []id.User, viewer id.User) (map[id.User]*UserKeys, error) {
 	out := make(map[id.User]*UserKeys, len(users))

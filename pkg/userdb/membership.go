@@ -9,7 +9,7 @@ import (
 	"hanse/pkg/userdb/db"
 )
 
-// Membership is a row of the membership index: what one of our users is to a room.
+// Membership is a row of the membership index: what a local user is to a room.
 type Membership struct {
 	User        id.User
 	Room        id.Room
@@ -22,9 +22,9 @@ type Membership struct {
 	Sender      id.User
 	// Pos is the log position of the event in the room's partition, JoinPos that at which the present join began.
 	Pos, JoinPos int64
-	// Stripped is the JSON array of stripped state, for invites and knocks in rooms that we are not in.
+	// Stripped is the JSON array of stripped state, for invites and knocks in rooms that no local user is in.
 	Stripped json.RawMessage
-	// Event is the membership event in a room that we are not in, where EventNID is 0. What it says of the room is not proven.
+	// Event is the membership event in a room that no local user is in, where EventNID is 0. What it says of the room is not proven.
 	Event     json.RawMessage
 	Forgotten bool
 	// Seq is the position in the user's stream, JoinSeq that of the beginning of the present join.
@@ -88,7 +88,7 @@ func (d *DB) RoomsJoinedBefore(ctx context.Context, user id.User, roomPart uint3
 	return out, nil
 }
 
-// JoinedRoomsOf returns the joined rooms of several of our users, with one query for each shard.
+// JoinedRoomsOf returns the joined rooms of several of local users, with one query for each shard.
 func (d *DB) JoinedRoomsOf(ctx context.Context, users []id.User) (map[id.User][]JoinedRoom, error) {
 	out := make(map[id.User][]JoinedRoom, len(users))
 	for _, g := range d.groups(users) {

@@ -44,7 +44,7 @@ func (d *DB) HasTxn(ctx context.Context, t Txn) (bool, error) {
 	return q.HasUserTxn(ctx, db.HasUserTxnParams{Part: part, UserID: string(t.User), DeviceID: string(t.Device), Endpoint: t.Endpoint, TxnID: t.ID})
 }
 
-// SendToDevice stores messages for devices of our users; those to devices that do not exist are dropped. With txn the
+// SendToDevice stores messages for devices of local users; those to devices that do not exist are dropped. With txn the
 // messages are stored once, however often it is repeated and by however many at a time: on each shard messages and a
 // mark commit together. The shard of txn's user comes last: its mark says that all are done.
 func (d *DB) SendToDevice(ctx context.Context, msgs []ToDevice, txn *Txn) error {

@@ -146,10 +146,10 @@ func (a *Admin) sendAgain(ctx context.Context, part uint32, e *logv1.Entry, only
 
 // fallBehind lets a server read the log again from an entry on. It returns false if fedout is at a later position with
 // it: that row is fedout's own to move.
-func (a *Admin) fallBehind(ctx context.Context, server id.Server, logPart uint32, e *logv1.Entry, outside bool) (again bool, err error) {
+func (a *Admin) fallBehind(ctx context.Context, server id.Server, logPart uint32, e *logv1.Entry, notInRoom bool) (again bool, err error) {
 	part := partition.Of(string(server))
 	err = pgx.BeginFunc(ctx, a.shards.For(part), func(tx pgx.Tx) error {
-		if outside {
+		if notInRoom {
 			if _, err := tx.Exec(ctx, `INSERT INTO destination_room (part, server_name, log_part, room_nid) VALUES ($1, $2, $3, $4)
 				ON CONFLICT DO NOTHING`, int32(part), string(server), int32(logPart), e.RoomNid); err != nil {
 				return err

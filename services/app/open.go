@@ -109,7 +109,7 @@ func (p *process) openWorkers(ctx context.Context) error {
 	return nil
 }
 
-// openServers loads the signing keys of our names, and makes those that there are not.
+// openServers loads the signing keys of local server names, and makes those that there are not.
 func (p *process) openServers(ctx context.Context) error {
 	registry, err := servers.Open(ctx, p.node.PG, p.cfg.names(), p.log)
 	if err != nil {

@@ -203,7 +203,7 @@ func (c *Client) uploadSignatures(w http.ResponseWriter, r *http.Request) error 
 	return httpx.OK(w, map[string]any{"failures": failures})
 }
 
-// signableKeys returns the keys of our users, and the master keys of others.
+// signableKeys returns the keys of local users, and the master keys of others.
 func (c *Client) signableKeys(ctx context.Context, users []id.User, viewer id.User) (map[id.User]*userdb.UserKeys, error) {
 	var local, remote []id.User
 	for _, u := range users {

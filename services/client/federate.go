@@ -94,7 +94,7 @@ func unreachable(req *fedv1.DoRequest, err error) error {
 	return merr.BadGateway("Cannot reach " + req.Destination).WithCause(err)
 }
 
-// remoteError passes a Matrix error of another server on. What could make a client of ours believe something wrong
+// remoteError passes a Matrix error of another server on. What could make a local client believe something wrong
 // about itself (that it is logged out, or too fast) becomes a 502.
 func remoteError(status int, raw []byte) error {
 	var e struct {

@@ -494,7 +494,7 @@ func TestDeviceStreams(t *testing.T) {
 func TestKeyChanges(t *testing.T) {
 	c := newCluster(t)
 	anna, bert := c.register("anna"), c.register("bert")
-	c.join(anna.id, "!in:a.example", "invite") // a room that we are not in
+	c.join(anna.id, "!in:a.example", "invite") // a room that no local user is in
 	seq, err := c.users.Seq(t.Context(), anna.id)
 	must(t, err)
 	from := (&token.Sync{UserSeq: seq}).Encode(anna.id)

@@ -70,7 +70,7 @@ func (c *Client) getProfileField(w http.ResponseWriter, r *http.Request) error {
 	return httpx.OK(w, map[string]json.RawMessage{key: v})
 }
 
-// profileOf returns the fields of a profile, of our users and, asking their server, of others.
+// profileOf returns the fields of a profile, of local users and, asking their server, of others.
 func (c *Client) profileOf(ctx context.Context, origin id.Server, user id.User, key string) (map[string]json.RawMessage, error) {
 	if !c.isLocal(user) {
 		uri := "/_matrix/federation/v1/query/profile?user_id=" + url.QueryEscape(string(user))

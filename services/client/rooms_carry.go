@@ -29,7 +29,7 @@ type successionTask struct {
 	New id.Room `json:"new"`
 }
 
-// carryAlong does it for all of our users who are in the old room. What was done before is not done again.
+// carryAlong does it for all of local users who are in the old room. What was done before is not done again.
 func (c *Client) carryAlong(ctx context.Context, t userdb.Task) error {
 	var s successionTask
 	if err := json.Unmarshal(t.Payload, &s); err != nil {

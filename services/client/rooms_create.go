@@ -169,7 +169,7 @@ func userList(in []string) ([]id.User, error) {
 	return users, nil
 }
 
-// profilesOf returns what goes into the member events of users: the profiles of ours.
+// profilesOf returns what goes into the member events of users: the local profiles.
 func (c *Client) profilesOf(ctx context.Context, users []id.User) (map[id.User]map[string]json.RawMessage, error) {
 	ours := slices.DeleteFunc(slices.Clone(users), func(u id.User) bool { return !c.isLocal(u) })
 	found, err := c.users.Profiles(ctx, ours)

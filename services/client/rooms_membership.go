@@ -141,7 +141,7 @@ func memberBody(r *http.Request) (body []byte, content map[string]json.RawMessag
 	return body, content, nil
 }
 
-// addProfile adds the profile of one of our users to the content of their member event, where it does not say else.
+// addProfile adds the profile of a local user to the content of their member event, where it does not say else.
 func (c *Client) addProfile(ctx context.Context, content map[string]json.RawMessage, user id.User) error {
 	if !c.isLocal(user) {
 		return nil
@@ -303,7 +303,7 @@ func bodyUser(body []byte) (id.User, error) {
 	return user, nil
 }
 
-// mayInvite refuses invites that one of our users blocks: 403 M_INVITE_BLOCKED (client-server API, "Invite
+// mayInvite refuses invites that a local user blocks: 403 M_INVITE_BLOCKED (client-server API, "Invite
 // permission"). For users of other servers their server says so.
 func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
 	if !c.isLocal(invitee) || by == invitee {
@@ -316,7 +316,7 @@ func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
 	return err
 }
 
-// limitInvitee bounds how often one of our users is invited, by whomever, and how many invites wait for an answer.
+// limitInvitee bounds how often a local user is invited, by whomever, and how many invites wait for an answer.
 func (c *Client) limitInvitee(r *http.Request, invitee id.User) error {
 	if !c.isLocal(invitee) || !me(r).RateLimited() || invitee == me(r).User {
 		return nil

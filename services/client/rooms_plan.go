@@ -128,7 +128,7 @@ func (p *plan) add(typ, key string, content any) {
 	p.events = append(p.events, stateIntent(p.creator, typ, key, content))
 }
 
-// stateIntent is a state event that one of our users wants to send.
+// stateIntent is a state event that a local user wants to send.
 func stateIntent(sender id.User, typ, key string, content any) *roomv1.EventIntent {
 	raw, ok := content.(json.RawMessage)
 	if !ok {

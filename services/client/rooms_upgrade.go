@@ -166,7 +166,7 @@ func (u *upgrade) run(ctx context.Context) (id.Room, error) {
 	return replacement, u.carry(ctx, replacement)
 }
 
-// carry takes along what our users have set for the room: for all that has been done even if this worker dies.
+// carry takes along what local users have set for the room: for all that has been done even if this worker dies.
 func (u *upgrade) carry(ctx context.Context, replacement id.Room) error {
 	payload, err := json.Marshal(successionTask{Old: u.old.ID, New: replacement})
 	if err != nil {

@@ -94,7 +94,7 @@ func cutServer(term string) string {
 	return term
 }
 
-// findLocal finds our users by the words of the directory.
+// findLocal finds local users by the words of the directory.
 func (c *Client) findLocal(ctx context.Context, searcher id.User, words []string) ([]foundUser, error) {
 	users, err := c.users.FindUsers(ctx, words[0], searchCandidates)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *Client) findLocal(ctx context.Context, searcher id.User, words []string
 	return out, nil
 }
 
-// visible keeps the searcher, and those of our users whom the searcher shares a room with, or who are in a public room.
+// visible keeps the searcher, and those of local users whom the searcher shares a room with, or who are in a public room.
 func (c *Client) visible(ctx context.Context, searcher id.User, users []id.User) ([]id.User, error) {
 	mine, err := c.users.JoinedRooms(ctx, searcher)
 	if err != nil {

@@ -50,7 +50,7 @@ type keyName struct {
 // request is a request of another server whose signature was verified.
 type request struct {
 	*http.Request
-	// origin is the server that asks, server the one of our names that it asks.
+	// origin is the server that asks, server the local server name that it asks.
 	origin, server id.Server
 	// body is the JSON of the body; nil if there is none.
 	body []byte

@@ -175,7 +175,7 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// knownNames are our names, without keys.
+// knownNames are local server names, without keys.
 type knownNames struct{}
 
 func (knownNames) IsLocal(s id.Server) bool { return s == "a.example" }

@@ -176,7 +176,7 @@ func (f *Fedin) allow(ctx context.Context, kind, key string) error {
 	return f.limits.Allow(ctx, kind, key)
 }
 
-// mayWait bounds how often one of our users is invited, and the invites that wait for an answer: a first sync brings them
+// mayWait bounds how often a local user is invited, and the invites that wait for an answer: a first sync brings them
 // all.
 func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
 	if err := f.allow(ctx, "invite_user", string(user)); err != nil {
@@ -189,7 +189,7 @@ func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
 	return err
 }
 
-// takesInvites says whether a user of ours exists and wants to be invited (client-server API, "Invite permission").
+// takesInvites says whether a local user exists and wants to be invited (client-server API, "Invite permission").
 func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
 	account, err := f.users.Account(ctx, user)
 	if errors.Is(err, userdb.ErrNotFound) || err == nil && account.Deactivated {

@@ -33,7 +33,7 @@ func (f *Fedin) ownKeys(w http.ResponseWriter, r *http.Request) error {
 	return httpx.Raw(w, http.StatusOK, b)
 }
 
-// published is the signed object of a name of ours.
+// published is the signed object of a local server name.
 func (f *Fedin) published(ctx context.Context, server id.Server) ([]byte, error) {
 	all, err := f.servers.VerifyKeys(server)
 	if err != nil {

@@ -207,7 +207,7 @@ func (f *Fedin) sendKnock(w http.ResponseWriter, q *request) error {
 	return httpx.Send(w, b)
 }
 
-// exchangeInvite answers PUT exchange_third_party_invite: nobody of ours invites by third-party identifiers.
+// exchangeInvite answers PUT exchange_third_party_invite: no local user invites by third-party identifiers.
 func (f *Fedin) exchangeInvite(http.ResponseWriter, *request) error {
 	return merr.Forbidden("Third-party invites are not supported")
 }

@@ -156,7 +156,7 @@ func (f *Fedin) receiveRoom(ctx context.Context, origin id.Server, room *roomdb.
 	return f.deliver(ctx, origin, room, pdus, out)
 }
 
-// receiveUnjoined takes in what others have done to memberships of ours in a room that we are not in: invites that were
+// receiveUnjoined takes in what others have done to memberships of local users in a room that no local user is in: invites that were
 // withdrawn, knocks that were denied. The room's owner says which those are.
 func (f *Fedin) receiveUnjoined(ctx context.Context, origin id.Server, roomID id.Room, raw []json.RawMessage, out *results) error {
 	var pdus []*event.PDU
@@ -183,7 +183,7 @@ func (f *Fedin) receiveUnjoined(ctx context.Context, origin id.Server, roomID id
 	return f.deliver(ctx, origin, &roomdb.Room{ID: roomID}, pdus, out)
 }
 
-// unjoinedRules returns the rules by which to read an event about a user of ours who was invited or knocked; nil for all
+// unjoinedRules returns the rules by which to read an event about a local user who was invited or knocked; nil for all
 // other events.
 func (f *Fedin) unjoinedRules(ctx context.Context, roomID id.Room, raw []byte) (*roomversion.Rules, error) {
 	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)

@@ -28,7 +28,7 @@ type keyObject struct {
 	} `json:"old_verify_keys"`
 }
 
-// signedBy verifies the signature of one of our names on an object.
+// signedBy verifies the signature of a local server name on an object.
 func (w *worker) signedBy(raw string, name id.Server) {
 	w.t.Helper()
 	k, err := w.names.SigningKey(w.t.Context(), name)

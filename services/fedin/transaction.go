@@ -80,7 +80,7 @@ func (f *Fedin) send(w http.ResponseWriter, q *request) error {
 	if txnID == "" || len(txnID) > maxTxnID || !plain(txnID) {
 		return merr.InvalidParam("Not a transaction ID")
 	}
-	txnID = string(q.server) + " " + txnID // a server may count for each of our names by itself
+	txnID = string(q.server) + " " + txnID // a server may count for each of this cluster's names by itself
 	t, err := parseTransaction(q.body)
 	if err != nil {
 		f.metrics.transactions.WithLabelValues("malformed").Inc()

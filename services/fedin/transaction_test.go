@@ -147,7 +147,7 @@ func TestTransactionAtAnotherWorker(t *testing.T) {
 }
 
 // Server-server API, "Transactions": a transaction is one between two servers. What the same server sends to another of
-// our names has its own count.
+// the cluster's names has its own count.
 func TestTransactionToAnotherName(t *testing.T) {
 	w := newWorker(t)
 	s := w.server("one.example")

@@ -147,7 +147,7 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// account makes a user of ours.
+// account makes a local user.
 func (w *inbound) account(name string) id.User {
 	w.t.Helper()
 	u := id.NewUser(name, ours)

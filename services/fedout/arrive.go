@@ -16,12 +16,12 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// A server must be told of the devices of a user of ours who joins a room that it is in, unless it is told of them already
+// A server must be told of the devices of a local user who joins a room that it is in, unless it is told of them already
 // (server-server API, "Device Management"). The join in the log is what causes it, so it is not lost: a destination has not
 // got past the join before it was told. Nothing of it is stored. When we get to know the members of a room that was joined
 // without them, there may be servers among theirs that nobody knew of: all of ours in the room are told of then.
 
-// arrival is a user of ours who joined a room.
+// arrival is a local user who joined a room.
 type arrival struct {
 	user id.User
 	room roomKey
@@ -35,12 +35,12 @@ func (f *sender) planFilled(ctx context.Context, key roomKey, e *logv1.Entry) (o
 	}
 	origin := rs.ours
 	if origin == "" {
-		return offer{}, nil // nobody of ours is there any more
+		return offer{}, nil // no local user is there any more
 	}
 	return offer{to: rs.remote, item: &item{logPart: key.part, pos: e.Pos, entry: e, origin: origin, many: true, size: 300}}, nil
 }
 
-// arrivals are the users of ours whom an item makes known to servers, found out once for all destinations.
+// arrivals are the local users whom an item makes known to servers, found out once for all destinations.
 type arrivals struct {
 	mu   sync.Mutex
 	done bool
@@ -186,7 +186,7 @@ func (d *dest) missedArrivals(ctx context.Context, part uint32, from, to int64, 
 // tellAtOnce bounds the users whose keys are read together.
 const tellAtOnce = 50
 
-// tellDevices tells the destination of all devices of users of ours.
+// tellDevices tells the destination of all devices of local users.
 func (d *dest) tellDevices(ctx context.Context, users []id.User) error {
 	for some := range slices.Chunk(users, tellAtOnce) {
 		byOrigin := make(map[id.Server]*transaction)

@@ -14,7 +14,7 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// person is a user of ours with keys.
+// person is a local user with keys.
 type person struct {
 	w     *world
 	user  id.User
@@ -122,7 +122,7 @@ func TestEachDeviceChangeIsTold(t *testing.T) {
 	}
 }
 
-// Server-server API, "Device Management": servers in a room that a user of ours joins are told of the user's devices if no
+// Server-server API, "Device Management": servers in a room that a local user joins are told of the user's devices if no
 // room told them before. So are those that are away, and those that are found when the members of a room become known.
 func TestDevicesOfArrivals(t *testing.T) {
 	w := newWorld(t)

@@ -35,7 +35,7 @@ type catchUp struct {
 	joined map[int64]int
 	// skipped are rooms of which only the newest event is sent.
 	skipped []int64
-	// arrivals are joins of ours among the events that were read last.
+	// arrivals are local joins among the events that were read last.
 	arrivals []arrival
 }
 
@@ -292,7 +292,7 @@ func (d *dest) entitled(m missedEvent, c *catchUp) (id.Server, bool) {
 	return from, true
 }
 
-// newestOfSkipped adds the newest event of ours of each room that the destination is too far behind in.
+// newestOfSkipped adds the newest local event of each room that the destination is too far behind in.
 func (d *dest) newestOfSkipped(ctx context.Context, part uint32, from int64, c *catchUp, t *transaction) error {
 	for _, nid := range c.skipped {
 		events, err := d.queryMissed(ctx, part, sqlNewest, int32(part), nid, from, c.upTo)

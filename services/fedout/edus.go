@@ -40,7 +40,7 @@ type eduRow struct {
 // rowsAtOnce bounds the rows of fed_edu that are read for one transaction; they leave room for other EDUs.
 const rowsAtOnce = 40
 
-// readEDUs reads the next rows for the destination, all from one server of ours. wake says which hints the answer has
+// readEDUs reads the next rows for the destination, all from one local server. wake says which hints the answer has
 // seen.
 func (d *dest) readEDUs(ctx context.Context) (rows []eduRow, more bool, wake int, err error) {
 	d.mu.Lock()
@@ -317,7 +317,7 @@ func (f *sender) deviceExists(ctx context.Context, user id.User, device id.Devic
 	return false, nil
 }
 
-// ephemeralOrigin is a server of ours that has typing or presence to send.
+// ephemeralOrigin is a local server that has typing or presence to send.
 func (d *dest) ephemeralOrigin() id.Server {
 	d.mu.Lock()
 	defer d.mu.Unlock()

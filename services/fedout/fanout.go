@@ -17,7 +17,7 @@ type item struct {
 	logPart uint32
 	pos     int64
 	entry   *logv1.Entry
-	// origin is the server of ours that sends it.
+	// origin is the local server that sends it.
 	origin id.Server
 	// many says that it is for many servers.
 	many     bool
@@ -29,11 +29,11 @@ type item struct {
 // event returns the item's event, nil for other entries.
 func (it *item) event() *logv1.Event { return it.entry.GetEvent() }
 
-// offer is an item and who must get it. outside are servers that are not in the room.
+// offer is an item and who must get it. notInRoom are servers that are not in the room but get the item, too.
 type offer struct {
-	item    *item
-	to      []target
-	outside []target
+	item      *item
+	to        []target
+	notInRoom []target
 }
 
 // handle hands a run of log entries to the destinations that this worker has. All that can fail comes before the
@@ -50,7 +50,7 @@ func (f *sender) handle(ctx context.Context, d bus.Delivery) error {
 		for _, t := range o.to {
 			f.offer(t, o.item, true)
 		}
-		for _, t := range o.outside {
+		for _, t := range o.notInRoom {
 			f.offer(t, o.item, false)
 		}
 	}
@@ -82,7 +82,7 @@ func (f *sender) plan(ctx context.Context, d bus.Delivery) ([]offer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", e.Pos, err)
 		}
-		if len(o.to) > 0 || len(o.outside) > 0 {
+		if len(o.to) > 0 || len(o.notInRoom) > 0 {
 			offers = append(offers, o)
 		}
 	}
@@ -125,7 +125,7 @@ func (f *sender) note(key roomKey, e *logv1.Entry) {
 }
 
 // planEvent sends an event to the servers in the room after it, but for the sender's own: a join that came by
-// send_join is ours to spread. A join of ours through another server is not, but tells whose devices they must hear of.
+// send_join is ours to spread. A local join through another server is not, but tells whose devices they must hear of.
 func (f *sender) planEvent(ctx context.Context, key roomKey, e *logv1.Entry, ev *logv1.Event) (offer, error) {
 	rs, err := f.rooms.at(ctx, key, e.Pos)
 	if err != nil {
@@ -142,7 +142,7 @@ func (f *sender) planEvent(ctx context.Context, key roomKey, e *logv1.Entry, ev 
 	for _, name := range ev.AlsoTo {
 		server := id.Server(name)
 		if server != from && rs.counts[server] <= 0 && !f.isLocal(server) {
-			o.outside = append(o.outside, target{server, partition.Of(name)})
+			o.notInRoom = append(o.notInRoom, target{server, partition.Of(name)})
 		}
 	}
 	origin := from

@@ -23,7 +23,7 @@ const (
 	maxGreeted = 1000
 	// greetedFor is for how long it is remembered that a server was told of a room's members.
 	greetedFor = 10 * time.Minute
-	// lateJoin is how old a join of ours is that nobody is told of: the log is being caught up.
+	// lateJoin is how old a local join is that nobody is told of: the log is being caught up.
 	lateJoin = time.Minute
 )
 
@@ -105,7 +105,7 @@ func (f *sender) here(ctx context.Context, key roomKey) (map[id.User]*logv1.Pres
 	return f.s.presence.GetMany(ctx, users)
 }
 
-// localMembers are the member events of our users in a state.
+// localMembers are the member events of local users in a state.
 func (f *sender) localMembers(m state.Map) iter.Seq2[state.Key, int64] {
 	return func(yield func(state.Key, int64) bool) {
 		for key, nid := range m.Type("m.room.member") {

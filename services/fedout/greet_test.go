@@ -15,7 +15,7 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// is stores how one of our users is, of which no worker hears.
+// is stores how a local user is, of which no worker hears.
 func (w *world) is(user id.User, state string) {
 	w.t.Helper()
 	s := presence.New(w.redis, deafBus{})

@@ -58,7 +58,7 @@ type sender struct {
 
 	// joined are the rooms of users whose presence is sent; an entry goes when its user's memberships change.
 	joined *cache.Cache[id.User, []userdb.JoinedRoom]
-	// typed are rooms in which users of ours have typed.
+	// typed are rooms in which local users have typed.
 	typed *cache.Cache[id.Room, roomKey]
 	// greeted are servers that were told who of ours is in a room.
 	greeted *cache.Cache[greeting, struct{}]

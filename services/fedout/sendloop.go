@@ -169,7 +169,7 @@ func (d *dest) sendQueued(ctx context.Context) error {
 	return nil
 }
 
-// pop takes the next entries from the queue that one transaction can hold. All are from one server of ours.
+// pop takes the next entries from the queue that one transaction can hold. All are from one local server.
 func (d *dest) pop(t *transaction, fixed bool) []*item {
 	d.mu.Lock()
 	defer d.mu.Unlock()

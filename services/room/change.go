@@ -41,7 +41,7 @@ type change struct {
 	upon       []toldEvent // stored events that were judged upon states that were told
 	// judgedAgain is an event that stood upon a state that was told, and does not any more; 0: none.
 	judgedAgain int64
-	barsGuests  bool  // guests of ours must leave afterwards
+	barsGuests  bool  // local guests must leave afterwards
 	nid         int64 // highest numeric id that the change uses
 
 	// last is the position of the change's last entry, or of the partition's last if it has none.

@@ -20,7 +20,7 @@ const (
 	mergeAbove = 10
 	// crowdedExtremities is the number above which whoever sends more waits until they are merged.
 	crowdedExtremities = 50
-	// maxExtremities is the number at which events that only add to it are not taken in, where nobody of ours may merge. A
+	// maxExtremities is the number at which events that only add to it are not taken in, where no local user may merge. A
 	// server is free not to have got an event: it is asked for again when one that is taken in names it.
 	maxExtremities = 200
 )
@@ -46,7 +46,7 @@ func (s *Service) mergeSoon(roomID id.Room) {
 	})
 }
 
-// mergeAll merges the forward extremities of a room until they are few, or nobody of ours may.
+// mergeAll merges the forward extremities of a room until they are few, or no local user may.
 func (s *Service) mergeAll(ctx context.Context, roomID id.Room) {
 	ctx, cancel := context.WithTimeout(ctx, mergeTimeout)
 	defer cancel()

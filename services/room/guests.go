@@ -41,7 +41,7 @@ func (w *writer) guestsBarred(ctx context.Context, old, now int64) (bool, error)
 	return !may, err
 }
 
-// removeGuests sees to it that guests of ours leave the room after the draft is committed. The task is stored before that,
+// removeGuests sees to it that local guests leave the room after the draft is committed. The task is stored before that,
 // so that it is there whatever becomes of this worker; it looks at the room as it then is.
 func (w *writer) removeGuests(ctx context.Context) error {
 	if err := w.s.guestTask(ctx, w.r, guestGrace); err != nil {

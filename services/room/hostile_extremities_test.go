@@ -45,7 +45,7 @@ func TestExtremityPileUp(t *testing.T) {
 	h.goesOn(before)
 }
 
-// Where nobody of ours may merge, extremities that only add to the others are not taken in; an event that names some is.
+// Where no local user may merge, extremities that only add to the others are not taken in; an event that names some is.
 func TestExtremitiesThatNobodyMerges(t *testing.T) {
 	h := newHostile(t, "10")
 	ok := must[*roomv1.SendResponse](t)

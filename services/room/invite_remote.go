@@ -144,7 +144,7 @@ func (w *writer) shownState(ctx context.Context, inviter id.User) ([]json.RawMes
 	return shown, nil
 }
 
-// attachOwn adds an event of ours that was built a while ago.
+// attachOwn adds a local event that was built a while ago.
 func (s *Service) attachOwn(ctx context.Context, pdu *event.PDU, in intent) (*roomv1.SendResponse, error) {
 	r, err := s.joinedRoom(ctx, pdu.RoomID)
 	if err != nil {
@@ -180,7 +180,7 @@ func (s *Service) attachOwn(ctx context.Context, pdu *event.PDU, in intent) (*ro
 	return resp, nil
 }
 
-// leaveElsewhere rejects an invite, or takes a knock back, in a room that we are not in. If no server of the room helps,
+// leaveElsewhere rejects an invite, or takes a knock back, in a room that no local user is in. If no server of the room helps,
 // the user is rid of it all the same, as with Synapse.
 func (s *Service) leaveElsewhere(ctx context.Context, roomID id.Room, in intent) (*roomv1.SendResponse, error) {
 	row, err := s.unjoinedRow(ctx, roomID, in.sender)

@@ -8,7 +8,7 @@ import (
 	"hanse/pkg/state"
 )
 
-// homeServer is one of our names that has a member in the room: requests of the room are made in its name.
+// homeServer is a local server name that has a member in the room: requests of the room are made in its name.
 func (r *room) homeServer(ctx context.Context) (id.Server, error) {
 	if r.home != "" {
 		return r.home, nil
@@ -27,7 +27,7 @@ func (r *room) homeServer(ctx context.Context) (id.Server, error) {
 // membersAtOnce is how many memberships are looked at together.
 const membersAtOnce = 200
 
-// localMember finds one of our users who is joined in a state and of whom may says yes; "" if there is none.
+// localMember finds a local user who is joined in a state and of whom may says yes; "" if there is none.
 func (s *Service) localMember(ctx context.Context, p *lease, m state.Map, may func(id.User) bool) (id.User, error) {
 	var nids []int64
 	look := func() (id.User, error) {

@@ -17,7 +17,7 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// errElsewhere says that another server has to help: we are not in the room, or nobody of ours can let the user in.
+// errElsewhere says that another server has to help: we are not in the room, or no local user can let the user in.
 var errElsewhere = errors.New("the room must be joined through another server")
 
 // authorisedVia is the member of a join's content that names who vouches for it (client-server API, "Restricted rooms").
@@ -120,7 +120,7 @@ func (s *Service) join(ctx context.Context, roomID id.Room, in intent, via []str
 	return resp, err
 }
 
-// sendHere sends a user's own membership event, which prepare completes, to a room that somebody of ours is in. Where
+// sendHere sends a user's own membership event, which prepare completes, to a room that a local user is in. Where
 // nobody is, or another server has to help, the error is one that elsewhere says yes to.
 func (s *Service) sendHere(ctx context.Context, roomID id.Room, in intent, prepare func(*writer, context.Context, intent) (intent, error)) (*roomv1.SendResponse, error) {
 	return s.write(ctx, roomID, []intent{in}, func(ctx context.Context, w *writer) ([]id.Event, error) {
@@ -143,7 +143,7 @@ func elsewhere(err error) bool {
 // asItIs prepares nothing.
 func (w *writer) asItIs(_ context.Context, in intent) (intent, error) { return in, nil }
 
-// joinable prepares a join: into a restricted room somebody of ours with the power to invite vouches for the user
+// joinable prepares a join: into a restricted room a local user with the power to invite vouches for the user
 // (client-server API, "Restricted rooms"; room version 8).
 func (w *writer) joinable(ctx context.Context, in intent) (intent, error) {
 	user := id.User(*in.stateKey)

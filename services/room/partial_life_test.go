@@ -53,7 +53,7 @@ func TestPartialJoinedAgain(t *testing.T) {
 	}
 }
 
-// Two users of ours join at once, through another server both.
+// Two local users join at once, through another server both.
 func TestPartialTwoJoin(t *testing.T) {
 	p := newPartialJoin(t, "12", 2, "ids")
 	a, b, roomID, ok := p.a, p.b, p.room, must[*roomv1.SendResponse](t)
@@ -81,7 +81,7 @@ func TestPartialTwoJoin(t *testing.T) {
 	}
 }
 
-// A user of ours who was banned while members were unknown is out, and a redaction by somebody who had no right to speak is
+// A local user who was banned while members were unknown is out, and a redaction by somebody who had no right to speak is
 // taken back (room version 11, "Redactions").
 func TestPartialTakenBack(t *testing.T) {
 	p := newPartialJoin(t, "11", 1, "ids")

@@ -46,7 +46,7 @@ func (w *writer) withCited(ctx context.Context, e *newEvent, before *state.Snaps
 	return w.batch().Child(before, w.nid(), m)
 }
 
-// withOwn is the current state with a member who came before our join, and was omitted: somebody else of ours, mostly, who
+// withOwn is the current state with a member who came before our join, and was omitted: another local user, mostly, who
 // joined at the same time.
 func (w *writer) withOwn(e *newEvent) state.Map {
 	if !w.h.partial() || e.pdu.Type != typeMember || e.pdu.StateKey == nil {

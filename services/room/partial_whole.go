@@ -19,7 +19,7 @@ type wholeState struct {
 	m               state.Map
 	joined, invited int32
 	servers         map[id.Server]int32
-	local           []id.User // users of ours in it
+	local           []id.User // local users in it
 }
 
 // whole makes a state of a listing. What came with the join stays as it came: it was all that we knew when we trusted the

@@ -125,7 +125,7 @@ written AS (
 	WHERE m.pos < excluded.pos)
 SELECT part, user_id, seq FROM raised`
 
-	// sqlProjectUnjoined writes the row of a user in a room that we are not in, with its event: an invite from elsewhere,
+	// sqlProjectUnjoined writes the row of a user in a room that no local user is in, with its event: an invite from elsewhere,
 	// its refusal. It has no position of its own, only that of the partition's head at the time.
 	sqlProjectUnjoined = `
 WITH raised AS (

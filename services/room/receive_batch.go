@@ -233,7 +233,7 @@ func (w *writer) touched(pdu *event.PDU) bool {
 // decides says whether other events of the current state stand or fall with this one.
 func decides(pdu *event.PDU) bool { return pdu.IsState() && resolve.IsPower(pdu) }
 
-// isOurMember says whether an event is about the membership of a user of ours, who is to see it in its place.
+// isOurMember says whether an event is about the membership of a local user, who is to see it in its place.
 func (w *writer) isOurMember(pdu *event.PDU) bool {
 	return pdu.Type == typeMember && pdu.StateKey != nil && w.s.localUser(id.User(*pdu.StateKey))
 }

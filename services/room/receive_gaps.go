@@ -64,7 +64,7 @@ func (in *intake) look(ctx context.Context, pdu *event.PDU) (gaps, error) {
 	return g, nil
 }
 
-// since returns the depth of the event with which the room begins for us, fetched history apart: the join of ours that began
+// since returns the depth of the event with which the room begins for us, fetched history apart: the local join that began
 // this stay, or its creation; of a room whose members are being fetched the join that they were omitted from.
 func (r *room) since(ctx context.Context) (depth int64, err error) {
 	if r.partial != nil {

@@ -26,7 +26,7 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 	if e.pdu.Type != typeRedaction || e.pdu.StateKey != nil {
 		return true, nil
 	}
-	// In versions 1 and 2 the auth rules have decided; what our users send waits for nothing.
+	// In versions 1 and 2 the auth rules have decided; what local users send waits for nothing.
 	decided := local || e.pdu.Rules.RedactionAuthRule
 	if e.pdu.Redacts == "" {
 		return decided, nil
@@ -75,7 +75,7 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 	return shown, nil
 }
 
-// mayRedactUnknown judges a redaction by one of our users of an event that the room does not have: one of another room is
+// mayRedactUnknown judges a redaction by a local user of an event that the room does not have: one of another room is
 // refused (as Synapse does), one that may come still needs the power to redact.
 func (w *writer) mayRedactUnknown(ctx context.Context, by *event.PDU, powerful bool) error {
 	if !powerful {

@@ -18,7 +18,7 @@ import (
 // needed is resolved without the lock, while the room goes on; and then it is made again. As results are known by the identities of
 // the states, the draft finds the result whatever was said in the room meanwhile, unless that has changed a state which is
 // resolved, or was the first to stand upon all forward extremities of the room: then it is given up once more, at once. From the third time on
-// changes of the room's state by users of ours wait for it, but what they say does not, so that it comes to an end.
+// changes of the room's state by local users wait for it, but what they say does not, so that it comes to an end.
 //
 // Identities are made of numbers, so a state event must have the same number in each draft: before anything is resolved
 // those of the draft are stored without a place.

@@ -56,9 +56,9 @@ type room struct {
 	unsettled []unsettled
 	queuedIDs map[id.Event]int64 // their events
 	awaiting  *change            // the newest whose events name such as we lack
-	home      id.Server          // one of our names that is in the room
+	home      id.Server          // a local server name that is in the room
 	merger    id.User            // who sent the last event that merged ends
-	mute      *state.Map         // a current state in which nobody of ours may do that
+	mute      *state.Map         // a current state in which no local user may do that
 	partial   *partialRoom       // set while the state lacks members
 	void      chan struct{}      // closed when what is resolved without the lock will be of no use
 

@@ -178,7 +178,7 @@ func checkMembershipEvent(pdu *event.PDU, membership string, origin id.Server) e
 	return nil
 }
 
-// cosignJoin signs a restricted join that somebody of ours vouches for, after looking at the conditions again.
+// cosignJoin signs a restricted join that a local user vouches for, after looking at the conditions again.
 func (s *Service) cosignJoin(ctx context.Context, pdu *event.PDU, roomID id.Room) (*event.PDU, error) {
 	via := id.User(gjson.GetBytes(pdu.Content, authorisedVia).Str)
 	if pdu.Membership() != "join" || via == "" || !s.localUser(via) || !pdu.Rules.RestrictedJoin {
@@ -223,7 +223,7 @@ func (s *Service) membershipAnswer(ctx context.Context, roomID id.Room, pdu *eve
 	return &roomv1.SendMembershipResponse{Event: e.JSON, EventId: string(e.ID), Part: r.p.part, Sid: e.SID, RoomVersion: r.rules.Version}, nil
 }
 
-// ReceiveInvite implements roomv1.RoomServer: an invite of one of our users (server-server API, "Inviting to a room").
+// ReceiveInvite implements roomv1.RoomServer: an invite of a local user (server-server API, "Inviting to a room").
 // In a room that we are in it comes to us as an event, too; in others it is all that we know of the room.
 func (s *Service) ReceiveInvite(ctx context.Context, req *roomv1.ReceiveInviteRequest) (*roomv1.ReceiveInviteResponse, error) {
 	roomID, err := parseRoom(req.RoomId)

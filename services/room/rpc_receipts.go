@@ -62,7 +62,7 @@ func (s *Service) Receipts(ctx context.Context, req *roomv1.ReceiptsRequest) (*r
 	return &roomv1.ReceiptsResponse{Pos: c.last}, nil
 }
 
-// readable checks receipts. Malformed ones of our users are refused; those of others are ignored, lest one keep the others
+// readable checks receipts. Malformed ones of local users are refused; those of others are ignored, lest one keep the others
 // of an EDU from being taken.
 func readable(in []*roomv1.ReceiptIntent) ([]*roomv1.ReceiptIntent, error) {
 	out := make([]*roomv1.ReceiptIntent, 0, len(in))
@@ -240,7 +240,7 @@ func (s *Service) deviceChange(ctx context.Context, roomID id.Room, req *roomv1.
 	}
 	defer r.unlock()
 	if !r.exists || r.head.joinedLocal == 0 {
-		return nil, nil // nobody of ours would hear it
+		return nil, nil // no local user would hear it
 	}
 	body := &logv1.DeviceChange{UserId: req.UserId, StreamId: req.StreamId, Local: req.Local, DeviceId: req.DeviceId}
 	stored, err := proto.Marshal(body)

@@ -92,7 +92,7 @@ func (s *Service) said(answer *joinAnswer) map[id.Server]int32 {
 }
 
 // noteServers counts the servers that are said to be in a room, with one member each, before the join is stored: in a
-// large room they are too many for one change. Nobody reads the counts of a room that we are not in.
+// large room they are too many for one change. Nobody reads the counts of a room that no local user is in.
 func (s *Service) noteServers(ctx context.Context, roomID id.Room, answer *joinAnswer) error {
 	outside := func() (*room, error) {
 		r, err := s.lockRoom(ctx, roomID)

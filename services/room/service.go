@@ -36,7 +36,7 @@ import (
 type Servers interface {
 	// IsLocal says whether the name is one of ours.
 	IsLocal(server id.Server) bool
-	// SigningKey is the key with which a name of ours signs, VerifyKeys all that it has ever signed with.
+	// SigningKey is the key with which a local server name signs, VerifyKeys all that it has ever signed with.
 	SigningKey(ctx context.Context, server id.Server) (*signing.Key, error)
 	VerifyKeys(server id.Server) ([]servers.VerifyKey, error)
 }

@@ -70,7 +70,7 @@ func (s *Service) projectUnjoined(ctx context.Context, r *room, e unjoinedEvent,
 	return nil
 }
 
-// unjoinedRow is what we know of a user's membership in a room that we are not in.
+// unjoinedRow is what we know of a user's membership in a room that no local user is in.
 type unjoinedRow struct {
 	membership string
 	eventNID   int64 // 0: the event is in the row
@@ -132,10 +132,10 @@ func (s *Service) last(ctx context.Context, roomID id.Room, row *unjoinedRow) (*
 	return e.PDU, nil
 }
 
-// errUnjoined is what others are told of events of a room that we are not in.
+// errUnjoined is what others are told of events of a room that no local user is in.
 var errUnjoined = errors.New("this server is not in the room")
 
-// receiveUnjoined takes in what others have done to memberships of ours in a room that we are not in.
+// receiveUnjoined takes in what others have done to memberships of local users in a room that no local user is in.
 func (s *Service) receiveUnjoined(ctx context.Context, roomID id.Room, raw [][]byte) (*roomv1.ReceiveResponse, error) {
 	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(raw))}
 	for i, b := range raw {
@@ -157,7 +157,7 @@ func (s *Service) receiveUnjoined(ctx context.Context, roomID id.Room, raw [][]b
 	return resp, nil
 }
 
-// endingOf parses an event by which somebody has withdrawn an invite of one of our users, or denied a knock; known says
+// endingOf parses an event by which somebody has withdrawn an invite of a local user, or denied a knock; known says
 // that it is the user's membership already. Any other event is errUnjoined.
 func (s *Service) endingOf(ctx context.Context, roomID id.Room, raw []byte) (pdu *event.PDU, known bool, err error) {
 	user, err := id.ParseUser(gjson.GetBytes(raw, "state_key").Str)

@@ -17,11 +17,11 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// maxPrev is how many prev events an event of ours names at most (Synapse sends 10 to 20; receivers of the
+// maxPrev is how many prev events a local event names at most (Synapse sends 10 to 20; receivers of the
 // specification refuse more than 20: server-server API, "PDUs").
 const maxPrev = 20
 
-// intent is an event that somebody of ours wants to send.
+// intent is an event that a local user wants to send.
 type intent struct {
 	typ      string
 	stateKey *string
@@ -205,7 +205,7 @@ func (w *writer) build(ctx context.Context, in intent, on base) (*event.PDU, []i
 	return pdu, found.nids, nil
 }
 
-// cosign adds the signatures of others of our names that an event needs: that of the server of the user who vouches for
+// cosign adds the signatures of other local server names that an event needs: that of the server of the user who vouches for
 // a restricted join.
 func (s *Service) cosign(ctx context.Context, pdu *event.PDU, by id.Server) (*event.PDU, error) {
 	for _, server := range pdu.SigningServers() {
@@ -310,7 +310,7 @@ func (s *Service) authEvents(ctx context.Context, p *lease, m state.Map, needed 
 	return out, nil
 }
 
-// extend makes an event of ours the new forward extremity of the room.
+// extend makes a local event the new forward extremity of the room.
 func (w *writer) extend(ctx context.Context, e *newEvent, on base) error {
 	if on.snap != nil {
 		e.sid = on.snap.SID()

@@ -110,7 +110,7 @@ func (s *Service) addLeaveEvent(ctx context.Context, v *roomView) error {
 	return nil
 }
 
-// addOutsideEvent shows a membership event of a room that we are not in.
+// addOutsideEvent shows a membership event of a room that no local user is in.
 func addOutsideEvent(v *roomView) error {
 	rules, ok := roomversion.Get(v.r.RoomVersion)
 	if !ok || len(v.r.Event) == 0 {

@@ -214,7 +214,7 @@ func (p *PDU) setID(hash [32]byte) {
 	}
 }
 
-// view reads the fields. It is lenient: what is wrong with an event of ours, or one that passed checkShape, was found.
+// view reads the fields. It is lenient: what is wrong with a local event, or one that passed checkShape, was found.
 func view(raw []byte, o canonjson.Object, rules *roomversion.Rules) (*PDU, error) {
 	p := &PDU{Rules: rules, JSON: raw}
 	for _, m := range o {

@@ -25,7 +25,7 @@ func TestForks(t *testing.T) {
 	for _, version := range versions {
 		t.Run("v"+version, func(t *testing.T) {
 			cfg := hugeroom.Scaled(members)
-			cfg.Version, cfg.Servers = version, min(cfg.Servers, 100) // who is sent our events is another test's
+			cfg.Version, cfg.Servers = version, min(cfg.Servers, 100) // which servers get local events is the subject of another test's
 			p := serve(t, cfg, peer.Config{})
 			f := newForked(t, p, version)
 			warm(f.side)
