@@ -11,7 +11,7 @@ import (
 	"hanse/pkg/admission"
 )
 
-// The kinds of accounts that request bodies are charged to. Whoever is known, a user by an access token or a server by a
+// The kinds of accounts that request bodies are charged to. A known sender, a user by an access token or a server by a
 // signature, has an account; the others are strangers, who have one for their address and, if they say which server they
 // are, one for that name. So what strangers say takes nothing from those whom they name.
 const (

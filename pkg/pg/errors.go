@@ -80,7 +80,7 @@ func IsUnique(err error, constraint string) bool {
 }
 
 // Unstorable reports whether PostgreSQL refused a value for what it is: text with a zero byte or that is not UTF-8, or
-// too long for an index. Whoever sent it made the mistake, and will make it again.
+// too long for an index. The sender made the mistake, and will make it again.
 func Unstorable(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && (pe.Code == "22021" || pe.Code == "22P05" || pe.Code == "54000")

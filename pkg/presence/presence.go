@@ -213,7 +213,7 @@ func (s *Store) GetMany(ctx context.Context, users []id.User) (map[id.User]*logv
 	return out, nil
 }
 
-// Each calls each for the presence of all users of whom something is known, at most limit. Who changes meanwhile may be
+// Each calls each for the presence of all known users, at most limit. A user whose presence changes meanwhile may be
 // given as before or as after, or twice.
 func (s *Store) Each(ctx context.Context, limit int, each func(*logv1.Presence)) error {
 	var cursor uint64

@@ -101,7 +101,7 @@ type pager struct {
 	backfills         int
 }
 
-// bounds sets where the page begins and where it must end. Who left the room sees it up to then.
+// bounds sets where the page begins and where it must end. A user who has left sees the room up to then.
 func (p *pager) bounds(from, to string, user id.User) (err error) {
 	newest := roomdb.At(p.a.room.LastPos)
 	if p.a.left != nil {

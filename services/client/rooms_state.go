@@ -105,7 +105,7 @@ func (c *Client) roomMembers(w http.ResponseWriter, r *http.Request) error {
 	return c.sendState(w, r, a.room, `{"chunk":[`, m.Type(typeMember), wanted, `]}`)
 }
 
-// stateAt is the state at a token, "" for now. Who left sees nothing later than that.
+// stateAt is the state at a token, "" for now. A user who has left gets the state at that time at the latest.
 func (c *Client) stateAt(ctx context.Context, a *access, at string) (state.Map, error) {
 	if at == "" {
 		return c.state(ctx, a)

@@ -13,9 +13,9 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-// Presence is told when it changes. Who meets in a room must know how the others are already: when one of ours joins a
-// room, the servers there are told of that user, and when somebody else does, their server is told of ours who are there
-// (server-server API, "Presence": "updates for users that the receiving server would be interested in"; Synapse does so).
+// Presence is sent when it changes. Users who meet in a room must know each other's presence at once: when a local user joins
+// a room, the servers there get that user's presence, and when another server's user joins, that server gets the presence of the
+// local users there (server-server API, "Presence": "updates for users that the receiving server would be interested in"; Synapse does so).
 
 const (
 	// maxGreeted bounds the members of rooms in which other servers are told of ours: in larger ones they hear of each

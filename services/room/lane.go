@@ -15,7 +15,7 @@ import (
 )
 
 // errStale is what a change gets that was built on a state which never came to be: the room was dropped because an
-// earlier change failed. Whoever built it builds it again.
+// earlier change failed. The change is built again.
 var errStale = errors.New("the room was reloaded")
 
 // commitTimeout bounds one transaction. After it the outcome is unknown.

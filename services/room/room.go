@@ -16,8 +16,8 @@ import (
 	"hanse/pkg/state"
 )
 
-// room is a room in the memory of its owner: where it stands, provisional changes included. Whoever builds on it
-// holds its lock; changes of a room are built one after the other and committed in that order, without waiting for
+// room is a room in the memory of its owner, with its provisional changes. A change is built under the room's lock; changes
+// of a room are built one after the other and committed in that order, without waiting for
 // each other's commit.
 type room struct {
 	s     *Service

@@ -9,9 +9,9 @@ import (
 // timeSlice is for how long somebody works while others wait.
 const timeSlice = 10 * time.Millisecond
 
-// turns shares some processors between those who have much to do: rooms that resolve, and events by the hundred that are
-// parsed and verified. The other processors are for what somebody waits for. Whoever waits longest comes next, and whoever
-// works longer than a time slice makes room for those that wait: as a room resolves one fork at a time, each room gets the same
+// turns shares some processors between large tasks: resolutions, and parsing and verifying events by the hundred. The other
+// processors are for requests that somebody waits for. The task that has waited longest comes next, and one that has worked
+// longer than a time slice lets the waiting tasks go first. As a room resolves one fork at a time, each room gets the same
 // share, however much it has to do.
 type turns struct {
 	mu    sync.Mutex

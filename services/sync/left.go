@@ -35,7 +35,7 @@ func (s *Service) addLeft(ctx context.Context, a *answer, p *poll, r *userdb.Mem
 }
 
 // memberUntil says whether the user was in the room until the present membership began, and returns the snapshot before
-// it. Who was banned after having left, or has declined an invite, was not: what happened meanwhile is not theirs to see.
+// it. A user who was banned after leaving, or has declined an invite, was not in the room, and may not see what happened.
 func (s *Service) memberUntil(ctx context.Context, r *userdb.Membership) (sid int64, member bool, err error) {
 	if r.JoinPos == 0 {
 		return 0, false, nil
