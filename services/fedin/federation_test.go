@@ -1,4 +1,4 @@
-package fedin_test
+package fedin
 
 import (
 	"context"
@@ -103,7 +103,7 @@ func testFedJoinOmit(t *testing.T, w *inbound) {
 		members, seen := 0, map[string]bool{}
 		for _, e := range some.get("state").Array() {
 			known, err := event.Parse([]byte(e.Raw), j.rules)
-			check(t, err)
+			must(t, err)
 			seen[string(known.ID)] = true
 			if known.Type == "m.room.member" {
 				members++
@@ -115,7 +115,7 @@ func testFedJoinOmit(t *testing.T, w *inbound) {
 		// What is in the state is not told twice, and nothing is missing of what it cites.
 		for _, e := range some.get("auth_chain").Array() {
 			known, err := event.Parse([]byte(e.Raw), j.rules)
-			check(t, err)
+			must(t, err)
 			if seen[string(known.ID)] {
 				t.Errorf("%s %s is told twice", known.Type, known.ID)
 			}
@@ -124,7 +124,7 @@ func testFedJoinOmit(t *testing.T, w *inbound) {
 		for _, list := range []string{"state", "auth_chain"} {
 			for _, e := range some.get(list).Array() {
 				known, err := event.Parse([]byte(e.Raw), j.rules)
-				check(t, err)
+				must(t, err)
 				for _, a := range known.AuthEvents {
 					if !seen[string(a)] {
 						t.Errorf("auth event %s of %s is missing", a, known.Type)
@@ -152,9 +152,9 @@ func testFedJoinRefused(t *testing.T, w *inbound) {
 
 	made := p.do("GET", fedPath("make_join", open, eve)+"?ver=11", nil).ok()
 	r, err := w.rooms.Room(t.Context(), id.Room(open))
-	check(t, err)
+	must(t, err)
 	pdu := p.sign([]byte(made.get("event").Raw), r.Rules)
-	send := func(room string, body any) *fedReply {
+	send := func(room string, body any) *reply {
 		return p.do("PUT", fedv2Path+"/send_join/"+url.PathEscape(room)+"/x", body)
 	}
 	send(closed, pdu.JSON).fails(400, "M_INVALID_PARAM")
@@ -202,7 +202,7 @@ func testFedKnock(t *testing.T, w *inbound) {
 	p := w.peer("knock.test")
 	made := p.do("GET", fedPath("make_knock", string(room), string(p.user("eve")))+"?ver=12", nil).ok()
 	r, err := w.rooms.Room(t.Context(), room)
-	check(t, err)
+	must(t, err)
 	pdu := p.sign([]byte(made.get("event").Raw), r.Rules)
 	answer := p.do("PUT", fedPath("send_knock", string(room), string(pdu.ID)), pdu.JSON).ok()
 	if got := answer.list("knock_room_state.#.type"); !slices.Contains(got, "m.room.create") || !slices.Contains(got, "m.room.name") {
@@ -226,7 +226,7 @@ func testFedInvite(t *testing.T, w *inbound) {
 		pdu := far.invite(bert)
 		body := map[string]any{"room_version": version, "event": json.RawMessage(pdu.JSON), "invite_room_state": far.state}
 		uri := fedv2Path + "/invite/" + url.PathEscape(string(far.id)) + "/" + url.PathEscape(string(pdu.ID))
-		var signed *fedReply
+		var signed *reply
 		at := "event"
 		switch version {
 		case "1":
@@ -235,7 +235,7 @@ func testFedInvite(t *testing.T, w *inbound) {
 		case "2": // which the create event tells
 			uri, at = strings.Replace(uri, "/v2/", "/v1/", 1), "1.event"
 			shown, err := json.Marshal(map[string]any{"invite_room_state": far.state})
-			check(t, err)
+			must(t, err)
 			signed = p.do("PUT", uri, json.RawMessage(fmt.Sprintf(`%s,"unsigned":%s}`, pdu.JSON[:len(pdu.JSON)-1], shown))).ok()
 		default:
 			signed = p.do("PUT", uri, body).ok()
@@ -257,7 +257,7 @@ func testFedInvite(t *testing.T, w *inbound) {
 func testFedInviteRefused(t *testing.T, w *inbound, p *peer, eve id.User) {
 	carl := w.account("carl")
 	far := newFarRoom(p, eve, "12")
-	put := func(pdu *event.PDU, version string, state []json.RawMessage) *fedReply {
+	put := func(pdu *event.PDU, version string, state []json.RawMessage) *reply {
 		return p.do("PUT", fedv2Path+"/invite/"+url.PathEscape(string(far.id))+"/x",
 			map[string]any{"room_version": version, "event": json.RawMessage(pdu.JSON), "invite_room_state": state})
 	}
@@ -282,7 +282,7 @@ func testFedInviteRefused(t *testing.T, w *inbound, p *peer, eve id.User) {
 		map[string]any{"room_version": "12", "event": json.RawMessage(good.JSON), "invite_room_state": far.state}).fails(400, "M_INVALID_PARAM")
 
 	_, err := w.users.PutAccountData(t.Context(), carl, "", "m.invite_permission_config", []byte(`{"default_action":"block"}`))
-	check(t, err)
+	must(t, err)
 	put(good, "12", far.state).fails(403, "M_INVITE_BLOCKED")
 }
 
@@ -292,7 +292,7 @@ func strippedOf(t *testing.T, state []json.RawMessage) []json.RawMessage {
 	out := make([]json.RawMessage, len(state))
 	for i, b := range state {
 		o, err := canonjson.ParseObject(b)
-		check(t, err)
+		must(t, err)
 		out[i] = o.Only("content", "sender", "state_key", "type").Bytes()
 	}
 	return out
@@ -321,7 +321,7 @@ func testFedChainCreate(t *testing.T, w *inbound) {
 	for _, version := range []string{"11", "12"} {
 		room := w.create(version, w.account("chain"+version), public)
 		j := p.join(room, p.user("eve"))
-		create := func(list string, answer *fedReply) {
+		create := func(list string, answer *reply) {
 			t.Helper()
 			if n := len(answer.get(list + `.#(type=="m.room.create")#`).Array()); n != 1 {
 				t.Errorf("version %s: %d create events in %s", version, n, list)
@@ -334,7 +334,7 @@ func testFedChainCreate(t *testing.T, w *inbound) {
 		create("auth_chain", p.do("GET", fedPath("event_auth", string(room), string(j.last.ID)), nil).ok())
 		createID := again.get(`state.#(type=="m.room.create")`)
 		pdu, err := event.Parse([]byte(createID.Raw), j.rules)
-		check(t, err)
+		must(t, err)
 		ids := p.do("GET", fedPath("state_ids", string(room))+"?event_id="+at, nil).ok()
 		if !slices.Contains(ids.list("auth_chain_ids"), string(pdu.ID)) {
 			t.Errorf("version %s: %s", version, ids.raw)
@@ -473,13 +473,13 @@ func testFedACL(t *testing.T, w *inbound) {
 	uri := fedPath("event_auth", string(room), string(j.last.ID))
 	p.do("GET", uri, nil).ok()
 	row, err := w.rooms.Room(t.Context(), room)
-	check(t, err)
+	must(t, err)
 	m, err := w.rooms.State(t.Context(), row.Part, row.SID)
-	check(t, err)
+	must(t, err)
 	list, err := w.rooms.StateEvent(t.Context(), row.Part, m, "m.room.server_acl", "")
-	check(t, err)
+	must(t, err)
 	_, err = w.shards.For(row.Part).Exec(t.Context(), `UPDATE event SET redacted_by = event_nid WHERE part = $1 AND event_nid = $2`, int32(row.Part), list.NID)
-	check(t, err)
+	must(t, err)
 	w.rooms.Forget(row.Part, list.NID)
 	p.do("GET", uri, nil).fails(http.StatusForbidden, "M_FORBIDDEN")
 }
@@ -493,12 +493,12 @@ func testFedEphemeralPartial(t *testing.T, w *inbound) {
 	p.join(room, p.user("eve"))
 	said := w.say(room, anna, "read this")
 	r, err := w.rooms.Room(t.Context(), room)
-	check(t, err)
+	must(t, err)
 	typing := make(chan *logv1.Typing, 10)
 	sub, err := w.bus.SubscribeTyping(func(m *logv1.Typing) { typing <- m })
-	check(t, err)
+	must(t, err)
 	defer sub.Stop()
-	check(t, w.bus.Conn().Flush())
+	must(t, w.bus.Conn().Flush())
 	for _, from := range []*peer{stranger, p} {
 		user := from.user("unknown")
 		for _, edu := range []any{
@@ -508,7 +508,7 @@ func testFedEphemeralPartial(t *testing.T, w *inbound) {
 			eduOf("m.device_list_update", map[string]any{"user_id": user, "device_id": "D", "stream_id": 1}),
 		} { // the owner knows nothing of the mark, and takes it off with whatever it writes
 			_, err = w.shards.For(r.Part).Exec(t.Context(), `UPDATE room SET full_pos = $1 WHERE part = $2 AND room_nid = $3`, roomdb.PartialState, int32(r.Part), r.NID)
-			check(t, err)
+			must(t, err)
 			from.transaction(nil, edu).ok()
 		}
 	}
@@ -521,12 +521,12 @@ func testFedEphemeralPartial(t *testing.T, w *inbound) {
 		t.Error("no typing")
 	}
 	receipts, err := w.rooms.ReceiptsSince(t.Context(), r.Part, r.NID, 0, r.LastPos+100)
-	check(t, err)
+	must(t, err)
 	if len(receipts) != 1 || receipts[0].User != "@unknown:partial.test" {
 		t.Errorf("receipts: %+v", receipts)
 	}
 	changed, err := w.rooms.DeviceChanges(t.Context(), r.Part, r.NID, 0, r.LastPos+100)
-	check(t, err)
+	must(t, err)
 	if !slices.Equal(changed, []id.User{"@unknown:partial.test"}) {
 		t.Errorf("devices of %v changed", changed)
 	}
@@ -541,18 +541,18 @@ func testFedEphemeral(t *testing.T, w *inbound) {
 	said := w.say(room, anna, "read this")
 	typing, seen := make(chan *logv1.Typing, 10), make(chan *logv1.Presence, 10)
 	subT, err := w.bus.SubscribeTyping(func(m *logv1.Typing) { typing <- m })
-	check(t, err)
+	must(t, err)
 	defer subT.Stop()
 	subP, err := w.bus.SubscribePresence(func(m *logv1.Presence) { seen <- m })
-	check(t, err)
+	must(t, err)
 	defer subP.Stop()
-	check(t, w.bus.Conn().Flush())
+	must(t, w.bus.Conn().Flush())
 	receipt := func(user id.User) any {
 		return map[string]any{string(room): map[string]any{"m.read": map[string]any{string(user): map[string]any{
 			"data": map[string]any{"ts": 1234}, "event_ids": []id.Event{said}}}}}
 	}
 	_, err = w.users.PutDevice(t.Context(), anna, "PHONE", nil)
-	check(t, err)
+	must(t, err)
 	message := map[string]any{"sender": j.user, "type": "m.test", "message_id": "m1",
 		"messages": map[string]any{string(anna): map[string]any{"*": map[string]any{"hello": 1}}, "@other:elsewhere.test": map[string]any{"*": map[string]any{}}}}
 	for range 2 { // the second time in another transaction
@@ -586,16 +586,16 @@ func testFedEphemeral(t *testing.T, w *inbound) {
 		t.Fatal("no presence")
 	}
 	r, err := w.rooms.Room(t.Context(), room)
-	check(t, err)
+	must(t, err)
 	receipts, err := w.rooms.ReceiptsSince(t.Context(), r.Part, r.NID, 0, r.LastPos+100)
-	check(t, err)
+	must(t, err)
 	if len(receipts) != 1 || receipts[0].User != j.user || receipts[0].TS != 1234 {
 		t.Errorf("receipts: %+v", receipts)
 	}
 	seq, err := w.users.Seq(t.Context(), anna)
-	check(t, err)
+	must(t, err)
 	got, err := w.users.ToDeviceSince(t.Context(), anna, "PHONE", 0, seq, 10)
-	check(t, err)
+	must(t, err)
 	if len(got) != 1 || got[0].Sender != j.user || string(got[0].Content) != `{"hello":1}` {
 		t.Errorf("messages: %+v", got)
 	}
@@ -611,7 +611,7 @@ func testFedDirectory(t *testing.T, w *inbound) {
 		_, err := c.SetPublished(ctx, &roomv1.SetPublishedRequest{RoomId: string(room), Published: true})
 		return err
 	})
-	check(t, w.dir.Add(t.Context(), roomdir.Alias{Alias: alias, Room: room, Creator: anna}))
+	must(t, w.dir.Add(t.Context(), roomdir.Alias{Alias: alias, Room: room, Creator: anna}))
 	got := p.do("GET", fedPath("query/directory")+"?room_alias="+url.QueryEscape(string(alias)), nil).ok()
 	if got.get("room_id").Str != string(room) || !slices.Contains(got.list("servers"), string(ours)) {
 		t.Errorf("%s", got.raw)

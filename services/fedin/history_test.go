@@ -1,4 +1,4 @@
-package fedin_test
+package fedin
 
 import (
 	"context"
@@ -55,7 +55,7 @@ func (r *farRoom) add(pdu *event.PDU) {
 	r.last = pdu
 	r.state = append(r.state, json.RawMessage(pdu.JSON))
 	hash, err := event.ReferenceHash(pdu.JSON, r.rules)
-	check(r.p.w.t, err)
+	must(r.p.w.t, err)
 	r.hashes = append(r.hashes, hash)
 	if pdu.Type != "m.room.create" || !r.rules.RoomIDIsCreateHash {
 		r.auth = append(r.auth, pdu.ID)
@@ -72,7 +72,7 @@ func (r *farRoom) event(typ string, key *string, content string) *event.PDU {
 		}
 	}
 	pdu, err := event.Build(d, r.rules, r.p.name, r.p.key)
-	check(r.p.w.t, err)
+	must(r.p.w.t, err)
 	return pdu
 }
 
@@ -95,7 +95,7 @@ func testFedEvents(t *testing.T, w *inbound) {
 		names := func(at string) (out []string) {
 			for _, e := range full.get(at).Array() {
 				pdu, err := event.Parse([]byte(e.Raw), j.rules)
-				check(t, err)
+				must(t, err)
 				out = append(out, string(pdu.ID))
 			}
 			slices.Sort(out)
@@ -134,7 +134,7 @@ func testFedEvents(t *testing.T, w *inbound) {
 			for range 45 {
 				pdu, err := event.Build(event.Draft{RoomID: room, Type: "m.room.message", Sender: j.user, Content: json.RawMessage(`{"body":"x"}`),
 					Depth: j.last.Depth + 1, OriginServerTS: at1, PrevEvents: []id.Event{j.last.ID}, AuthEvents: j.auth}, j.rules, p.name, p.key)
-				check(t, err)
+				must(t, err)
 				j.last = pdu
 				pdus, same = append(pdus, pdu.JSON), append(same, string(pdu.ID))
 			}
@@ -163,7 +163,7 @@ func testFedEvents(t *testing.T, w *inbound) {
 	}
 }
 
-func bodies(t *testing.T, r *fedReply, at string) string {
+func bodies(t *testing.T, r *reply, at string) string {
 	t.Helper()
 	var out []string
 	for _, e := range r.get(at).Array() {
@@ -188,7 +188,7 @@ func testFedHistory(t *testing.T, w *inbound) {
 	side := j.message("side")
 	p.transaction([][]byte{side.JSON}).ok()
 	merged := w.say(room, anna, "merged")
-	get := func(q string) *fedReply { return p.do("GET", fedPath("backfill", string(room))+"?"+q, nil) }
+	get := func(q string) *reply { return p.do("GET", fedPath("backfill", string(room))+"?"+q, nil) }
 	v := "v=" + url.QueryEscape(string(last))
 	if got := bodies(t, get(v+"&limit=4").ok(), "pdus"); got != "7 6 5 4" {
 		t.Errorf("backfill: %s", got)
@@ -217,7 +217,7 @@ func testFedMissing(t *testing.T, w *inbound) {
 	for i := range 30 {
 		said = append(said, w.say(room, anna, fmt.Sprint(i)))
 	}
-	ask := func(body map[string]any) *fedReply {
+	ask := func(body map[string]any) *reply {
 		return p.do("POST", fedPath("get_missing_events", string(room)), body)
 	}
 	got := ask(map[string]any{"earliest_events": []id.Event{said[2]}, "latest_events": []id.Event{said[6]}, "limit": 10}).ok()
@@ -282,14 +282,14 @@ func testFedDeviceLists(t *testing.T, w *inbound) {
 	part := partition.Of(string(room))
 	heads := func() int64 {
 		h, err := w.rooms.Heads(t.Context())
-		check(t, err)
+		must(t, err)
 		return h[part]
 	}
 	changes := func(after int64) int {
 		r, err := w.rooms.Room(t.Context(), room)
-		check(t, err)
+		must(t, err)
 		users, err := w.rooms.DeviceChanges(t.Context(), part, r.NID, after, heads())
-		check(t, err)
+		must(t, err)
 		return len(users)
 	}
 	update := func(stream int64, prev []int64, device string, more map[string]any) any {
@@ -301,7 +301,7 @@ func testFedDeviceLists(t *testing.T, w *inbound) {
 	}
 	list := func() userdb.RemoteList {
 		found, err := w.users.RemoteLists(t.Context(), []id.User{j.user})
-		check(t, err)
+		must(t, err)
 		return found[j.user]
 	}
 	start := heads()
@@ -311,7 +311,7 @@ func testFedDeviceLists(t *testing.T, w *inbound) {
 	}
 	put := func(stream int64, content string) {
 		t.Helper()
-		check(t, w.users.UpdateRemoteList(t.Context(), j.user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
+		must(t, w.users.UpdateRemoteList(t.Context(), j.user, func(old userdb.RemoteList) (userdb.RemoteList, bool) {
 			return userdb.RemoteList{StreamID: stream, Content: []byte(content), News: old.News}, true
 		}))
 	}

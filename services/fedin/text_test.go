@@ -1,4 +1,4 @@
-package fedin_test
+package fedin
 
 import (
 	"bytes"
@@ -68,18 +68,18 @@ func spots(v any, mark string) (out []any) {
 }
 
 // raw sends bytes that may have no canonical form, signed as if they were something else.
-func (p *peer) raw(method, uri string, content []byte) *fedReply {
+func (p *peer) raw(method, uri string, content []byte) *reply {
 	p.w.t.Helper()
 	header, err := signing.SignRequest(method, uri, p.name, ours, []byte(`{}`), p.key)
-	check(p.w.t, err)
+	must(p.w.t, err)
 	req, err := http.NewRequestWithContext(p.w.t.Context(), method, p.w.url+uri, bytes.NewReader(content))
-	check(p.w.t, err)
+	must(p.w.t, err)
 	req.Header.Set("Authorization", header)
 	req.Host = string(ours)
 	resp, err := http.DefaultClient.Do(req)
-	check(p.w.t, err)
+	must(p.w.t, err)
 	defer resp.Body.Close()
-	return &fedReply{p.w.t, method + " " + uri, resp.StatusCode, nil}
+	return &reply{p.w.t, method + " " + uri, resp.StatusCode, nil}
 }
 
 // Server-server API, "EDUs": whatever is wrong with the text of an EDU costs that EDU only. The others of its transaction
@@ -105,7 +105,7 @@ func TestAwkwardTextInEDUs(t *testing.T) {
 	honest := 0
 	arrived := func() (n int) {
 		part := partition.Of(string(anna))
-		check(t, w.shards.For(part).QueryRow(t.Context(), `SELECT count(*) FROM to_device WHERE part = $1 AND user_id = $2 AND type = 'm.honest'`,
+		must(t, w.shards.For(part).QueryRow(t.Context(), `SELECT count(*) FROM to_device WHERE part = $1 AND user_id = $2 AND type = 'm.honest'`,
 			int32(part), string(anna)).Scan(&n))
 		return n
 	}
@@ -117,15 +117,15 @@ func TestAwkwardTextInEDUs(t *testing.T) {
 	// Somebody must have asked for the devices, and there must be one to send to.
 	_, err := w.shards.For(partition.Of(eve)).Exec(t.Context(), `INSERT INTO remote_device_list (part, user_id, stream_id, stale, content) VALUES ($1, $2, 0, false, '{"devices":[]}')`,
 		int32(partition.Of(eve)), eve)
-	check(t, err)
+	must(t, err)
 	_, err = w.shards.For(partition.Of(string(anna))).Exec(t.Context(), `INSERT INTO device (part, user_id, device_id, created_ts) VALUES ($1, $2, 'DEVICE', 1)`,
 		int32(partition.Of(string(anna))), string(anna))
-	check(t, err)
+	must(t, err)
 	for typ, content := range edus {
 		for _, a := range awkward {
 			for _, bad := range spots(eduOf(typ, content), "MARK") {
 				body, err := json.Marshal(p.body(nil, bad, next()))
-				check(t, err)
+				must(t, err)
 				uri := fedPath("send", fmt.Sprint("text", w.n.Add(1)))
 				body = bytes.Replace(body, []byte("MARK"), []byte(a.text), 1)
 				if a.unsignable {
@@ -183,7 +183,7 @@ func TestAwkwardTextInFederation(t *testing.T) {
 		for _, a := range awkward {
 			for _, bad := range spots(content, "MARK") {
 				body, err := json.Marshal(bad)
-				check(t, err)
+				must(t, err)
 				body = bytes.Replace(body, []byte("MARK"), []byte(a.text), 1)
 				status := 0
 				if a.unsignable {

@@ -1,4 +1,4 @@
-package fedin_test
+package fedin
 
 import (
 	"bytes"
@@ -17,7 +17,6 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
-	"github.com/tidwall/gjson"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -42,7 +41,6 @@ import (
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
 	roomv1 "hanse/proto/room/v1"
-	"hanse/services/fedin"
 	"hanse/services/room"
 )
 
@@ -73,14 +71,14 @@ func newInbound(t *testing.T) *inbound {
 	w := &inbound{t: t, n: new(atomic.Int64), shards: pgtest.NewSharded(t, 2), redis: miniredis.RunT(t)}
 	w.bus = bustest.New(t).Open("worker")
 	names, err := servers.Open(ctx, w.shards, []id.Server{ours}, nil)
-	check(t, err)
+	must(t, err)
 	cfg := grpcx.Config{Listen: "127.0.0.1:0"}
 	srv, err := grpcx.NewServer(cfg)
-	check(t, err)
+	must(t, err)
 	conns := grpcx.NewConns(cfg, srv)
 	members, err := partition.Join(partition.MembersConfig{Bus: w.bus, Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 5 * time.Second},
 		Self: partition.Member{ID: "worker", Addr: srv.Addr(), Roles: []string{"room", "fedin"}}})
-	check(t, err)
+	must(t, err)
 	w.router = partition.NewRouter(partition.RouterConfig{Members: members, Rows: partition.NewRows(w.shards), Conns: conns, Timeout: 2 * time.Minute})
 	states := state.NewStore(state.DefaultConfig(), nil)
 	w.rooms = roomdb.Open(w.shards, states, roomdb.DefaultConfig(), nil)
@@ -89,12 +87,12 @@ func newInbound(t *testing.T) *inbound {
 	w.keys = keyring.NewStore(w.shards)
 	owner, err := room.New(room.Defaults(), room.Deps{Shards: w.shards, States: states, DB: w.rooms, Bus: w.bus, Members: members,
 		Router: w.router, Servers: names, FedOut: noWayOut{w.keys}})
-	check(t, err)
+	must(t, err)
 	owner.Register(srv)
-	in, err := fedin.New(fedin.Defaults(), fedin.Deps{Shards: w.shards, Users: w.users, Rooms: w.rooms, Directory: w.dir, Bus: w.bus,
+	in, err := New(Defaults(), Deps{Shards: w.shards, Users: w.users, Rooms: w.rooms, Directory: w.dir, Bus: w.bus,
 		Redis: redis.NewClient(&redis.Options{Addr: w.redis.Addr()}), Router: w.router, Servers: names,
 		Keys: keyring.New(keyring.Deps{Store: w.keys, Servers: names}), KeyStore: w.keys, Destinations: destination.New(w.shards, w.bus)})
-	check(t, err)
+	must(t, err)
 	rt := httpx.NewRouter(httpx.RouterConfig{Name: "federation"})
 	in.Routes(rt)
 	web := httptest.NewServer(rt)
@@ -140,19 +138,12 @@ func (n noWayOut) Keys(ctx context.Context, q *fedv1.KeysRequest, _ ...grpc.Call
 	return resp, nil
 }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // account makes a local user.
 func (w *inbound) account(name string) id.User {
 	w.t.Helper()
 	u := id.NewUser(name, ours)
 	_, err := w.users.CreateAccount(w.t.Context(), userdb.NewAccount{User: u, Displayname: name, CreatedTS: time.Now().UnixMilli()})
-	check(w.t, err)
+	must(w.t, err)
 	return u
 }
 
@@ -161,7 +152,7 @@ func (w *inbound) owner(room id.Room, fn func(ctx context.Context, c roomv1.Room
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
-	check(w.t, w.router.Call(ctx, partition.Of(string(room)), func(ctx context.Context, conn grpc.ClientConnInterface) error {
+	must(w.t, w.router.Call(ctx, partition.Of(string(room)), func(ctx context.Context, conn grpc.ClientConnInterface) error {
 		return fn(ctx, roomv1.NewRoomClient(conn))
 	}))
 }
@@ -224,9 +215,9 @@ func (w *inbound) set(room id.Room, sender id.User, typ, content string) id.Even
 func (w *inbound) stored(room id.Room, eventID id.Event) *roomdb.Event {
 	w.t.Helper()
 	r, err := w.rooms.Room(w.t.Context(), room)
-	check(w.t, err)
+	must(w.t, err)
 	found, err := w.rooms.EventsByID(w.t.Context(), r.Part, []id.Event{eventID})
-	check(w.t, err)
+	must(w.t, err)
 	return found[eventID]
 }
 
@@ -241,69 +232,33 @@ type peer struct {
 func (w *inbound) peer(name id.Server) *peer {
 	w.t.Helper()
 	key, err := signing.NewKey()
-	check(w.t, err)
-	check(w.t, w.keys.Put(w.t.Context(), name, map[string]keyring.Key{key.ID: {Public: key.Public(), ValidUntil: time.Now().Add(24 * time.Hour).UnixMilli()}},
+	must(w.t, err)
+	must(w.t, w.keys.Put(w.t.Context(), name, map[string]keyring.Key{key.ID: {Public: key.Public(), ValidUntil: time.Now().Add(24 * time.Hour).UnixMilli()}},
 		[]byte(`{}`), time.Now()))
 	return &peer{w: w, name: name, key: key}
 }
 
 func (p *peer) user(name string) id.User { return id.NewUser(name, p.name) }
 
-// fedReply is an answer.
-type fedReply struct {
-	t      *testing.T
-	what   string
-	status int
-	raw    []byte
-}
-
-func (p *peer) do(method, uri string, body any) *fedReply {
+func (p *peer) do(method, uri string, body any) *reply {
 	p.w.t.Helper()
-	var content []byte
-	switch b := body.(type) {
-	case nil:
-	case []byte:
-		content = b
-	case string:
-		content = []byte(b)
-	default:
-		var err error
-		content, err = json.Marshal(b)
-		check(p.w.t, err)
-	}
+	content := jsonOf(p.w.t, body)
 	header, err := signing.SignRequest(method, uri, p.name, ours, content, p.key)
-	check(p.w.t, err)
+	must(p.w.t, err)
 	req, err := http.NewRequestWithContext(p.w.t.Context(), method, p.w.url+uri, bytes.NewReader(content))
-	check(p.w.t, err)
+	must(p.w.t, err)
 	req.Header.Set("Authorization", header)
 	req.Host = string(ours)
 	resp, err := http.DefaultClient.Do(req)
-	check(p.w.t, err)
+	must(p.w.t, err)
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
-	check(p.w.t, err)
-	return &fedReply{p.w.t, method + " " + uri, resp.StatusCode, raw}
+	must(p.w.t, err)
+	return &reply{p.w.t, method + " " + uri, resp.StatusCode, raw}
 }
-
-func (r *fedReply) ok() *fedReply {
-	r.t.Helper()
-	if r.status != http.StatusOK {
-		r.t.Fatalf("%s: %d %s", r.what, r.status, r.raw)
-	}
-	return r
-}
-
-func (r *fedReply) fails(status int, code string) {
-	r.t.Helper()
-	if r.status != status || r.get("errcode").Str != code {
-		r.t.Errorf("%s: %d %.300s, want %d %s", r.what, r.status, r.raw, status, code)
-	}
-}
-
-func (r *fedReply) get(path string) gjson.Result { return gjson.GetBytes(r.raw, path) }
 
 // list are the texts at a path such as "pdu_ids" or "pdus.#.type".
-func (r *fedReply) list(path string) []string {
+func (r *reply) list(path string) []string {
 	var out []string
 	for _, v := range r.get(path).Array() {
 		out = append(out, v.String())
@@ -333,10 +288,10 @@ func (p *peer) sign(template []byte, rules *roomversion.Rules) *event.PDU {
 		Prev     []id.Event      `json:"prev_events"`
 		Auth     []id.Event      `json:"auth_events"`
 	}
-	check(p.w.t, json.Unmarshal(template, &d))
+	must(p.w.t, json.Unmarshal(template, &d))
 	pdu, err := event.Build(event.Draft{RoomID: d.Room, Type: d.Type, StateKey: d.StateKey, Sender: d.Sender, Content: d.Content, Depth: d.Depth,
 		OriginServerTS: time.Now().UnixMilli(), PrevEvents: d.Prev, AuthEvents: d.Auth}, rules, p.name, p.key)
-	check(p.w.t, err)
+	must(p.w.t, err)
 	return pdu
 }
 
@@ -363,7 +318,7 @@ func (p *peer) join(room id.Room, user id.User) *joined {
 	j := &joined{p: p, room: room, user: user, rules: rules, last: pdu}
 	for _, e := range answer.get("state").Array() {
 		known, err := event.Parse([]byte(e.Raw), rules)
-		check(p.w.t, err)
+		must(p.w.t, err)
 		if known.Type == "m.room.power_levels" || known.Type == "m.room.create" && !rules.RoomIDIsCreateHash {
 			j.auth = append(j.auth, known.ID)
 		}
@@ -382,7 +337,7 @@ func (j *joined) after(prev []id.Event, depth int64, typ string, stateKey *strin
 	j.p.w.t.Helper()
 	pdu, err := event.Build(event.Draft{RoomID: j.room, Type: typ, StateKey: stateKey, Sender: j.user, Content: json.RawMessage(content), Depth: depth,
 		OriginServerTS: time.Now().UnixMilli(), PrevEvents: prev, AuthEvents: j.auth}, j.rules, j.p.name, j.p.key)
-	check(j.p.w.t, err)
+	must(j.p.w.t, err)
 	return pdu
 }
 
@@ -392,7 +347,7 @@ func (j *joined) message(text string) *event.PDU {
 }
 
 // transaction sends PDUs and EDUs.
-func (p *peer) transaction(pdus [][]byte, edus ...any) *fedReply {
+func (p *peer) transaction(pdus [][]byte, edus ...any) *reply {
 	p.w.t.Helper()
 	return p.do("PUT", fedPath("send", fmt.Sprint("txn", p.w.n.Add(1))), p.body(pdus, edus...))
 }
