@@ -11,10 +11,10 @@ import (
 	federationv1 "hanse/proto/federation/v1"
 )
 
-// What a user waits for is asked even of a server that backs off: it may be there again. Of several servers, those that
-// back off are asked after the others.
+// A request that a user waits for is made even to a server that backs off, which may be up again. If there are several servers,
+// those that back off are asked after the others.
 
-// attempt is the asking of one server for what a user waits for.
+// attempt is a request to one server that a user waits for.
 type attempt struct {
 	// always says that the server is asked even while it backs off.
 	always bool
@@ -24,7 +24,7 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// forUser returns a context for asking a server for what a user waits for.
+// forUser returns a context for a request that a user waits for.
 func forUser(ctx context.Context) context.Context {
 	return context.WithValue(ctx, attemptKey{}, &attempt{always: true})
 }
@@ -51,7 +51,7 @@ func inTurn(ctx context.Context, servers []id.Server) iter.Seq2[context.Context,
 	}
 }
 
-// attemptOf returns what is known of the asking; of what no user waits for, nothing.
+// attemptOf returns the attempt of the context; an empty one if no user waits.
 func attemptOf(ctx context.Context) *attempt {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		return a

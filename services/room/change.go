@@ -121,9 +121,9 @@ type newEvent struct {
 	// lacking says that prev events of it are missing. hole is the position of the hole that history is put into.
 	lacking bool
 	hole    int64
-	// place updates the row of an event that is stored already.
+	// rowExists says that the event is stored already: its row is updated.
 	rowExists bool
-	// was are its flags before.
+	// was are the flags in that row.
 	was int32
 	// told says that other servers told the state before it, as prev events are missing.
 	told bool
@@ -143,7 +143,7 @@ type newEvent struct {
 	thread   string
 }
 
-// reversed says that the event was stored before, rejected or not, and is the other now.
+// reversed says that the verdict on a stored event changes between rejected and not rejected.
 func (e *newEvent) reversed() bool { return e.rowExists && (e.was^e.flags)&flagRejected != 0 }
 
 // entry is one position of the log.

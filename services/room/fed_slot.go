@@ -12,8 +12,8 @@ const (
 	largeAnswers = 4
 )
 
-// slot is room for one large answer, and what is made of it. It is taken only once an answer has become large: a server that
-// lets us wait for its answer does not keep those waiting that others send.
+// slot is memory for one large answer and for what is built from it. It is taken only when an answer has become large: a server
+// whose answer is slow does not delay the answers of others.
 type slot struct {
 	s    *Service
 	held bool
@@ -22,7 +22,7 @@ type slot struct {
 type slotKey struct{}
 
 // withSlot lets the requests that are made with the context share a slot, if they need one, until it is left. A context that
-// has one keeps it: who waited for a second one would keep the first.
+// has one keeps it: waiting for a second slot while holding the first could block for ever.
 func (s *Service) withSlot(ctx context.Context) (context.Context, func()) {
 	if slotOf(ctx) != nil {
 		return ctx, func() {}

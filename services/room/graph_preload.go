@@ -7,13 +7,13 @@ import (
 	"hanse/pkg/matrix/id"
 )
 
-// preloadFrom is from how many entries of state on a room that was joined is made ready for its first fork: the auth graph of a
-// smaller one is read from events in some milliseconds.
+// preloadFrom is the number of state entries from which the auth graph of a joined room is read in advance. The graph of a
+// smaller room is read from events in some milliseconds.
 const preloadFrom = 4000
 
-// preloadGraphSoon reads the auth graph of a room that has just got all of its state, in the background: so its first fork does not wait
-// while each state event is read, nor does whoever reads the graph later, as it is stored in blocks then. What fails is made up
-// for by the first reader.
+// preloadGraphSoon reads the auth graph of a room that has just got all of its state, in the background. Its first fork then does
+// not wait while each state event is read, nor do later readers, because the graph is stored in blocks. If this fails, the first
+// reader does the work.
 func (s *Service) preloadGraphSoon(p *lease, roomID id.Room) {
 	s.work.Go(func() {
 		if err := s.preloadGraph(p.ctx, roomID); err != nil && p.ctx.Err() == nil {

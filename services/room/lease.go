@@ -20,13 +20,13 @@ import (
 // being done twice.
 var errUnavailable = status.Error(codes.Unavailable, "the partition is changing hands")
 
-// lease is one lease of one partition, and all that this worker holds of the partition. It is never used again once
-// it is lost: a later lease makes a new one.
+// lease is one lease of one partition, with everything that this worker holds of the partition. It is never used again once
+// it is lost: the next acquisition makes a new one.
 type lease struct {
 	part  uint32
 	epoch int64
 	lane  *lane
-	// ctx ends with the lease: what is done in the background for the partition is done in it.
+	// ctx ends with the lease: background work for the partition runs in it.
 	ctx  context.Context
 	stop context.CancelFunc
 

@@ -14,16 +14,17 @@ import (
 
 // Bounds of what is stored without a place.
 const (
-	// outlierChunk is how many outliers one change stores, outlierBytes how large they are together, and outlierChunks
-	// how many changes of one request are queued at a time: others have their turn in between. A chunk fits into bulkRows.
+	// One change stores at most outlierChunk outliers, of outlierBytes together, and a request queues at most outlierChunks
+	// such changes at a time, so that others have their turn in between. A chunk fits into bulkRows.
 	outlierChunk, outlierBytes, outlierChunks = 100, 512 << 10, 4
-	// maxOutliers bounds what one answer of another server may make us store: the state and auth chain of a large room.
+	// maxOutliers bounds the events that one answer of another server may cause to be stored: the state and auth chain of a
+	// large room.
 	maxOutliers = 1_000_000
 	// maxChain bounds the auth chain of one event.
 	maxChain = 50_000
 )
 
-// fetchAuth gets auth events that we lack: the whole auth chain, of which we usually have most.
+// fetchAuth gets missing auth events: the whole auth chain, most of which is usually stored.
 func (in *intake) fetchAuth(ctx context.Context, pdu *event.PDU, missing []id.Event) error {
 	if err := in.fetch(); err != nil {
 		return err

@@ -16,17 +16,17 @@ import (
 	"hanse/pkg/state"
 )
 
-// Events of other servers come by the fifty. Those that lack nothing are taken in together: looked up at once, drafted one
-// upon the other, and written as one change. What costs most in a room with forks, resolving its current state, is then
-// done once for all of them: an event may wait for that ("held") until something needs to know the outcome.
+// Events of other servers come by the fifty. Those of which nothing is missing are taken as a batch: looked up at once, drafted
+// one upon the other, and written as one change. The largest cost in a room with forks, resolving its current state, then occurs
+// once for all of them: an event may wait for that ("held") until another event needs the outcome.
 //
 // The current state decides whether an event is soft-failed (server-server API, "Soft failure"). For that it is resolved
-// as far as it matters: before an event is judged of which a held one could be an auth event, and after each power event,
-// as these decide about others' events. What a held event does to the state beyond its own key, by bringing in old power
-// events that its branch had cited, shows only once it is resolved: an event in the same transaction is judged as if it
-// had come before.
+// where the outcome matters: before an event is judged whose auth event a held one could be, and after each power event,
+// because power events decide about others' events. A held event may change more of the state than its own key, by old power
+// events that its branch cites. That shows only after the resolution: other events of the transaction are judged as if they had
+// come before.
 
-// batchTime is for how long a draft of many events goes on. The room's own users wait meanwhile.
+// batchTime bounds the time for drafting a batch. The room's own users wait meanwhile.
 const batchTime = 20 * time.Millisecond
 
 // takeAll takes events in, in their order. Each is told what became of it; an error means that all must come again.

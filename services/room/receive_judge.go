@@ -14,22 +14,22 @@ import (
 
 // parents is what is known of an event's prev events and of the states after them.
 type parents struct {
-	// prev are the prev events that we hold in their place, missing those that we lack.
+	// prev are the prev events that have their place, missing are the others.
 	prev    []*roomdb.Event
 	missing []id.Event
 	// fetched are states after missing prev events, as another server gave them.
 	fetched []state.Map
 	// only says that fetched is the state before the event itself.
 	only bool
-	// also are states that stand for those after prev events whose own cannot be known.
+	// also are states that stand in for the unknown states after prev events.
 	also []*state.Snapshot
-	// guessed says that also stands for a state that nobody told, doubtful that a prev event was judged by such a one.
+	// guessed says that also stands in for a state that no server gave, doubtful that a prev event was judged by such a state.
 	guessed, doubtful bool
-	// history is set for events older than what we have: they get places in the holes of the timeline, and do not change
-	// what the room is now.
+	// history is set for events older than the room's timeline: they get places in its holes, and do not change the room's
+	// current state.
 	history bool
-	// lacked is set if an event that we hold names this one; known if one does that was not refused: it is no new end of the
-	// room then.
+	// lacked is set if a stored event names this one; known if such an event was not refused: then this event does not become a
+	// forward extremity.
 	lacked, known bool
 }
 

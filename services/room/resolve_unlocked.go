@@ -13,11 +13,11 @@ import (
 	"hanse/pkg/state"
 )
 
-// A resolution of a large fork takes seconds, and whoever writes to a room needs its lock. So a draft of events of other
-// servers resolves under the lock only what takes a moment. If it needs more it is given up, and the lock with it; what it
-// needed is resolved without the lock, while the room goes on; and then it is made again. As results are known by the identities of
-// the states, the draft finds the result whatever was said in the room meanwhile, unless that has changed a state which is
-// resolved, or was the first to stand upon all forward extremities of the room: then it is given up once more, at once. From the third time on
+// The resolution of a large fork takes seconds, and every write to a room needs its lock. So a draft of events of other servers
+// resolves under the lock only what takes a moment. If it needs more, it is given up, and the lock is released; the states are
+// resolved without the lock, while the room is in use; and then the draft is built again. Results are found by the identities of
+// the states, so the draft finds the result even if messages were sent meanwhile, unless an event has changed a state that is
+// resolved, or was the first to follow all forward extremities of the room: then it is given up once more, at once. From the third time on
 // changes of the room's state by local users wait for it, but what they say does not, so that it comes to an end.
 //
 // Identities are made of numbers, so a state event must have the same number in each draft: before anything is resolved

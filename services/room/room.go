@@ -57,21 +57,21 @@ type room struct {
 	queuedIDs map[id.Event]int64 // their events
 	awaiting  *change            // the newest whose events name such as we lack
 	home      id.Server          // a local server name that is in the room
-	merger    id.User            // who sent the last event that merged ends
+	merger    id.User            // the sender of the last event that merged extremities
 	mute      *state.Map         // a current state in which no local user may do that
 	partial   *partialRoom       // set while the state lacks members
-	void      chan struct{}      // closed when what is resolved without the lock will be of no use
+	void      chan struct{}      // closed when a resolution without the lock has become useless
 
-	ingest  chan struct{} // held by who takes in events of other servers
-	waiting atomic.Int32  // how many wait for that
-	// unlockedSlot is held by who resolves with the room unlocked, reading is the auth graph that is read for that. still is closed
+	ingest  chan struct{} // held by the request that takes in events of other servers
+	waiting atomic.Int32  // the requests that wait for that
+	// unlockedSlot is held during a resolution without the lock; reading is the auth graph that is read for it. still is closed
 	// when the state may change again.
 	unlockedSlot chan struct{}
 	reading      atomic.Pointer[growing]
 	still        atomic.Pointer[chan struct{}]
 }
 
-// head is where a room stands: all that an event that is built on it needs. It is a value: a copy is a draft.
+// head is the present end of a room, with everything that an event built upon it needs. It is a value: a copy is a draft.
 type head struct {
 	state state.Map
 	sid   int64           // number of the state; 0: empty
@@ -87,7 +87,7 @@ type head struct {
 // fullHere stands for the position of the room's entry of kind roomdb.KindFilled, which only the lane knows.
 const fullHere = -2
 
-// partial says that the state lacks the members that were omitted when we joined.
+// partial says that the state lacks the members that were omitted from the join.
 func (h *head) partial() bool { return h.fullPos == roomdb.PartialState }
 
 // extremity is a forward extremity.
