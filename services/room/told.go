@@ -11,7 +11,7 @@ import (
 	"hanse/pkg/state"
 )
 
-// Where an event follows events that we lack, the state before it is what other servers tell (claimed.go, opinions.go). A row
+// Where an event follows events that we lack, the state before it is what other servers tell (fetched_state.go, opinions.go). A row
 // in told_event says so. Once the missing events are here, the state is worked out from them. It is mostly the same. If it is
 // another, the event and all that follows it are judged again (review.go), and the room goes over to the outcome. Whoever owns
 // the partition does it: a row stays until it is done.
