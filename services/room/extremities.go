@@ -31,6 +31,8 @@ var errCrowded = errors.New("the room has too many forward extremities")
 const (
 	// mergeTimeout bounds the merging of one room.
 	mergeTimeout = time.Minute
+	// mergePause is how long the merging of a room rests that took longer.
+	mergePause = time.Second
 	// maxMerges bounds how often it is tried: each merge leaves 19 fewer.
 	maxMerges = 1000
 )
@@ -41,13 +43,26 @@ func (s *Service) mergeSoon(roomID id.Room) {
 		return
 	}
 	s.work.Go(func() {
-		defer s.merging.Delete(roomID)
-		s.mergeAll(context.Background(), roomID)
+		err := s.mergeAll(s.background, roomID)
+		s.merging.Delete(roomID)
+		more := false
+		if err == nil { // others may have come in the very moment, and relied on this
+			more, err = s.mergeExtremities(s.background, roomID)
+		}
+		if passes(err) {
+			more = pause(s.background, mergePause)
+		}
+		if more {
+			s.mergeSoon(roomID)
+		}
 	})
 }
 
-// mergeAll merges the forward extremities of a room until they are few, or no local user may.
-func (s *Service) mergeAll(ctx context.Context, roomID id.Room) {
+// passes says whether what keeps forward extremities from being merged passes.
+func passes(err error) bool { return errors.Is(err, context.DeadlineExceeded) || retry(err) }
+
+// mergeAll merges the forward extremities of a room until they are few. An error says why they are not.
+func (s *Service) mergeAll(ctx context.Context, roomID id.Room) error {
 	ctx, cancel := context.WithTimeout(ctx, mergeTimeout)
 	defer cancel()
 	for range maxMerges {
@@ -56,9 +71,10 @@ func (s *Service) mergeAll(ctx context.Context, roomID id.Room) {
 			s.log.Debug("merge of forward extremities", "room", roomID, "err", err)
 		}
 		if !more {
-			return
+			return err
 		}
 	}
+	return context.DeadlineExceeded
 }
 
 // mergeExtremities sends one dummy event; more is true if there are still too many forward extremities.

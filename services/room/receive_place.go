@@ -35,7 +35,9 @@ func (in *intake) buildChange(ctx context.Context, do func(*writer) error) error
 	}
 	switch {
 	case extremities > crowdedExtremities:
-		in.s.mergeAll(ctx, in.roomID)
+		if err := in.s.mergeAll(ctx, in.roomID); passes(err) && ctx.Err() == nil {
+			in.s.mergeSoon(in.roomID)
+		}
 	case extremities > mergeAbove:
 		in.s.mergeSoon(in.roomID)
 	}
