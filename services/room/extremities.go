@@ -58,8 +58,11 @@ func (s *Service) mergeSoon(roomID id.Room) {
 	})
 }
 
-// passes says whether what keeps forward extremities from being merged passes.
-func passes(err error) bool { return errors.Is(err, context.DeadlineExceeded) || retry(err) }
+// passes says whether what keeps forward extremities from being merged passes, and is not the business of another owner.
+func passes(err error) bool {
+	_, elsewhere := asNotOwner(err)
+	return !elsewhere && (errors.Is(err, context.DeadlineExceeded) || retry(err))
+}
 
 // mergeAll merges the forward extremities of a room until they are few. An error says why they are not.
 func (s *Service) mergeAll(ctx context.Context, roomID id.Room) error {
