@@ -9,14 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"hanse/pkg/freeport"
 	"hanse/tools/cluster"
@@ -27,14 +24,11 @@ var requirements string
 
 // synapse is a Synapse with SQLite, its federation listener behind TLS of the tests' CA.
 type synapse struct {
-	dir        string
+	child
 	python     string
 	serverName string
-	baseURL    string // client API, plain HTTP
 	secret     string
 	link       *link // before its federation listener
-	cmd        *exec.Cmd
-	exited     chan error
 	reader     reader
 }
 
@@ -106,6 +100,8 @@ log_config: %[13]q
 federation:
   destination_min_retry_interval: 1s
   destination_max_retry_interval: 2s
+  max_long_retry_delay: 1s
+  max_long_retries: 3
   client_timeout: 20s
 experimental_features: {msc4291_enabled: true}
 rc_message: {per_second: 10000, burst_count: 10000}
@@ -153,15 +149,18 @@ func newSynapse(ctx context.Context, dir string, ca *cluster.CA) (*synapse, erro
 	if err != nil {
 		return nil, err
 	}
+	at := func(name string) string { return filepath.Join(dir, name) }
 	s := &synapse{
-		dir: dir, python: python, serverName: "127.0.0.1:" + strconv.Itoa(link.port()), link: link,
-		baseURL: "http://127.0.0.1:" + strconv.Itoa(client), secret: "interop-secret",
+		child: child{
+			name: "Synapse", dir: dir, command: []string{python, "-m", "synapse.app.homeserver", "-c", at("homeserver.yaml")},
+			logs: []string{"output.log", "synapse.log"}, baseURL: "http://127.0.0.1:" + strconv.Itoa(client),
+		},
+		python: python, serverName: "127.0.0.1:" + strconv.Itoa(link.port()), link: link, secret: "interop-secret",
 	}
 	cert, key, err := ca.IssueFiles(dir, "synapse", "127.0.0.1", "localhost")
 	if err != nil {
 		return nil, err
 	}
-	at := func(name string) string { return filepath.Join(dir, name) }
 	config := fmt.Sprintf(synapseConfig, s.serverName, at("synapse.pid"), s.baseURL, at("signing.key"), at("media"), at("homeserver.db"),
 		client, federation, cert, key, ca.CertFile, s.secret, at("log.yaml"))
 	if err := errors.Join(
@@ -177,76 +176,7 @@ func newSynapse(ctx context.Context, dir string, ca *cluster.CA) (*synapse, erro
 	return s, nil
 }
 
-// start runs Synapse and returns when it answers.
-func (s *synapse) start(ctx context.Context) error {
-	s.cmd = exec.Command(s.python, "-m", "synapse.app.homeserver", "-c", filepath.Join(s.dir, "homeserver.yaml"))
-	s.cmd.Dir = s.dir
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := os.OpenFile(filepath.Join(s.dir, "output.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	s.cmd.Stdout, s.cmd.Stderr = out, out
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	s.exited = make(chan error, 1)
-	go func() { s.exited <- s.cmd.Wait() }()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-s.exited:
-			s.exited <- err
-			return fmt.Errorf("Synapse ended: %w\n%s", err, s.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("Synapse does not answer: %w\n%s", ctx.Err(), s.tail())
-		case <-tick.C:
-		}
-		resp, err := http.Get(s.baseURL + "/_matrix/client/versions")
-		if err != nil {
-			continue
-		}
-		resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
-			return nil
-		}
-	}
-}
-
-// stop ends Synapse.
-func (s *synapse) stop() error {
-	if s.cmd == nil || s.cmd.Process == nil {
-		return nil
-	}
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-s.exited:
-	case <-time.After(20 * time.Second):
-		_ = s.cmd.Process.Kill()
-		<-s.exited
-	}
-	s.cmd = nil
-	return nil
-}
-
 // close ends Synapse and what stands around it.
 func (s *synapse) close() error {
 	return errors.Join(s.reader.stop(), s.stop(), s.link.close())
-}
-
-// tail returns the end of Synapse's output and log.
-func (s *synapse) tail() string {
-	var b strings.Builder
-	for _, name := range []string{"output.log", "synapse.log"} {
-		text, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			continue
-		}
-		fmt.Fprintf(&b, "--- %s\n%s\n", name, text[max(0, len(text)-6000):])
-	}
-	return b.String()
 }
