@@ -46,7 +46,7 @@ unit: ## all tests, end-to-end tests too
 	@echo "== test tools"; cd tools && $(GO) test $(TESTFLAGS) -p 1 ./... # whole clusters: one package after the other
 
 tidy: ## check that the go.mod and go.sum of each module say what it imports, without the workspace's help
-	@set -e; for m in $(MODULES) tools/chart tools/gen tools/lint; do \
+	@set -e; for m in $(MODULES) tools/chart tools/dendrite tools/gen tools/lint; do \
 		(cd $$m && GOWORK=off $(GO) mod tidy -diff) || { echo "Run GOWORK=off go mod tidy in $$m." >&2; exit 1; }; done
 
 vet:
@@ -76,8 +76,9 @@ figures: ## measure the tables of docs anew and print them; SIZE=10000 leaves ou
 	@cd tools && $(GO) run ./figures --root .. --size $(or $(SIZE),0) --count $(or $(COUNT),3) \
 		$(if $(REPORTS),--reports $(abspath $(REPORTS))) $(if $(WRITE),--write) $(TABLES)
 
-interop: ## run beside Synapse (installs it from PyPI into a virtual environment)
+interop: ## run beside Synapse (installs it from PyPI into a virtual environment) and Dendrite (builds it from its Go module)
 	@deploy/dev/install.sh interop
+	@$(MAKE) --no-print-directory bin/dendrite
 	@cd tools && $(GO) test -timeout 40m -count=1 -tags interop -v ./interop/...
 
 # Tools of other modules, built once for each version.
@@ -91,6 +92,8 @@ bin/protoc-gen-go: tools/gen/go.mod
 	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ google.golang.org/protobuf/cmd/protoc-gen-go
 bin/protoc-gen-go-grpc: tools/gen/go.mod
 	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ google.golang.org/grpc/cmd/protoc-gen-go-grpc
+bin/dendrite: tools/dendrite/go.mod
+	cd tools/dendrite && GOWORK=off $(GO) build -o ../../$@ github.com/matrix-org/dendrite/cmd/dendrite
 
 clean: ## remove what was built; data directories stay
 	rm -rf bin

@@ -8,7 +8,7 @@ packages_run="postgresql"
 packages_cluster="$packages_run nats-server redis-server"
 packages_chart="promtool"
 packages_test="$packages_cluster $packages_chart gcc libc6-dev nodejs npm"
-packages_interop="$packages_cluster python3 python3-venv nodejs npm"
+packages_interop="$packages_cluster gcc libc6-dev python3 python3-venv nodejs npm"
 
 case "${1:-run}" in
 run) wanted=$packages_run ;;

@@ -1,5 +1,6 @@
-// Package interop runs a Hanse cluster beside a Synapse, a server that others wrote, and lets their users meet. It is
-// built with the tag interop ('make interop'), as it installs Synapse from PyPI into a virtual environment.
+// Package interop runs a Hanse cluster beside servers that others wrote, a Synapse and a Dendrite, and lets their users meet. It is
+// built with the tag interop ('make interop'), as it installs Synapse from PyPI into a virtual environment, and wants Dendrite in bin/.
+// What is tested beside which, and ways of other servers that other packages' tests hold, are in docs/interop.md.
 //
 // # Splits
 //

@@ -13,10 +13,13 @@ import (
 	"hanse/tools/cluster"
 )
 
-// The two servers that all tests share.
+// The servers that all tests share.
 var (
 	hanse *cluster.Cluster
 	other *synapse
+	third *dendrite // nil until a test wants it
+	// home is where the servers keep what they write.
+	home string
 	// authority is the CA that both trust.
 	authority *cluster.CA
 )
@@ -25,6 +28,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "hanse-interop-")
+	home = dir
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -50,10 +54,18 @@ func run(m *testing.M) int {
 		if err := other.close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
+		if third != nil {
+			if err := third.stop(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
 	}()
 	if code = m.Run(); code != 0 {
 		hanse.DumpLogs(os.Stderr)
 		fmt.Fprintln(os.Stderr, other.tail())
+		if third != nil {
+			fmt.Fprintln(os.Stderr, third.tail())
+		}
 	}
 	return code
 }
