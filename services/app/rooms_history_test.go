@@ -13,6 +13,25 @@ func (p *person) page(room, query string) *reply {
 	return p.do("GET", in(room, "messages")+query, nil).ok()
 }
 
+// pages are the events of a room from a token on, "" for its end or beginning, read page by page. What is said of the pages besides
+// may come after the direction.
+func (p *person) pages(room, dir, from string) (events []string) {
+	p.t.Helper()
+	for range 100 {
+		query := "?dir=" + dir
+		if from != "" {
+			query += "&from=" + from
+		}
+		a := p.page(room, query)
+		events = append(events, a.texts("chunk.#.event_id")...)
+		if from = a.str("end"); from == "" {
+			return events
+		}
+	}
+	p.t.Fatalf("pages without an end: %v", events)
+	return nil
+}
+
 // Client-server API, "Getting events for a room": every event once, in both directions, whatever the page's size.
 func testMessages(t *testing.T, w *world) {
 	anna, bert := w.register(t, "anna"), w.register(t, "bert")
@@ -24,17 +43,7 @@ func testMessages(t *testing.T, w *world) {
 	}
 	for _, limit := range []int{1, 7, 100} {
 		for _, dir := range []string{"b", "f"} {
-			var got []string
-			query := fmt.Sprintf("?dir=%s&limit=%d&filter=%s", dir, limit, url.QueryEscape(`{"types":["m.room.message"]}`))
-			from := ""
-			for range 100 {
-				a := bert.page(room, query+from)
-				got = append(got, a.texts("chunk.#.event_id")...)
-				if !a.get("end").Exists() {
-					break
-				}
-				from = "&from=" + a.str("end")
-			}
+			got := bert.pages(room, fmt.Sprintf("%s&limit=%d&filter=%s", dir, limit, url.QueryEscape(`{"types":["m.room.message"]}`)), "")
 			if dir == "b" {
 				slices.Reverse(got)
 			}
@@ -321,4 +330,55 @@ func testTyping(t *testing.T, w *world) {
 		}
 		return false
 	})
+}
+
+// Client-server API, "Ignoring Users": nothing of what an ignored user sent is read, in pages, contexts and one by one, but for
+// state; all of it is there again for who ignores the user no more.
+func testIgnoredPages(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	room := anna.create(object{"preset": "public_chat", "room_version": "11"})
+	bert.join(room)
+	anna.do("PUT", in(room, "state", "m.room.power_levels"), object{"users": object{anna.id: 100, bert.id: 50}}).ok()
+	var all, heard, unheard []string
+	for i := range 30 {
+		e := []*person{anna, bert, bert}[i%3].say(room, fmt.Sprint(i))
+		if all = append(all, e); i%3 == 0 {
+			heard = append(heard, e)
+		} else {
+			unheard = append(unheard, e)
+		}
+	}
+	topic := bert.set(room, "m.room.topic", "", object{"topic": "of an ignored user"})
+	all, heard = append(all, topic), append(heard, topic)
+	list := v3 + "/user/" + anna.id + "/account_data/m.ignored_user_list"
+	filter := "&filter=" + url.QueryEscape(`{"types":["m.room.message","m.room.topic"]}`)
+	for _, c := range []struct {
+		ignored object
+		want    []string
+	}{{object{bert.id: object{}}, heard}, {object{}, all}} {
+		anna.do("PUT", list, object{"ignored_users": c.ignored}).ok()
+		for _, dir := range []string{"b", "f"} {
+			for _, limit := range []int{1, 7, 100} {
+				got := anna.pages(room, fmt.Sprintf("%s&limit=%d%s", dir, limit, filter), "")
+				if dir == "b" {
+					slices.Reverse(got)
+				}
+				if !slices.Equal(got, c.want) {
+					t.Errorf("ignoring %v, dir=%s, limit=%d: %v, want %v", c.ignored, dir, limit, got, c.want)
+				}
+			}
+		}
+		around := anna.do("GET", in(room, "context", heard[5])+"?limit=60"+filter, nil).ok()
+		got := around.texts("events_before.#.event_id")
+		slices.Reverse(got)
+		got = append(append(got, heard[5]), around.texts("events_after.#.event_id")...)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("ignoring %v, a context: %v, want %v", c.ignored, got, c.want)
+		}
+	}
+	anna.do("PUT", list, object{"ignored_users": object{bert.id: object{}}}).ok()
+	anna.do("GET", in(room, "event", unheard[0]), nil).fails(404, "M_NOT_FOUND")
+	anna.do("GET", in(room, "context", unheard[0]), nil).fails(404, "M_NOT_FOUND")
+	anna.do("GET", in(room, "event", topic), nil).ok()
+	bert.do("GET", in(room, "event", unheard[0]), nil).ok()
 }

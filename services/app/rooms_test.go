@@ -16,7 +16,7 @@ func TestRooms(t *testing.T) {
 		"presets": testPresets, "create options": testCreateOptions, "create refusals": testCreateRefusals, "versions": testVersions,
 		"transactions": testTransactions, "state": testState, "canonical alias": testCanonicalAlias, "redaction": testRedaction,
 		"membership": testMembership, "knock": testKnock, "guests": testGuests, "invite permission": testInvitePermission,
-		"messages": testMessages, "messages for who left": testMessagesLeft, "previews": testPreviews, "context": testContext,
+		"messages": testMessages, "messages for who left": testMessagesLeft, "ignored users": testIgnoredPages, "previews": testPreviews, "context": testContext,
 		"members": testMembers, "timestamp": testTimestamp, "receipts": testReceipts, "typing": testTyping,
 		"aliases": testAliases, "directory": testDirectory, "user directory": testUserDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
 		"bad input": testBadInput, "join content": testJoinContent, "creators": testCreators, "upgrade carries": testUpgradeCarries,

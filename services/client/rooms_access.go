@@ -48,6 +48,8 @@ type access struct {
 	joined int64
 	// left is the event by which the user left, for users who left.
 	left *roomdb.Event
+	// ignored is set by readTimeline.
+	ignored view.Ignored
 }
 
 // errNotInRoom is what users hear who may not read a room, whether it exists or not.
@@ -87,6 +89,25 @@ func (c *Client) read(ctx context.Context, user id.User, roomID id.Room) (*acces
 		return nil, errNotInRoom()
 	}
 	return a, nil
+}
+
+// readTimeline is read for what shows events, which leave out what ignored users sent (client-server API, "Ignoring Users").
+func (c *Client) readTimeline(ctx context.Context, user id.User, roomID id.Room) (*access, error) {
+	a, err := c.read(ctx, user, roomID)
+	if err != nil {
+		return nil, err
+	}
+	ignored, err := c.users.AccountData(ctx, user, "", view.IgnoredUsers)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return nil, err
+	}
+	a.ignored = view.ParseIgnored(ignored)
+	return a, nil
+}
+
+// seen returns the events that the user may see and wants to, in their order.
+func (c *Client) seen(ctx context.Context, a *access, events []*roomdb.Event) ([]*roomdb.Event, error) {
+	return view.Visible(ctx, c.rooms, a.reader, a.ignored.Heed(events))
 }
 
 // readWhole is read for what cannot be said without the room's members: it waits for them if we joined without.

@@ -13,7 +13,6 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
-	"hanse/pkg/view"
 )
 
 const (
@@ -44,7 +43,7 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx := r.Context()
-	a, err := c.read(ctx, me(r).User, roomID)
+	a, err := c.readTimeline(ctx, me(r).User, roomID)
 	if err != nil {
 		return err
 	}
@@ -93,7 +92,7 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 	return out.send(w)
 }
 
-// around returns events before or after that at a place, up to a hole, that the reader may see, and the place at which to go on.
+// around returns events before or after that at a place, up to a hole, that the user is to see, and the place at which to go on.
 func (c *Client) around(ctx context.Context, a *access, f *roomEventFilter, at roomdb.Place, n int, back bool) ([]*roomdb.Event, roomdb.Place, error) {
 	q := roomdb.TimelineQuery{After: at, UpTo: roomdb.End, Limit: n, Filter: f.query()}
 	if back {
@@ -131,7 +130,7 @@ func (c *Client) around(ctx context.Context, a *access, f *roomEventFilter, at r
 	if back {
 		at--
 	}
-	events, err = view.Visible(ctx, c.rooms, a.reader, events)
+	events, err = c.seen(ctx, a, events)
 	return events, at, err
 }
 

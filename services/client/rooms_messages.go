@@ -11,7 +11,6 @@ import (
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomowner"
 	"hanse/pkg/state"
-	"hanse/pkg/view"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -47,7 +46,7 @@ func (c *Client) messages(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx, user := r.Context(), me(r).User
-	a, err := c.read(ctx, user, roomID)
+	a, err := c.readTimeline(ctx, user, roomID)
 	if err != nil {
 		return err
 	}
@@ -185,7 +184,7 @@ func (p *pager) pass() bool {
 	return p.hole.Floor != roomdb.Start
 }
 
-// batch reads on, up to a hole, and keeps what may be seen.
+// batch reads on, up to a hole, and keeps what the user is to see.
 func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
 	q := roomdb.TimelineQuery{After: p.at, UpTo: p.to, Limit: want, Filter: p.filter.query()}
 	if p.back {
@@ -208,7 +207,7 @@ func (p *pager) batch(ctx context.Context, want int) ([]*roomdb.Event, error) {
 	if p.back {
 		p.at--
 	}
-	seen, err := view.Visible(ctx, p.c.rooms, p.a.reader, batch)
+	seen, err := p.c.seen(ctx, p.a, batch)
 	p.events = append(p.events, seen...)
 	return batch, err
 }
@@ -287,7 +286,7 @@ func (c *Client) sendersIn(ctx context.Context, room *roomdb.Room, m state.Map, 
 	return c.rooms.InOrder(ctx, room.Part, nids)
 }
 
-// visibleEvent returns an event that the user may see; 404 for all others, so that nobody learns which exist.
+// visibleEvent returns an event that the user may see and wants to; 404 for all others, so that nobody learns which exist.
 func (c *Client) visibleEvent(ctx context.Context, a *access, eventID id.Event) (*roomdb.Event, error) {
 	e, err := c.rooms.EventByID(ctx, a.room, eventID)
 	if isNotFound(err) || (err == nil && !e.Visible()) {
@@ -296,7 +295,7 @@ func (c *Client) visibleEvent(ctx context.Context, a *access, eventID id.Event) 
 	if err != nil {
 		return nil, err
 	}
-	seen, err := view.Visible(ctx, c.rooms, a.reader, []*roomdb.Event{e})
+	seen, err := c.seen(ctx, a, []*roomdb.Event{e})
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +316,7 @@ func (c *Client) roomEvent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx := r.Context()
-	a, err := c.read(ctx, me(r).User, roomID)
+	a, err := c.readTimeline(ctx, me(r).User, roomID)
 	if merr.HasCode(err, merr.CodeForbidden) {
 		return merr.NotFound("Event not found.")
 	}

@@ -221,7 +221,7 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 		}
 	}
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: l.sids[key]}
-	if v.timeline, err = view.Visible(ctx, s.rooms, reader, l.prefs.heed(events)); err != nil {
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, l.prefs.ignored.Heed(events)); err != nil {
 		return room, err
 	}
 	if v.summary, err = s.summaryOf(ctx, p.who.User, l.rooms[key], end); err != nil {

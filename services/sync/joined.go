@@ -41,7 +41,7 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	}
 	v := &roomView{r: r, data: p.roomData[r.Room], limited: d.limited, prevBatch: d.start(after, upTo)}
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: d.after}
-	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.heed(d.events)); err != nil {
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(d.events)); err != nil {
 		return nil, false, err
 	}
 	if len(d.members) > 0 {
@@ -60,7 +60,12 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 		return nil, false, err
 	}
 	// A summary alone is no news, as with Synapse: the filter left nothing of what changed it.
-	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.limited || v.unread.changed
+	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.limited
+	if !v.news {
+		if v.news, err = s.moved(ctx, p, pr, r, d, after, v.unread); err != nil {
+			return nil, false, err
+		}
+	}
 	if !v.news && len(v.ephemeral) == 0 {
 		return nil, false, nil
 	}

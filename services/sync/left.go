@@ -79,7 +79,7 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 		return err
 	}
 	reader := view.Reader{User: p.who.User, JoinedUntil: roomdb.At(r.Pos)}
-	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.heed(d.events)); err != nil {
+	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(d.events)); err != nil {
 		return err
 	}
 	v.limited, v.prevBatch = d.limited, d.start(after, r.Pos)

@@ -5,18 +5,16 @@ import (
 	"context"
 	"errors"
 
-	"github.com/tidwall/gjson"
-
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
-	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
+	"hanse/pkg/view"
 )
 
 // The types of the account data that change what a user is told.
 const (
 	pushRules = "m.push_rules"
-	ignored   = "m.ignored_user_list"
+	ignored   = view.IgnoredUsers
 )
 
 // ruleLevel is how much of a room notifies a user.
@@ -34,7 +32,7 @@ type prefs struct {
 	off       bool  // .m.rule.master
 	rooms     map[id.Room]ruleLevel
 	program   *pushrule.Program // all rules, if some look at single messages otherwise than the default ones; or nil
-	ignored   map[id.User]struct{}
+	ignored   view.Ignored
 	rawRules  []byte
 	rawIgnore []byte
 }
@@ -98,14 +96,7 @@ func newPrefs(who id.User, old *prefs, seq int64, rules, ignore []byte) *prefs {
 		p.ignored = old.ignored
 		return p
 	}
-	// Client-server API, m.ignored_user_list: the keys of ignored_users.
-	gjson.GetBytes(ignore, "ignored_users").ForEach(func(key, _ gjson.Result) bool {
-		if p.ignored == nil {
-			p.ignored = make(map[id.User]struct{})
-		}
-		p.ignored[id.User(key.Str)] = struct{}{}
-		return true
-	})
+	p.ignored = view.ParseIgnored(ignore)
 	return p
 }
 
@@ -153,29 +144,6 @@ func (p *prefs) level(room id.Room) ruleLevel {
 		return notifyNone
 	}
 	return p.rooms[room]
-}
-
-// ignores says whether the user ignores another.
-func (p *prefs) ignores(who id.User) bool {
-	_, yes := p.ignored[who]
-	return yes
-}
-
-// heeds says whether the user is to see an event: state, and what others than ignored users sent.
-func (p *prefs) heeds(e *roomdb.Event) bool { return e.StateKey != nil || !p.ignores(e.Sender) }
-
-// heed takes out of a timeline what ignored users sent, but for state (client-server API, "Ignoring Users").
-func (p *prefs) heed(events []*roomdb.Event) []*roomdb.Event {
-	if len(p.ignored) == 0 {
-		return events
-	}
-	kept := make([]*roomdb.Event, 0, len(events))
-	for _, e := range events {
-		if p.heeds(e) {
-			kept = append(kept, e)
-		}
-	}
-	return kept
 }
 
 // addDefaultPushRules adds the rules of a user who never changed any: clients expect them in the first answer.

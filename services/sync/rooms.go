@@ -149,7 +149,7 @@ func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *user
 		if err != nil {
 			return err
 		}
-		if !pr.ignores(r.Sender) {
+		if !pr.ignored.Has(r.Sender) {
 			a.invite = append(a.invite, write("invite_state"))
 		}
 	case "knock":
@@ -313,7 +313,7 @@ func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 			if e.hole {
 				d.endAt(e.pos)
 			}
-			if pr.heeds(e.event) && (all || f.wants(e.event.PDU)) {
+			if pr.ignored.Heeds(e.event) && (all || f.wants(e.event.PDU)) {
 				d.events = append(d.events, e.event)
 				p.delivered(e)
 			}
@@ -384,7 +384,7 @@ func (s *Service) newest(ctx context.Context, p *poll, r *userdb.Membership, q r
 		if n == reads {
 			return append(seen, events...), nil
 		}
-		seen = append(seen, pr.heed(events)...)
+		seen = append(seen, pr.ignored.Heed(events)...)
 		if len(events) < q.Limit || len(seen) >= q.Limit {
 			return seen, nil
 		}

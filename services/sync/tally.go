@@ -43,7 +43,7 @@ func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 		if root != "" {
 			read = threads[root]
 		}
-		if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignores(e.Sender) {
+		if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignored.Has(e.Sender) {
 			continue
 		}
 		t := pr.judge(e, e.NotifySeq > before, c)
@@ -60,7 +60,7 @@ func (s *Service) countEntry(ctx context.Context, p *poll, pr *prefs, st *readSt
 	notifies := e.log.NotifySeq > st.head
 	st.head = e.log.NotifySeq
 	me := string(p.who.User)
-	if e.log.Sender == me || e.log.Redacted || pr.ignores(id.User(e.log.Sender)) {
+	if e.log.Sender == me || e.log.Redacted || pr.ignored.Has(id.User(e.log.Sender)) {
 		return nil
 	}
 	if pr.program == nil {

@@ -44,6 +44,7 @@ type unread struct {
 	tally
 	threads map[string]tally // nil if the client did not ask
 	changed bool             // the last answer said something else, or there was none
+	unknown bool             // what the last answer said: another worker may have given it
 }
 
 func (u *unread) append(b []byte) []byte {
@@ -131,12 +132,27 @@ func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Memb
 	}
 	p.user.keepRead(key, now)
 	u := now.counts(pr, r.Room, byThread)
-	u.changed = true
+	u.changed, u.unknown = true, old == nil
 	if old != nil {
 		was := old.counts(pr, r.Room, byThread)
 		u.changed = !u.equal(&was)
 	}
 	return &u, nil
+}
+
+// moved says whether counts are others than the client was told at position after. If a worker does not know that, it counts as
+// of then, unless the user's own receipt came since, which counts anew what was before.
+func (s *Service) moved(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, d *delta, after int64, u *unread) (bool, error) {
+	me := string(p.who.User)
+	if !u.unknown || slices.ContainsFunc(d.receipts, func(c receipt) bool { return c.user == me }) {
+		return u.changed, nil
+	}
+	states, err := s.readStates(ctx, p, pr, []*userdb.Membership{r}, func(uint32) int64 { return after })
+	if err != nil {
+		return false, err
+	}
+	was := states[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}].counts(pr, r.Room, p.filter.Room.Timeline.UnreadThreadNotifications)
+	return !u.equal(&was), nil
 }
 
 // knownRead returns how far the worker knows a room to have been read, and what follows for a position from the tail;
@@ -221,7 +237,7 @@ func (s *readState) count(e *entry, me string, pr *prefs) {
 	notifies := e.log.NotifySeq > s.head
 	s.head = e.log.NotifySeq
 	switch {
-	case e.log.Sender == me, pr.ignores(id.User(e.log.Sender)), e.log.Redacted:
+	case e.log.Sender == me, pr.ignored.Has(id.User(e.log.Sender)), e.log.Redacted:
 		if notifies {
 			s.silent++
 		}

@@ -43,11 +43,11 @@ func TestRulesThatConcernRooms(t *testing.T) {
 // Client-server API, "Ignoring Users": state is told all the same.
 func TestIgnored(t *testing.T) {
 	p := newPrefs("@u:a", nil, 1, nil, []byte(`{"ignored_users":{"@bad:a":{}}}`))
-	if !p.ignores("@bad:a") || p.ignores("@good:a") {
+	if !p.ignored.Has("@bad:a") || p.ignored.Has("@good:a") {
 		t.Error("who is ignored")
 	}
 	again := newPrefs("@u:a", p, 2, nil, []byte(`{"ignored_users":{}}`))
-	if again.ignores("@bad:a") {
+	if again.ignored.Has("@bad:a") {
 		t.Error("still ignored")
 	}
 }
