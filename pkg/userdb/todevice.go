@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -144,22 +145,45 @@ func (d *DB) storeMessages(ctx context.Context, m *shardMessages, txn *Txn, mark
 	return nil
 }
 
-// ToDeviceSince returns at most limit messages for a device at positions in (after, upTo], oldest first.
-func (d *DB) ToDeviceSince(ctx context.Context, user id.User, device id.Device, after, upTo int64, limit int) ([]ToDevice, error) {
+// onePosition bounds the messages of one position, which are of one request.
+const onePosition = 10_000
+
+// ToDeviceSince returns the messages for a device at positions in (after, upTo], oldest first: those of as many positions as fit into
+// so many messages and bytes of content, and of one at least. These are all messages up to the position end.
+func (d *DB) ToDeviceSince(ctx context.Context, user id.User, device id.Device, after, upTo int64, messages int, bytes int64) (msgs []ToDevice, end int64, err error) {
 	q, part := d.At(user)
-	rows, err := q.ToDevice(ctx, db.ToDeviceParams{
-		Part: part, UserID: string(user), DeviceID: string(device), After: after, UpTo: upTo, Max: int32(limit),
-	})
+	read := db.ToDeviceParams{Part: part, UserID: string(user), DeviceID: string(device), After: after, UpTo: upTo, Max: int32(messages) + 1, Bytes: bytes}
+	rows, err := q.ToDevice(ctx, read)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	out := make([]ToDevice, len(rows))
+	end = upTo
+	fit := min(len(rows), messages)
+	if long := slices.IndexFunc(rows[:fit], func(r db.ToDeviceRow) bool { return r.Content == nil }); long >= 0 {
+		fit = long
+	}
+	if fit < len(rows) {
+		next := rows[fit].Seq // there may be others of this position
+		for fit > 0 && rows[fit-1].Seq == next {
+			fit--
+		}
+		if fit > 0 {
+			rows, end = rows[:fit], rows[fit-1].Seq
+		} else {
+			read.UpTo, read.Max, read.Bytes = next, onePosition, math.MaxInt64
+			if rows, err = q.ToDevice(ctx, read); err != nil {
+				return nil, 0, err
+			}
+			end = next
+		}
+	}
+	msgs = make([]ToDevice, len(rows))
 	for i, r := range rows {
-		out[i] = ToDevice{
+		msgs[i] = ToDevice{
 			User: user, Device: device, Sender: id.User(r.Sender), Type: r.Type, Content: r.Content, Seq: r.Seq, N: int(r.N),
 		}
 	}
-	return out, nil
+	return msgs, end, nil
 }
 
 // AckToDevice deletes the messages of a device up to and including a position. It returns how many there were.

@@ -3,6 +3,8 @@ package userdb
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -156,10 +158,51 @@ func TestToDeviceFromManySenders(t *testing.T) {
 	}
 	must(t, g.Wait())
 	for _, u := range users {
-		msgs, err := d.ToDeviceSince(ctx, u, "D", 0, 1<<40, 1000)
+		msgs, _, err := d.ToDeviceSince(ctx, u, "D", 0, 1<<40, 1000, 1<<20)
 		must(t, err)
 		if len(msgs) != senders*each {
 			t.Errorf("%s has %d messages, want %d", u, len(msgs), senders*each)
+		}
+	}
+}
+
+// Client-server API, "Extensions to /sync" of "Send-to-Device messaging": a server limits how many messages it returns. What is read
+// at once is bounded in messages and bytes, and never lacks a part of a request.
+func TestToDeviceIsReadInParts(t *testing.T) {
+	d, _ := open(t)
+	ctx := t.Context()
+	const u = id.User("@a:x.example")
+	_, err := d.PutDevice(ctx, u, "D", nil)
+	must(t, err)
+	// Requests of 1, 2, 1, 1 and 3 messages, of 10 bytes each but for one of 50.
+	for _, sizes := range [][]int{{10}, {10, 10}, {50}, {10}, {10, 10, 10}} {
+		var msgs []ToDevice
+		for _, n := range sizes {
+			msgs = append(msgs, ToDevice{User: u, Device: "D", Sender: u, Type: "t", Content: []byte(fmt.Sprintf("%q", strings.Repeat("x", n-2)))})
+		}
+		must(t, d.SendToDevice(ctx, msgs, nil))
+	}
+	upTo, err := d.Seq(ctx, u)
+	must(t, err)
+	for _, c := range []struct {
+		messages int
+		bytes    int64
+		want     []int // how many each read returns
+	}{{100, 1000, []int{8}}, {2, 1000, []int{1, 2, 2, 3}}, {3, 1000, []int{3, 2, 3}}, {100, 30, []int{3, 1, 1, 3}}, {100, 40, []int{3, 1, 4}}, {1, 1, []int{1, 2, 1, 1, 3}}} {
+		var got []int
+		for end := int64(0); end < upTo; {
+			var msgs []ToDevice
+			msgs, end, err = d.ToDeviceSince(ctx, u, "D", end, upTo, c.messages, c.bytes)
+			must(t, err)
+			for _, m := range msgs {
+				if len(m.Content) < 10 || m.Seq > end {
+					t.Fatalf("%d messages, %d bytes, up to %d: %+v", c.messages, c.bytes, end, m)
+				}
+			}
+			got = append(got, len(msgs))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d messages, %d bytes: reads of %v, want %v", c.messages, c.bytes, got, c.want)
 		}
 	}
 }

@@ -19,7 +19,7 @@ func TestSync(t *testing.T) {
 		"state after": testSyncStateAfter, "tokens": testSyncTokens, "bad input": testSyncBadInput, "redaction": testSyncRedaction,
 		"invites": testSyncInvites, "knocks": testSyncKnocks, "leaves": testSyncLeaves, "bans": testSyncBans, "rejoin": testSyncRejoin,
 		"forgotten": testSyncForgotten, "kicked while polling": testSyncKicked, "ignored users": testSyncIgnored,
-		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice,
+		"account data": testSyncAccountData, "to-device": testSyncToDevice, "many to-device": testSyncManyToDevice, "long to-device": testSyncLongToDevice,
 		"device lists between": testSyncDeviceListsBetween,
 		"device lists":         testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
 		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "empty": testSyncEmpty, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,

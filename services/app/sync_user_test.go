@@ -108,6 +108,30 @@ func testSyncManyToDevice(t *testing.T, w *world) {
 	c.once()
 }
 
+// Long messages are told some at a time, too: an answer is not longer than what one request may send, and a little.
+func testSyncLongToDevice(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	c := bert.client("")
+	c.poll(0)
+	device := bert.device()
+	long := strings.Repeat("x", 400<<10)
+	var want, got []string
+	for i := range 8 {
+		toDevice(t, anna, bert, device, fmt.Sprint(i, long))
+		want = append(want, fmt.Sprint(i, long))
+	}
+	c.until("messages", func(r *reply) bool {
+		if n := len(r.get("to_device").Raw); n > 1<<20+600<<10 {
+			t.Errorf("an answer with %d bytes of messages", n)
+		}
+		got = append(got, arrived(r)...)
+		return len(got) >= len(want)
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("got %d messages, in another order or others", len(got))
+	}
+}
+
 func deviceKeys(p *person, device string) object {
 	return object{"device_keys": object{"user_id": p.id, "device_id": device, "algorithms": list{"m.megolm.v1.aes-sha2"},
 		"keys": object{"ed25519:" + device: "abc", "curve25519:" + device: "def"}, "signatures": object{p.id: object{"ed25519:" + device: "sig"}}}}

@@ -420,7 +420,7 @@ func TestSendToDevice(t *testing.T) {
 	anna.do("PUT", path, body).ok()
 	anna.do("PUT", path, body).ok() // the same request again
 	waiting := func(u *user) int {
-		msgs, err := c.users.ToDeviceSince(t.Context(), u.id, id.Device(u.device), 0, 1<<40, 100)
+		msgs, _, err := c.users.ToDeviceSince(t.Context(), u.id, id.Device(u.device), 0, 1<<40, 100, 1<<20)
 		must(t, err)
 		for _, m := range msgs {
 			if m.Sender != anna.id || m.Type != "m.test" {

@@ -594,7 +594,7 @@ func testFedEphemeral(t *testing.T, w *inbound) {
 	}
 	seq, err := w.users.Seq(t.Context(), anna)
 	must(t, err)
-	got, err := w.users.ToDeviceSince(t.Context(), anna, "PHONE", 0, seq, 10)
+	got, _, err := w.users.ToDeviceSince(t.Context(), anna, "PHONE", 0, seq, 10, 1<<20)
 	must(t, err)
 	if len(got) != 1 || got[0].Sender != j.user || string(got[0].Content) != `{"hello":1}` {
 		t.Errorf("messages: %+v", got)

@@ -5,14 +5,13 @@ import (
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/userdb"
 )
 
-// toDeviceLimit is how many to-device messages one answer carries.
-const toDeviceLimit = 100
-
-// toDeviceMax bounds the messages of one position, which are of one request: they are never taken apart.
-const toDeviceMax = 10_000
+// How many to-device messages one answer carries, and how many bytes of them; those of one request are never taken apart.
+const (
+	toDeviceLimit = 100
+	toDeviceBytes = 1 << 20
+)
 
 // addToDevice adds what waits for the device. If not all of it fits, the answer's token says how far it went, at a
 // boundary between positions.
@@ -20,15 +19,12 @@ func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, up
 	if p.device == "" {
 		return nil
 	}
-	msgs, err := s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, upTo, toDeviceLimit+1)
+	msgs, end, err := s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, upTo, toDeviceLimit, toDeviceBytes)
 	if err != nil {
 		return err
 	}
-	if len(msgs) > toDeviceLimit {
-		if msgs, err = s.cutToDevice(ctx, p, msgs, after); err != nil {
-			return err
-		}
-		a.next.Behind = a.next.UserSeq - msgs[len(msgs)-1].Seq
+	if end < upTo {
+		a.next.Behind = a.next.UserSeq - end
 	}
 	for _, m := range msgs {
 		b := append(make([]byte, 0, len(m.Content)+128), `{"content":`...)
@@ -40,20 +36,6 @@ func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, up
 		a.toDevice = append(a.toDevice, append(b, '}'))
 	}
 	return nil
-}
-
-// cutToDevice cuts off the last position, of which there may be more messages than were read; if there is no other, it
-// reads all of that one.
-func (s *Service) cutToDevice(ctx context.Context, p *poll, msgs []userdb.ToDevice, after int64) ([]userdb.ToDevice, error) {
-	last := msgs[len(msgs)-1].Seq
-	n := len(msgs)
-	for n > 0 && msgs[n-1].Seq == last {
-		n--
-	}
-	if n > 0 {
-		return msgs[:n], nil
-	}
-	return s.userdb.ToDeviceSince(ctx, p.who.User, p.device, after, last, toDeviceMax)
 }
 
 // addAccountData adds the user's account data, the rooms' as well: they are kept for the rooms' answers.

@@ -59,10 +59,13 @@ WITH m AS (
 )
 SELECT user_id, seq FROM s;
 
+-- The content is null of messages with which it would be more bytes than asked for.
 -- name: ToDevice :many
-SELECT seq, n, sender, type, content FROM to_device
-WHERE part = $1 AND user_id = $2 AND device_id = $3 AND seq > sqlc.arg(after)::bigint AND seq <= sqlc.arg(up_to)::bigint
-ORDER BY seq, n LIMIT sqlc.arg(max)::int;
+SELECT seq, n, sender, type, (CASE WHEN total <= sqlc.arg(bytes)::bigint THEN content END)::bytea AS content FROM (
+    SELECT seq, n, sender, type, content, sum(octet_length(content)) OVER (ORDER BY seq, n) AS total FROM to_device
+    WHERE part = $1 AND user_id = $2 AND device_id = $3 AND seq > sqlc.arg(after)::bigint AND seq <= sqlc.arg(up_to)::bigint
+    ORDER BY seq, n LIMIT sqlc.arg(max)::int) m
+ORDER BY seq, n;
 
 -- name: AckToDevice :execrows
 DELETE FROM to_device WHERE part = $1 AND user_id = $2 AND device_id = $3 AND seq <= sqlc.arg(up_to)::bigint;

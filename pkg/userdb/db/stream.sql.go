@@ -654,15 +654,18 @@ func (q *Queries) SetAccountData(ctx context.Context, arg SetAccountDataParams) 
 }
 
 const toDevice = `-- name: ToDevice :many
-SELECT seq, n, sender, type, content FROM to_device
-WHERE part = $1 AND user_id = $2 AND device_id = $3 AND seq > $4::bigint AND seq <= $5::bigint
-ORDER BY seq, n LIMIT $6::int
+SELECT seq, n, sender, type, (CASE WHEN total <= $4::bigint THEN content END)::bytea AS content FROM (
+    SELECT seq, n, sender, type, content, sum(octet_length(content)) OVER (ORDER BY seq, n) AS total FROM to_device
+    WHERE part = $1 AND user_id = $2 AND device_id = $3 AND seq > $5::bigint AND seq <= $6::bigint
+    ORDER BY seq, n LIMIT $7::int) m
+ORDER BY seq, n
 `
 
 type ToDeviceParams struct {
 	Part     int32
 	UserID   string
 	DeviceID string
+	Bytes    int64
 	After    int64
 	UpTo     int64
 	Max      int32
@@ -676,11 +679,13 @@ type ToDeviceRow struct {
 	Content []byte
 }
 
+// The content is null of messages with which it would be more bytes than asked for.
 func (q *Queries) ToDevice(ctx context.Context, arg ToDeviceParams) ([]ToDeviceRow, error) {
 	rows, err := q.db.Query(ctx, toDevice,
 		arg.Part,
 		arg.UserID,
 		arg.DeviceID,
+		arg.Bytes,
 		arg.After,
 		arg.UpTo,
 		arg.Max,
