@@ -50,7 +50,11 @@ func (s *Service) joinElsewhere(ctx context.Context, roomID id.Room, in intent, 
 }
 
 func (s *Service) joinThrough(ctx context.Context, roomID id.Room, in intent, via []string, why error) (*roomv1.SendResponse, error) {
-	servers, err := s.helpers(ctx, roomID, in.sender, via)
+	kept, err := s.besides(ctx, roomID, in.sender)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := s.helpers(ctx, roomID, in.sender, via, kept...)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +62,11 @@ func (s *Service) joinThrough(ctx context.Context, roomID id.Room, in intent, vi
 	for ctx, server := range inTurn(ctx, servers) {
 		joined, err := s.joinVia(ctx, roomID, in, server)
 		if err == nil {
+			if len(kept) > 0 {
+				if err := s.forgetBeside(ctx, roomID, in.sender, ""); err != nil { // a later invite does it then
+					s.log.Warn("invites are kept that were accepted", "room", roomID, "err", err)
+				}
+			}
 			return joined, nil
 		}
 		if retry(err) || ctx.Err() != nil {
@@ -96,10 +105,10 @@ func elsewhereError(err error, nobody string) error {
 	return merr.BadGateway("No server in the room could be reached").WithCause(err)
 }
 
-// helpers are the servers that may be in the room: that of the inviter, or the one knocked through, those that the client
-// names, that of the room id, those that were in the room when we left it, or are, if we are in it without the means to
-// let the user in, and those that the state shown to the user names.
-func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string) ([]id.Server, error) {
+// helpers are the servers that may be in the room: that of the inviter and of those whose invites are kept beside, or the one
+// knocked through, those that the client names, that of the room id, those that were in the room when we left it, or are, if we are
+// in it without the means to let the user in, and those that the state shown to the user names.
+func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via []string, kept ...keptInvite) ([]id.Server, error) {
 	var servers []id.Server
 	add := func(server id.Server) {
 		if server != "" && !s.servers.IsLocal(server) && !slices.Contains(servers, server) && len(servers) < maxServers {
@@ -115,6 +124,9 @@ func (s *Service) helpers(ctx context.Context, roomID id.Room, user id.User, via
 	}
 	if row.membership == "invite" {
 		add(row.sender.Server())
+		for _, b := range kept {
+			add(b.server)
+		}
 	}
 	add(row.via)
 	for _, v := range via {

@@ -48,7 +48,24 @@ func (s *Service) storeUnjoined(ctx context.Context, e unjoinedEvent) error {
 	if e.unlessJoined && inside {
 		return nil
 	}
-	return s.projectUnjoined(ctx, r, e, nid, head)
+	user := id.User(*e.StateKey)
+	row, err := s.unjoinedRow(ctx, e.RoomID, user)
+	if err != nil {
+		return err
+	}
+	if kept, err := s.keepBeside(ctx, row, e); err != nil || kept {
+		return err
+	}
+	invited := row != nil && row.membership == "invite"
+	if !invited { // what is kept is left from another time
+		if err := s.forgetBeside(ctx, e.RoomID, user, ""); err != nil {
+			return err
+		}
+	}
+	if err := s.projectUnjoined(ctx, r, e, nid, head); err != nil || !invited || e.Membership() == "invite" {
+		return err
+	}
+	return s.showNext(ctx, r, user, nid, head)
 }
 
 // proven says whether a join has proven what the room is. Rows of rooms without events at their end were written upon
@@ -175,22 +192,34 @@ func (s *Service) endingOf(ctx context.Context, roomID id.Room, raw []byte) (pdu
 	if !ok {
 		return nil, false, errUnjoined
 	}
-	if pdu, err = parseEvent(raw, rules, roomID); err != nil {
+	pdu, err = parseEvent(raw, rules, roomID)
+	if err == nil {
+		if known = pdu.ID == row.eventID; known || row.endsWith(pdu) {
+			return pdu, known, nil
+		}
+	}
+	if row.membership == "invite" {
+		if ended, err := s.endBeside(ctx, roomID, user, raw); err != nil || ended != nil {
+			return ended, true, err
+		}
+	}
+	if err != nil {
 		return nil, false, err
 	}
-	if known = pdu.ID == row.eventID; known || row.endsWith(pdu) {
-		return pdu, known, nil
-	}
 	return pdu, false, errUnjoined
+}
+
+// endsInvite says whether an event is one by which others end an invite.
+func endsInvite(pdu *event.PDU) bool {
+	is := pdu.Membership()
+	return pdu.Type == typeMember && pdu.StateKey != nil && (is == "leave" || is == "ban") && string(pdu.Sender) != *pdu.StateKey
 }
 
 // endsWith says whether an event ends an invite or a knock. We do not know the room's state, so nobody can say whether the
 // sender had the power to do that. But who sends it knows the invite or knock, which the event must name, and is of a server
 // that we have heard of the room from.
 func (o *unjoinedRow) endsWith(pdu *event.PDU) bool {
-	is := pdu.Membership()
 	from := pdu.Sender.Server()
-	return (o.membership == "invite" || o.membership == "knock") &&
-		pdu.Type == typeMember && (is == "leave" || is == "ban") && string(pdu.Sender) != *pdu.StateKey &&
+	return (o.membership == "invite" || o.membership == "knock") && endsInvite(pdu) &&
 		slices.Contains(pdu.AuthEvents, o.eventID) && (from == o.sender.Server() || slices.Contains(o.shownBy(), from))
 }
