@@ -47,6 +47,8 @@ type network struct {
 	old     *merr.Error   // what servers answer that do not know version 2 of invite
 	// backOff are servers that are asked only if they are asked in spite of that.
 	backOff map[id.Server]bool
+	// refusals are what servers answer in spite of the truth, by server and endpoint.
+	refusals map[string]*merr.Error
 	// answered changes answers, by endpoint.
 	answered map[string]func(any) any
 	// templates changes the events that make_join and the like answer; nil: not.
@@ -99,6 +101,16 @@ func (n *network) answers(endpoint string, change func(any) any) {
 		n.answered = make(map[string]func(any) any)
 	}
 	n.answered[endpoint] = change
+}
+
+// refuse makes a server answer an endpoint with an error; nil: with the truth again.
+func (n *network) refuse(server id.Server, endpoint string, err *merr.Error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.refusals == nil {
+		n.refusals = make(map[string]*merr.Error)
+	}
+	n.refusals[string(server)+" "+endpoint] = err
 }
 
 // askedFor returns how often an endpoint was asked.
@@ -213,6 +225,7 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	if n.liar != "" && n.liar != id.Server(in.Destination) {
 		lie = nil
 	}
+	refusal := n.refusals[in.Destination+" "+parts[1]]
 	n.mu.Unlock()
 	if held != nil {
 		holding <- struct{}{}
@@ -224,6 +237,8 @@ func (n *network) Do(ctx context.Context, in *federationv1.DoRequest, _ ...grpc.
 	}
 	switch {
 	case out != nil:
+	case refusal != nil:
+		err = refusal
 	case parts[1] != "invite":
 		out, err = c.serve(ctx, n, parts[1], args, u.Query(), in)
 	case parts[0] == "v1":
