@@ -50,6 +50,7 @@ func newWorldOf(t *testing.T, processes [][]string, change func(*app.Config)) *w
 	t.Helper()
 	w := &world{name: "hanse.test"}
 	shards := pgtest.Config(t, 2)
+	media := "file://" + t.TempDir()
 	nats, redis := bustest.New(t), miniredis.RunT(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -69,6 +70,7 @@ func newWorldOf(t *testing.T, processes [][]string, change func(*app.Config)) *w
 		cfg.Listen.Client.Address, cfg.Listen.Federation.Address = ports[0], ports[1]
 		cfg.Listen.Monitoring.Address, cfg.Listen.GRPC.Address = ports[2], ports[3]
 		cfg.PostgreSQL, cfg.NATS.URL, cfg.Redis.URL = shards, nats.URL(), "redis://"+redis.Addr()
+		cfg.Media.Store.URL = media
 		cfg.Client.Registration.Enabled, cfg.Client.Registration.Guests, cfg.RateLimits.Enabled = true, true, false
 		cfg.Password = password.Config{MemoryKiB: 64, Iterations: 1, Threads: 1}
 		change(cfg)
