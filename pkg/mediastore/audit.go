@@ -20,8 +20,8 @@ type Audit struct {
 	Repaired int
 }
 
-// shown bounds the lists of an Audit.
-const shown = 1000
+// Shown bounds the lists of an Audit.
+const Shown = 1000
 
 const (
 	sqlObjects = `
@@ -104,7 +104,7 @@ func (s *Store) auditRows(ctx context.Context, a *Audit, part uint32, seed mapha
 		switch {
 		case !ok:
 			lost = append(lost, r)
-		case size != r.bytes && len(a.Wrong) < shown:
+		case size != r.bytes && len(a.Wrong) < Shown:
 			a.Wrong = append(a.Wrong, r.object)
 		}
 	}
@@ -119,7 +119,7 @@ func (s *Store) auditRows(ctx context.Context, a *Audit, part uint32, seed mapha
 		} else if ok {
 			continue
 		}
-		if len(a.Lost) < shown {
+		if len(a.Lost) < Shown {
 			a.Lost = append(a.Lost, r.object)
 		}
 		if repair {
@@ -221,7 +221,7 @@ func (s *Store) auditUnknown(ctx context.Context, a *Audit, seed maphash.Seed, n
 		if _, ok := named[maphash.String(seed, o.Key)]; ok || o.ModTime.After(before) {
 			continue
 		}
-		if len(a.Unknown) < shown {
+		if len(a.Unknown) < Shown {
 			a.Unknown = append(a.Unknown, o.Key)
 		}
 		if repair {

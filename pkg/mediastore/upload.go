@@ -223,6 +223,11 @@ func (s *Store) undo(ctx context.Context, m *Media, reserved bool) {
 	}
 }
 
+// Has reports whether the store has an object.
+func (s *Store) Has(ctx context.Context, object string) (bool, error) {
+	return s.bucket.Exists(ctx, object)
+}
+
 // Reader reads a media from an offset; a negative length means to its end.
 func (s *Store) Reader(ctx context.Context, object string, offset, length int64) (io.ReadCloser, error) {
 	r, err := s.bucket.NewRangeReader(ctx, object, offset, length, nil)

@@ -12,6 +12,7 @@ import (
 
 	"hanse/pkg/bus"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/mediastore"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/local"
@@ -25,6 +26,7 @@ import (
 type Operator struct {
 	*admin.Admin
 	cfg    *Config
+	shards *pg.Shards
 	create bool // a cluster that does not exist yet may be created
 	close  []func() error
 }
@@ -57,6 +59,7 @@ func (o *Operator) open(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	o.shards = shards
 	o.close = append(o.close, func() error { shards.Close(); return nil })
 	if err := partition.Fix(shards.P()); err != nil {
 		return err
@@ -144,3 +147,16 @@ type silent struct{}
 func (silent) PublishUsers(uint32, ...*logv1.UserSeq) error { return nil }
 func (silent) PublishAuth(*logv1.AuthInvalidation) error    { return nil }
 func (silent) WakeFedout(uint32) error                      { return nil }
+
+// OpenMedia opens the media of the configured cluster for one of the operator's commands.
+func OpenMedia(ctx context.Context, cfg *Config, log *slog.Logger) (*mediastore.Store, func() error, error) {
+	o := &Operator{cfg: cfg}
+	if err := o.open(ctx, log); err != nil {
+		return nil, nil, errors.Join(err, o.Close())
+	}
+	store, err := mediastore.Open(ctx, cfg.Media.Store, cfg.DataDir, o.shards, log)
+	if err != nil {
+		return nil, nil, errors.Join(err, o.Close())
+	}
+	return store, func() error { return errors.Join(store.Close(), o.Close()) }, nil
+}

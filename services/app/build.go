@@ -2,6 +2,9 @@ package app
 
 import (
 	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/destination"
@@ -9,6 +12,7 @@ import (
 	"hanse/pkg/keyring"
 	"hanse/pkg/mac"
 	"hanse/pkg/mediastore"
+	"hanse/pkg/netguard"
 	"hanse/pkg/node"
 	"hanse/pkg/password"
 	"hanse/pkg/ratelimit"
@@ -142,7 +146,7 @@ func buildFedin(_ context.Context, b *builder) (Role, error) {
 	})
 	f, err := fedin.New(b.cfg.Fedin, fedin.Deps{
 		Shards: b.node.PG, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis,
-		Router: b.node.Router, FedOut: b.node.FedOut(), Servers: b.node.Servers, Keys: ring, KeyStore: store,
+		Router: b.node.Router, FedOut: b.node.FedOut(), Media: b.node.Media(), Servers: b.node.Servers, Keys: ring, KeyStore: store,
 		Destinations: b.dests, Limits: b.limits, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
@@ -158,9 +162,13 @@ func buildMedia(ctx context.Context, b *builder) (Role, error) {
 	if err != nil {
 		return nil, err
 	}
+	roots, err := rootCAs(b.cfg.Federation.CAFiles)
+	if err != nil {
+		return nil, err
+	}
 	m, err := media.New(b.cfg.Media, media.Deps{
 		Store: store, Sessions: b.sessions, Servers: b.node.Servers, Limits: b.limits, Members: b.node.Members,
-		Media: b.node.Media(), FedOut: b.node.FedOut(), Log: b.node.Log, Registerer: b.node.Metrics,
+		Media: b.node.Media(), FedOut: b.node.FedOut(), Guard: &netguard.Guard{Allow: b.cfg.Federation.Allow, Deny: b.cfg.Federation.Deny}, RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -169,4 +177,25 @@ func buildMedia(ctx context.Context, b *builder) (Role, error) {
 	m.OldRoutes(b.node.FederationAPI)
 	m.Register(b.node.GRPC)
 	return m, nil
+}
+
+// rootCAs are the system's CAs and those of the files; nil if there are no files.
+func rootCAs(files []string) (*x509.CertPool, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("the system's CA certificates: %w", err)
+	}
+	for _, file := range files {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("CA certificates: %w", err)
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("CA certificates: %s has none", file)
+		}
+	}
+	return roots, nil
 }

@@ -26,6 +26,7 @@ import (
 	"hanse/pkg/servers"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
+	mediav1 "hanse/proto/media/v1"
 )
 
 // Servers are the names that the cluster serves (servers.Registry).
@@ -58,6 +59,7 @@ type Deps struct {
 	Redis        redis.UniversalClient
 	Router       roomowner.Router
 	FedOut       fedv1.FedOutClient
+	Media        mediav1.MediaClient // nil: there is none
 	Servers      Servers
 	Keys         *keyring.Ring
 	KeyStore     *keyring.Store
@@ -77,6 +79,7 @@ type Fedin struct {
 	bus          *bus.Bus
 	router       roomowner.Router
 	fedout       fedv1.FedOutClient
+	media        mediav1.MediaClient
 	servers      Servers
 	keys         *keyring.Ring
 	keyStore     *keyring.Store
@@ -111,7 +114,7 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		return nil, errors.New("fedin: a dependency is missing")
 	}
 	f := &Fedin{
-		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut,
+		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut, media: d.Media,
 		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, limits: d.Limits, presence: presence.New(d.Redis, d.Bus),
 		log: d.Log, metrics: newMetrics(d.Registerer), incoming: make(chan struct{}, cfg.Transactions),
 		keyWaits: newKeyWaits(d.Registerer), early: early{held: make(chan struct{}, 1)},

@@ -55,6 +55,10 @@ func (f *Fedin) Routes(r *httpx.Router) {
 	v1.Handle("POST /publicRooms", f.signed(f.searchPublicRooms))
 	v1.Handle("GET /hierarchy/{roomId}", f.signed(f.hierarchy))
 
+	// Files take as long as they are large.
+	v1.Handle("GET /media/download/{mediaId}", f.signed(f.mediaDownload), httpx.LongPoll())
+	v1.Handle("GET /media/thumbnail/{mediaId}", f.signed(f.mediaThumbnail), httpx.LongPoll())
+
 	v1.Handle("POST /user/keys/query", f.signed(f.queryUserKeys), httpx.MaxBody(keysBody))
 	v1.Handle("POST /user/keys/claim", f.signed(f.claimUserKeys), httpx.MaxBody(keysBody))
 	v1.Handle("GET /user/devices/{userId}", f.signed(f.userDevices))

@@ -13,11 +13,47 @@ type Config struct {
 	Store  mediastore.Config `yaml:"store"`
 	Limits map[string]Limit  `yaml:"limits" doc:"What who may upload: user, admin and appservice are kinds of users, other keys are user ids, whose limit takes the place of their kind's."`
 	// Pending as MSC2246 has it.
-	Pending   int           `yaml:"pending" doc:"Media ids that a user may have created whose upload has not come."`
-	Uploads   int           `yaml:"uploads" doc:"Uploads that a worker takes at a time; beyond it they are refused."`
-	Downloads int           `yaml:"downloads" doc:"Downloads that a worker serves at a time; beyond it they are refused."`
-	Link      time.Duration `yaml:"link" doc:"Send clients that allow it to the object store itself, by links that live that long. 0: all bytes go through a worker. Needs a store that clients reach."`
-	Old       OldPaths      `yaml:"old"`
+	Pending    int           `yaml:"pending" doc:"Media ids that a user may have created whose upload has not come."`
+	Uploads    int           `yaml:"uploads" doc:"Uploads that a worker takes at a time; beyond it they are refused."`
+	Downloads  int           `yaml:"downloads" doc:"Downloads that a worker serves at a time; beyond it they are refused."`
+	Link       time.Duration `yaml:"link" doc:"Send clients that allow it to the object store itself, by links that live that long. 0: all bytes go through a worker. Needs a store that clients reach."`
+	Old        OldPaths      `yaml:"old"`
+	Thumbnails Thumbnails    `yaml:"thumbnails"`
+	Remote     Remote        `yaml:"remote"`
+	Retention  Retention     `yaml:"retention"`
+}
+
+// Thumbnails bounds what is decoded for them.
+type Thumbnails struct {
+	Source int64 `yaml:"source" doc:"Bytes of a file of which a thumbnail is made."`
+	Pixels int64 `yaml:"pixels" doc:"Pixels of a picture of which a thumbnail is made, of all frames of an animation together."`
+	Memory int64 `yaml:"memory" doc:"Bytes for pictures that a worker decodes at a time; others wait."`
+}
+
+// Remote is how media of other servers are kept.
+type Remote struct {
+	File    int64         `yaml:"file" doc:"Bytes of one file of another server."`
+	Cache   int64         `yaml:"cache" doc:"Bytes of all files of other servers that are kept; beyond it those go that were used least recently."`
+	Fetches int           `yaml:"fetches" doc:"Files of other servers that a worker fetches at a time; beyond it requests are refused."`
+	Window  int64         `yaml:"window" doc:"Bytes of a file that arrives that are held for those who wait for it. Who is slower reads it from the store when it is there."`
+	Time    time.Duration `yaml:"time" doc:"How long a file of another server may take."`
+	Rate    int64         `yaml:"rate" doc:"Bytes in a second that it must bring on average, after half a minute."`
+}
+
+// Validate reports limits that nothing fits into.
+func (t *Thumbnails) Validate() error {
+	if t.Source < 1 || t.Pixels < 1 || t.Memory < t.Source+12*t.Pixels {
+		return errors.New("memory: at least source and twelve bytes for each of the pixels")
+	}
+	return nil
+}
+
+// Validate reports limits that nothing fits into.
+func (r *Remote) Validate() error {
+	if r.File < 1 || r.Cache < r.File || r.Fetches < 1 || r.Window < 64<<10 || r.Time < time.Second || r.Rate < 1 {
+		return errors.New("cache: at least as much as one file may have; window: at least 64 KiB; the others positive")
+	}
+	return nil
 }
 
 // Limit bounds uploads.
@@ -46,7 +82,9 @@ func Defaults() Config {
 		Store:   mediastore.Defaults(),
 		Limits:  map[string]Limit{kindUser: {File: 50 << 20}, kindAdmin: {File: 50 << 20}, kindAppservice: {File: 50 << 20}},
 		Pending: 20, Uploads: 256, Downloads: 4096,
-		Old: OldPaths{Enabled: true, Freeze: "2024-09-01"},
+		Old:        OldPaths{Enabled: true, Freeze: "2024-09-01"},
+		Thumbnails: Thumbnails{Source: 20 << 20, Pixels: 32 << 20, Memory: 512 << 20},
+		Remote:     Remote{File: 100 << 20, Cache: 10 << 30, Fetches: 64, Window: 4 << 20, Time: 10 * time.Minute, Rate: 4 << 10},
 	}
 }
 

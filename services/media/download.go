@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
 	"hanse/pkg/merr"
+	"hanse/pkg/session"
 )
 
 const (
@@ -31,15 +33,20 @@ type asked struct {
 	redirect bool
 	// remote is whether it may be fetched from another server.
 	remote bool
+	// as is the server of ours that asks for it elsewhere.
+	as id.Server
 	// old is whether the path asks nobody who they are.
 	old bool
 }
 
-func ask(r *http.Request) (*asked, error) {
-	a := &asked{name: cleanName(httpx.Param(r, "fileName")), wait: defaultWait, remote: true}
+func (m *Media) ask(r *http.Request) (*asked, error) {
+	a := &asked{as: m.servers.ForHost(r.Host), name: cleanName(httpx.Param(r, "fileName")), wait: defaultWait, remote: true}
 	var err error
 	if a.ID, err = mediastore.ParseID(httpx.Param(r, "serverName"), httpx.Param(r, "mediaId")); err != nil {
 		return nil, merr.NotFound("Not a media ID").WithCause(err)
+	}
+	if i := session.From(r); i != nil {
+		a.as = i.User.Server()
 	}
 	q := r.URL.Query()
 	if text := q.Get("timeout_ms"); text != "" {
@@ -47,7 +54,7 @@ func ask(r *http.Request) (*asked, error) {
 		if err != nil || ms < 0 {
 			return nil, merr.InvalidParam("timeout_ms must be a number of milliseconds")
 		}
-		a.wait = min(time.Duration(min(ms, longestWait.Milliseconds()))*time.Millisecond, longestWait)
+		a.wait = within(ms)
 	}
 	if a.redirect, err = flag(q.Get("allow_redirect"), false); err != nil {
 		return nil, merr.InvalidParam("allow_redirect must be true or false")
@@ -56,6 +63,11 @@ func ask(r *http.Request) (*asked, error) {
 		return nil, merr.InvalidParam("allow_remote must be true or false")
 	}
 	return a, nil
+}
+
+// within is a time in milliseconds, bounded.
+func within(ms int64) time.Duration {
+	return time.Duration(min(max(ms, 0), longestWait.Milliseconds())) * time.Millisecond
 }
 
 func flag(text string, without bool) (bool, error) {
@@ -72,7 +84,7 @@ func flag(text string, without bool) (bool, error) {
 
 // download answers GET /_matrix/client/v1/media/download/{serverName}/{mediaId}[/{fileName}]. Its clients follow redirects.
 func (m *Media) download(w http.ResponseWriter, r *http.Request) error {
-	a, err := ask(r)
+	a, err := m.ask(r)
 	if err != nil {
 		return err
 	}
@@ -82,7 +94,7 @@ func (m *Media) download(w http.ResponseWriter, r *http.Request) error {
 
 // oldDownload answers the deprecated GET /_matrix/media/v3/download/{serverName}/{mediaId}[/{fileName}].
 func (m *Media) oldDownload(w http.ResponseWriter, r *http.Request) error {
-	a, err := ask(r)
+	a, err := m.ask(r)
 	if err != nil {
 		return err
 	}
@@ -91,24 +103,25 @@ func (m *Media) oldDownload(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
-	leave, err := m.downloads.enter()
+	done, err := m.begin()
 	if err != nil {
 		return err
 	}
-	defer leave()
-	under := m.metrics.busy.WithLabelValues("download")
-	under.Inc()
-	defer under.Dec()
-	media, err := m.find(r.Context(), a)
+	defer done()
+	whole := r.Header.Get("Range") != "" || r.Method == http.MethodHead
+	media, arriving, err := m.find(r.Context(), a, whole)
 	if err != nil {
 		return err
+	}
+	if arriving != nil {
+		return m.serveArriving(w, r, arriving, a.name)
 	}
 	f := fileOf(media)
 	if a.name != "" {
 		f.name = a.name
 	}
-	if a.redirect && m.cfg.Link > 0 {
-		link, err := m.store.Link(r.Context(), f.object, f.typ, disposition(f.typ, f.name), m.cfg.Link)
+	if a.redirect {
+		link, err := m.link(r.Context(), f)
 		if err != nil {
 			return err
 		}
@@ -122,16 +135,55 @@ func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
 	return m.serveFile(w, r, f, "download")
 }
 
-// find returns a media that may be served, and notes that it was used.
-func (m *Media) find(ctx context.Context, a *asked) (*mediastore.Media, error) {
-	if !m.servers.IsLocal(a.Origin) {
-		return nil, errNoMedia
-	}
-	media, err := m.ready(ctx, a.ID, a.wait)
+// begin takes a place for a download.
+func (m *Media) begin() (done func(), err error) {
+	leave, err := m.downloads.enter()
 	if err != nil {
 		return nil, err
 	}
-	return media, m.use(ctx, a, media)
+	under := m.metrics.busy.WithLabelValues("download")
+	under.Inc()
+	return func() { under.Dec(); leave() }, nil
+}
+
+// link is where a client or a server reads a file from the store itself; empty if it does not.
+func (m *Media) link(ctx context.Context, f file) (string, error) {
+	if m.cfg.Link == 0 {
+		return "", nil
+	}
+	return m.store.Link(ctx, f.object, f.typ, disposition(f.typ, f.name), m.cfg.Link)
+}
+
+// find returns a media that may be served, and notes that it was used. One of another server may still arrive, unless it is
+// asked for whole.
+func (m *Media) find(ctx context.Context, a *asked, whole bool) (*mediastore.Media, *arriving, error) {
+	if m.servers.IsLocal(a.Origin) {
+		media, err := m.ready(ctx, a.ID, a.wait)
+		if err != nil {
+			return nil, nil, err
+		}
+		return media, nil, m.use(ctx, a, media)
+	}
+	media, err := m.store.Get(ctx, a.ID)
+	switch {
+	case err == nil && media.State == mediastore.Ready:
+		return media, nil, m.use(ctx, a, media)
+	case err != nil && !errors.Is(err, mediastore.ErrNotFound):
+		return nil, nil, err
+	case !a.remote || a.old && !time.Now().Before(m.freeze):
+		return nil, nil, errNoMedia // what would be fetched now is newer than the freeze
+	}
+	arrives, err := m.arrive(ctx, a)
+	if err != nil || !whole {
+		return nil, arrives, err
+	}
+	if err := arrives.drain(); err != nil {
+		return nil, nil, err
+	}
+	if media, err = m.lookUp(ctx, a.ID); err != nil {
+		return nil, nil, err
+	}
+	return media, nil, m.use(ctx, a, media)
 }
 
 // use decides whether a media may be served, and notes that it is.

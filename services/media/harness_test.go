@@ -5,20 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/bus"
 	"hanse/pkg/bus/bustest"
+	"hanse/pkg/grpcx"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
@@ -52,7 +51,7 @@ type worker struct {
 	media *Media
 	url   string
 	srv   *httptest.Server
-	conn  *grpc.ClientConn
+	conn  grpc.ClientConnInterface
 }
 
 func newCluster(t *testing.T, change ...func(*Config)) *cluster {
@@ -98,12 +97,13 @@ func (w *worker) start() {
 	w.media.Routes(rt)
 	w.srv = httptest.NewServer(rt)
 	w.url = w.srv.URL
-	l := bufconn.Listen(1 << 16)
-	srv := grpc.NewServer()
-	mediav1.RegisterMediaServer(srv, w.media)
-	go func() { _ = srv.Serve(l) }()
-	w.conn, err = grpc.NewClient("passthrough:///media", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	cfg := grpcx.Config{Listen: "127.0.0.1:0"}
+	srv, err := grpcx.NewServer(cfg)
+	must(t, err)
+	w.media.Register(srv)
+	conns := grpcx.NewConns(cfg, srv)
+	go func() { _ = srv.Serve() }()
+	w.conn, err = conns.To(srv.Addr())
 	must(t, err)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = sessions.Run(ctx) })
@@ -111,10 +111,11 @@ func (w *worker) start() {
 	t.Cleanup(func() {
 		w.srv.Close()
 		cancel()
-		srv.Stop()
-		_ = w.conn.Close()
+		stop, done := context.WithTimeout(context.Background(), 5*time.Second)
+		defer done()
+		srv.Stop(stop)
+		conns.Close()
 		wg.Wait()
-		_ = w.store.Close()
 	})
 }
 

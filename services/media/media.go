@@ -2,19 +2,25 @@ package media
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
 	"hanse/pkg/merr"
+	"hanse/pkg/netguard"
+	"hanse/pkg/node"
 	"hanse/pkg/session"
 	fedv1 "hanse/proto/federation/v1"
 	mediav1 "hanse/proto/media/v1"
@@ -47,8 +53,12 @@ type Deps struct {
 	Limits   Limiter // nil: no limits
 	Members  Members
 	// Media asks the media worker that has a partition; FedOut other servers.
-	Media      mediav1.MediaClient
-	FedOut     fedv1.FedOutClient
+	Media  mediav1.MediaClient
+	FedOut fedv1.FedOutClient
+	// Guard says which addresses may be connected to.
+	Guard *netguard.Guard
+	// RootCAs are trusted; nil: the system's.
+	RootCAs    *x509.CertPool
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // may be nil
 }
@@ -69,7 +79,15 @@ type Media struct {
 	log      *slog.Logger
 	metrics  *metrics
 
-	uploads, downloads, waits gate
+	uploads, downloads, waits, fetches gate
+
+	web      *http.Client // reaches what others name
+	flights  flights
+	drawing  *semaphore.Weighted // bytes of pictures that are decoded
+	drawings singleflight.Group
+	tasks    sync.WaitGroup
+	ended    context.Context
+	end      context.CancelFunc
 }
 
 // waiting is how many requests of a worker wait at a time for uploads that were announced.
@@ -89,7 +107,10 @@ func New(cfg Config, d Deps) (*Media, error) {
 	}
 	m := &Media{cfg: cfg, store: d.Store, sessions: d.Sessions, servers: d.Servers, limits: d.Limits, members: d.Members, media: d.Media,
 		fedout: d.FedOut, freeze: freeze, log: d.Log, metrics: newMetrics(d.Registerer),
-		uploads: make(gate, cfg.Uploads), downloads: make(gate, cfg.Downloads), waits: make(gate, waiting)}
+		uploads: make(gate, cfg.Uploads), downloads: make(gate, cfg.Downloads), waits: make(gate, waiting), fetches: make(gate, cfg.Remote.Fetches),
+		web: newWeb(d.Guard, d.RootCAs), drawing: semaphore.NewWeighted(cfg.Thumbnails.Memory)}
+	m.flights.of = make(map[mediastore.ID]*flight)
+	m.ended, m.end = context.WithCancel(context.Background())
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -117,9 +138,12 @@ const sweepEvery = time.Minute
 
 // Run does the role's background work until the context ends.
 func (m *Media) Run(ctx context.Context) error {
-	sweep := time.NewTicker(sweepEvery)
+	sweep, retention := time.NewTicker(sweepEvery), time.NewTicker(retentionEvery)
 	defer sweep.Stop()
+	defer retention.Stop()
 	defer func() {
+		m.end()
+		m.tasks.Wait()
 		if err := m.store.Close(); err != nil {
 			m.log.WarnContext(ctx, "the object store was not closed", "err", err)
 		}
@@ -130,23 +154,35 @@ func (m *Media) Run(ctx context.Context) error {
 			return nil
 		case <-sweep.C:
 			m.sweep(ctx)
+		case <-retention.C:
+			m.retain(ctx)
 		}
 	}
 }
 
 func (m *Media) sweep(ctx context.Context) {
+	if m.members.Mine(0, node.RoleMedia) {
+		evicted, err := m.store.Evict(ctx, m.servers.Names(), m.cfg.Remote.Cache)
+		m.metrics.removed.WithLabelValues("evicted").Add(float64(evicted))
+		m.failed(ctx, "eviction", err)
+	}
 	removed, err := m.store.Sweep(ctx, m.mine())
 	m.metrics.removed.WithLabelValues("unfinished").Add(float64(removed))
+	m.failed(ctx, "sweep", err)
+}
+
+// failed counts and logs what could not be done.
+func (m *Media) failed(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {
-		m.metrics.failures.WithLabelValues("sweep").Inc()
-		m.log.WarnContext(ctx, "presence of ended workers was not removed", "err", err)
+		m.metrics.failures.WithLabelValues(what).Inc()
+		m.log.WarnContext(ctx, "media: not all could be done", "what", what, "err", err)
 	}
 }
 
 // mine are the partitions whose media this worker looks after.
 func (m *Media) mine() (parts []uint32) {
 	for _, part := range m.store.AllParts() {
-		if m.members.Mine(part, "media") {
+		if m.members.Mine(part, node.RoleMedia) {
 			parts = append(parts, part)
 		}
 	}

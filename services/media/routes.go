@@ -20,8 +20,10 @@ func (m *Media) Routes(rt *httpx.Router) {
 
 	auth := rt.Group("/_matrix/client/v1/media").With(m.sessions.Required, m.perUser)
 	auth.Handle("GET /config", m.config)
+	auth.Handle("GET /thumbnail/{serverName}/{mediaId}", m.thumbnail, httpx.LongPoll())
 	auth.Handle("GET /download/{serverName}/{mediaId}", m.download, httpx.LongPoll())
 	auth.Handle("GET /download/{serverName}/{mediaId}/{fileName}", m.download, httpx.LongPoll())
+	m.adminRoutes(rt)
 	m.OldRoutes(rt)
 }
 
@@ -31,6 +33,7 @@ func (m *Media) OldRoutes(rt *httpx.Router) {
 		return
 	}
 	old := rt.Group("/_matrix/media/v3", "/_matrix/media/r0", "/_matrix/media/v1").With(m.perUser)
+	old.Handle("GET /thumbnail/{serverName}/{mediaId}", m.oldThumbnail, httpx.LongPoll())
 	old.Handle("GET /download/{serverName}/{mediaId}", m.oldDownload, httpx.LongPoll())
 	old.Handle("GET /download/{serverName}/{mediaId}/{fileName}", m.oldDownload, httpx.LongPoll())
 }

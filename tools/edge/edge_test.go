@@ -15,20 +15,24 @@ import (
 
 func TestRoleOf(t *testing.T) {
 	for path, want := range map[string]string{
-		"/_matrix/client/v3/sync":                   RoleSync,
-		"/_matrix/client/r0/sync":                   RoleSync,
-		"/_matrix/client/v3/rooms/!sync/sync":       RoleClient,
-		"/_matrix/client/versions":                  RoleClient,
-		"/_matrix/federation/v1/send/1":             RoleFedin,
-		"/_matrix/key/v2/server":                    RoleFedin,
-		"/_matrix/media/v3/upload":                  RoleMedia,
-		"/_matrix/client/v1/media/download/x/y":     RoleMedia,
-		"/.well-known/matrix/server":                RoleClient,
-		"/.well-known/matrix/client":                RoleClient,
-		"/_synapse/admin/v1/register":               RoleClient,
-		"/_matrix/client/v3/rooms/x/send/m.room/1":  RoleClient,
-		"/_matrix/client/v3/syncs":                  RoleClient,
-		"/_matrix/client/unstable/org.matrix/x/syn": RoleClient,
+		"/_matrix/client/v3/sync":                       RoleSync,
+		"/_matrix/client/r0/sync":                       RoleSync,
+		"/_matrix/client/v3/rooms/!sync/sync":           RoleClient,
+		"/_matrix/client/versions":                      RoleClient,
+		"/_matrix/federation/v1/send/1":                 RoleFedin,
+		"/_matrix/key/v2/server":                        RoleFedin,
+		"/_matrix/media/v3/upload":                      RoleMedia,
+		"/_synapse/admin/v1/users/@a:b/media":           RoleMedia,
+		"/_synapse/admin/v1/user/@a:b/media/quarantine": RoleMedia,
+		"/_synapse/admin/v1/purge_media_cache":          RoleMedia,
+		"/_synapse/admin/v1/users/@a:b/devices":         RoleClient,
+		"/_matrix/client/v1/media/download/x/y":         RoleMedia,
+		"/.well-known/matrix/server":                    RoleClient,
+		"/.well-known/matrix/client":                    RoleClient,
+		"/_synapse/admin/v1/register":                   RoleClient,
+		"/_matrix/client/v3/rooms/x/send/m.room/1":      RoleClient,
+		"/_matrix/client/v3/syncs":                      RoleClient,
+		"/_matrix/client/unstable/org.matrix/x/syn":     RoleClient,
 	} {
 		if got := roleOf(path); got != want {
 			t.Errorf("roleOf(%q) = %s, want %s", path, got, want)

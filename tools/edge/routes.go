@@ -21,11 +21,19 @@ func roleOf(path string) string {
 		return RoleFedin
 	case strings.HasPrefix(path, "/_matrix/media/"), strings.HasPrefix(path, "/_matrix/client/v1/media/"):
 		return RoleMedia
+	case strings.HasPrefix(path, "/_synapse/admin/v1/media/"), path == "/_synapse/admin/v1/purge_media_cache", isUserMedia(path):
+		return RoleMedia
 	case isSync(path):
 		return RoleSync
 	default:
 		return RoleClient
 	}
+}
+
+// isUserMedia matches what administrators do with the media of a user.
+func isUserMedia(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/_synapse/admin/v1/user")
+	return ok && (strings.HasPrefix(rest, "s/") && strings.HasSuffix(rest, "/media") || strings.HasPrefix(rest, "/") && strings.HasSuffix(rest, "/media/quarantine"))
 }
 
 // isSync matches /_matrix/client/<version>/sync, with versions such as v3 and r0.

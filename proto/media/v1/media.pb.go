@@ -289,7 +289,9 @@ type Head struct {
 	// -1: not known yet.
 	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Where the bytes can be read instead; then there are no chunks.
-	Location      string `protobuf:"bytes,4,opt,name=location,proto3" json:"location,omitempty"`
+	Location string `protobuf:"bytes,4,opt,name=location,proto3" json:"location,omitempty"`
+	// The Content-Disposition.
+	Disposition   string `protobuf:"bytes,5,opt,name=disposition,proto3" json:"disposition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +354,13 @@ func (x *Head) GetLocation() string {
 	return ""
 }
 
+func (x *Head) GetDisposition() string {
+	if x != nil {
+		return x.Disposition
+	}
+	return ""
+}
+
 var File_media_v1_media_proto protoreflect.FileDescriptor
 
 const file_media_v1_media_proto_rawDesc = "" +
@@ -376,12 +385,13 @@ const file_media_v1_media_proto_rawDesc = "" +
 	"\banimated\x18\x04 \x01(\bR\banimated\"G\n" +
 	"\x05Piece\x12(\n" +
 	"\x04head\x18\x01 \x01(\v2\x14.hanse.media.v1.HeadR\x04head\x12\x14\n" +
-	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"`\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x82\x01\n" +
 	"\x04Head\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1a\n" +
-	"\blocation\x18\x04 \x01(\tR\blocation2\x87\x01\n" +
+	"\blocation\x18\x04 \x01(\tR\blocation\x12 \n" +
+	"\vdisposition\x18\x05 \x01(\tR\vdisposition2\x87\x01\n" +
 	"\x05Media\x12>\n" +
 	"\x05Fetch\x12\x1c.hanse.media.v1.FetchRequest\x1a\x15.hanse.media.v1.Piece0\x01\x12>\n" +
 	"\x05Serve\x12\x1c.hanse.media.v1.ServeRequest\x1a\x15.hanse.media.v1.Piece0\x01B\x98\x01\n" +
