@@ -45,7 +45,7 @@ func (b *streamedBody) Read(p []byte) (int, error) {
 }
 
 func (b *streamedBody) failed(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		_ = b.rc.SetReadDeadline(time.Time{})
 		return err
 	}

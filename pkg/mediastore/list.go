@@ -69,6 +69,8 @@ type Filter struct {
 	ByAge  bool
 	// Larger is how many bytes they have more than.
 	Larger int64
+	// Nobodys are those that no user has uploaded.
+	Nobodys bool
 	// Origin is their server, if it is not empty.
 	Origin id.Server
 }
@@ -76,7 +78,7 @@ type Filter struct {
 const sqlMatching = `
 SELECT ` + columns + ` FROM media
 WHERE part = $1 AND (origin, media_id) > ($2, $3) AND state = 3 AND NOT protected AND quarantined_by IS NULL
-    AND remote = $4 AND (CASE WHEN $5 THEN created_ts ELSE accessed_ts END) < $6 AND bytes > $7 AND ($8 = '' OR origin = $8)
+    AND remote = $4 AND (CASE WHEN $5 THEN created_ts ELSE accessed_ts END) < $6 AND bytes > $7 AND ($8 = '' OR origin = $8) AND (NOT $9 OR user_id IS NULL)
 ORDER BY origin, media_id LIMIT 200`
 
 // DeleteMatching deletes the media of a filter in some partitions, but for protected and quarantined ones, and tells each of
@@ -85,7 +87,7 @@ func (s *Store) DeleteMatching(ctx context.Context, parts []uint32, f Filter, de
 	for _, part := range parts {
 		after := ID{}
 		for {
-			rows, err := s.shards.For(part).Query(ctx, sqlMatching, part, after.Origin, after.Media, f.Remote, f.ByAge, f.Before.UnixMilli(), f.Larger, f.Origin)
+			rows, err := s.shards.For(part).Query(ctx, sqlMatching, part, after.Origin, after.Media, f.Remote, f.ByAge, f.Before.UnixMilli(), f.Larger, f.Origin, f.Nobodys)
 			if err != nil {
 				return err
 			}

@@ -39,8 +39,21 @@ func (m media) Serve(ctx context.Context, in *mediav1.ServeRequest, opts ...grpc
 	return stream, err
 }
 
+// Preview implements mediav1.MediaClient.
+func (m media) Preview(ctx context.Context, in *mediav1.PreviewRequest, opts ...grpc.CallOption) (out *mediav1.PreviewResponse, err error) {
+	err = m.tryPart(partition.Of(in.Url), func(c mediav1.MediaClient) error {
+		out, err = c.Preview(ctx, in, opts...)
+		return err
+	})
+	return out, err
+}
+
 func (m media) try(origin, id string, call func(mediav1.MediaClient) error) error {
-	return try(m.members, m.conns, RoleMedia, partition.Of(origin+"/"+id), func(c grpc.ClientConnInterface) error {
+	return m.tryPart(partition.Of(origin+"/"+id), call)
+}
+
+func (m media) tryPart(part uint32, call func(mediav1.MediaClient) error) error {
+	return try(m.members, m.conns, RoleMedia, part, func(c grpc.ClientConnInterface) error {
 		return call(mediav1.NewMediaClient(c))
 	})
 }

@@ -3,6 +3,7 @@ package thumbnail
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"image"
 	"image/color"
 	"image/color/palette"
@@ -21,8 +22,8 @@ func animate(file []byte, s Spec, l Limits) (*Result, error) {
 		return nil, nil
 	}
 	all, err := gif.DecodeAll(bytes.NewReader(file))
-	if err != nil || len(all.Image) < 2 {
-		return nil, nil
+	if err != nil {
+		return nil, errors.Join(ErrFormat, err)
 	}
 	w, h := all.Config.Width, all.Config.Height
 	if w <= 0 || h <= 0 || int64(w)*int64(h)*int64(len(all.Image)) > l.Pixels {

@@ -193,6 +193,7 @@ func defaultLimits() map[string]ratelimit.Limit {
 		"invite_user": {PerSecond: 0.1, Burst: 50}, // of a user who is invited, from here and elsewhere
 		"invite_from": {PerSecond: 2, Burst: 200},  // of another server
 		"create_room": {PerSecond: 0.5, Burst: 20},
+		"preview":     {PerSecond: 2, Burst: 50},
 		"upload":      {PerSecond: 2, Burst: 100}, // files, and ids for them
 	}
 }

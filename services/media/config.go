@@ -21,6 +21,7 @@ type Config struct {
 	Thumbnails Thumbnails    `yaml:"thumbnails"`
 	Remote     Remote        `yaml:"remote"`
 	Retention  Retention     `yaml:"retention"`
+	Previews   Previews      `yaml:"previews"`
 }
 
 // Thumbnails bounds what is decoded for them.
@@ -83,6 +84,7 @@ func Defaults() Config {
 		Limits:  map[string]Limit{kindUser: {File: 50 << 20}, kindAdmin: {File: 50 << 20}, kindAppservice: {File: 50 << 20}},
 		Pending: 20, Uploads: 256, Downloads: 4096,
 		Old:        OldPaths{Enabled: true, Freeze: "2024-09-01"},
+		Previews:   Previews{Enabled: true, Page: 1 << 20, Image: 10 << 20, Time: 30 * time.Second, Keep: 48 * time.Hour, Cache: 16 << 20},
 		Thumbnails: Thumbnails{Source: 20 << 20, Pixels: 32 << 20, Memory: 512 << 20},
 		Remote:     Remote{File: 100 << 20, Cache: 10 << 30, Fetches: 64, Window: 4 << 20, Time: 10 * time.Minute, Rate: 4 << 10},
 	}

@@ -134,6 +134,11 @@ func (c *cluster) Serve(ctx context.Context, in *mediav1.ServeRequest, opts ...g
 	return c.owner(in.Origin, in.MediaId).Serve(ctx, in, opts...)
 }
 
+// Preview implements mediav1.MediaClient.
+func (c *cluster) Preview(ctx context.Context, in *mediav1.PreviewRequest, opts ...grpc.CallOption) (*mediav1.PreviewResponse, error) {
+	return mediav1.NewMediaClient(c.workers[partition.Of(in.Url)%2].conn).Preview(ctx, in, opts...)
+}
+
 // login makes an account, and returns its access token.
 func (c *cluster) login(user id.User, change ...func(*userdb.NewAccount)) string {
 	c.t.Helper()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 
+	"hanse/pkg/cache"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
@@ -85,6 +86,7 @@ type Media struct {
 	flights  flights
 	drawing  *semaphore.Weighted // bytes of pictures that are decoded
 	drawings singleflight.Group
+	previews *cache.Cache[string, cachedPreview]
 	tasks    sync.WaitGroup
 	ended    context.Context
 	end      context.CancelFunc
@@ -109,6 +111,8 @@ func New(cfg Config, d Deps) (*Media, error) {
 		fedout: d.FedOut, freeze: freeze, log: d.Log, metrics: newMetrics(d.Registerer),
 		uploads: make(gate, cfg.Uploads), downloads: make(gate, cfg.Downloads), waits: make(gate, waiting), fetches: make(gate, cfg.Remote.Fetches),
 		web: newWeb(d.Guard, d.RootCAs), drawing: semaphore.NewWeighted(cfg.Thumbnails.Memory)}
+	m.previews = cache.New(cache.Config[string, cachedPreview]{Name: "media_previews", Budget: cfg.Previews.Cache, MaxAge: previewed, Metrics: d.Registerer,
+		Weigh: func(key string, c cachedPreview) int64 { return int64(len(key)+len(c.json)) + 200 }})
 	m.flights.of = make(map[mediastore.ID]*flight)
 	m.ended, m.end = context.WithCancel(context.Background())
 	if m.log == nil {

@@ -34,7 +34,8 @@ func (m *Media) retain(ctx context.Context) {
 	for _, rule := range []struct {
 		after time.Duration
 		what  mediastore.Filter
-	}{{m.cfg.Retention.Local, mediastore.Filter{}}, {m.cfg.Retention.LocalAge, mediastore.Filter{ByAge: true}}, {m.cfg.Retention.Remote, mediastore.Filter{Remote: true}}} {
+	}{{m.cfg.Retention.Local, mediastore.Filter{}}, {m.cfg.Retention.LocalAge, mediastore.Filter{ByAge: true}}, {m.cfg.Retention.Remote, mediastore.Filter{Remote: true}},
+		{m.cfg.Previews.Keep, mediastore.Filter{ByAge: true, Nobodys: true}}} {
 		if rule.after == 0 {
 			continue
 		}

@@ -23,6 +23,10 @@ func (m *Media) Routes(rt *httpx.Router) {
 	auth.Handle("GET /thumbnail/{serverName}/{mediaId}", m.thumbnail, httpx.LongPoll())
 	auth.Handle("GET /download/{serverName}/{mediaId}", m.download, httpx.LongPoll())
 	auth.Handle("GET /download/{serverName}/{mediaId}/{fileName}", m.download, httpx.LongPoll())
+	if m.cfg.Previews.Enabled {
+		auth.With(noGuests).Handle("GET /preview_url", m.previewURL, httpx.LongPoll())
+		write.Handle("GET /preview_url", m.previewURL, httpx.LongPoll())
+	}
 	m.adminRoutes(rt)
 	m.OldRoutes(rt)
 }

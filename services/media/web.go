@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"hanse/pkg/netguard"
@@ -41,6 +42,8 @@ func newWeb(guard *netguard.Guard, roots *x509.CertPool) *http.Client {
 }
 
 // isWeb reports whether a request leads to the web, and to nothing that a name or a port would tell otherwise.
-func isWeb(r *http.Request) bool {
-	return (r.URL.Scheme == "https" || r.URL.Scheme == "http") && r.URL.Host != "" && r.URL.User == nil
+func isWeb(r *http.Request) bool { return isWebURL(r.URL) }
+
+func isWebURL(u *url.URL) bool {
+	return (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil && u.Opaque == ""
 }

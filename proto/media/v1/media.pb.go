@@ -23,6 +23,104 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PreviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Which of our servers keeps the picture.
+	For           string `protobuf:"bytes,2,opt,name=for,proto3" json:"for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewRequest) Reset() {
+	*x = PreviewRequest{}
+	mi := &file_media_v1_media_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewRequest) ProtoMessage() {}
+
+func (x *PreviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_media_v1_media_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewRequest.ProtoReflect.Descriptor instead.
+func (*PreviewRequest) Descriptor() ([]byte, []int) {
+	return file_media_v1_media_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PreviewRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *PreviewRequest) GetFor() string {
+	if x != nil {
+		return x.For
+	}
+	return ""
+}
+
+type PreviewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer of preview_url.
+	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewResponse) Reset() {
+	*x = PreviewResponse{}
+	mi := &file_media_v1_media_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewResponse) ProtoMessage() {}
+
+func (x *PreviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_media_v1_media_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewResponse.ProtoReflect.Descriptor instead.
+func (*PreviewResponse) Descriptor() ([]byte, []int) {
+	return file_media_v1_media_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PreviewResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 type FetchRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Origin  string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -36,7 +134,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_media_v1_media_proto_msgTypes[0]
+	mi := &file_media_v1_media_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -48,7 +146,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[0]
+	mi := &file_media_v1_media_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -61,7 +159,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{0}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FetchRequest) GetOrigin() string {
@@ -105,7 +203,7 @@ type ServeRequest struct {
 
 func (x *ServeRequest) Reset() {
 	*x = ServeRequest{}
-	mi := &file_media_v1_media_proto_msgTypes[1]
+	mi := &file_media_v1_media_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -117,7 +215,7 @@ func (x *ServeRequest) String() string {
 func (*ServeRequest) ProtoMessage() {}
 
 func (x *ServeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[1]
+	mi := &file_media_v1_media_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -130,7 +228,7 @@ func (x *ServeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeRequest.ProtoReflect.Descriptor instead.
 func (*ServeRequest) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{1}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ServeRequest) GetOrigin() string {
@@ -173,7 +271,7 @@ type Thumbnail struct {
 
 func (x *Thumbnail) Reset() {
 	*x = Thumbnail{}
-	mi := &file_media_v1_media_proto_msgTypes[2]
+	mi := &file_media_v1_media_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +283,7 @@ func (x *Thumbnail) String() string {
 func (*Thumbnail) ProtoMessage() {}
 
 func (x *Thumbnail) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[2]
+	mi := &file_media_v1_media_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +296,7 @@ func (x *Thumbnail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thumbnail.ProtoReflect.Descriptor instead.
 func (*Thumbnail) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{2}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Thumbnail) GetWidth() int32 {
@@ -240,7 +338,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_media_v1_media_proto_msgTypes[3]
+	mi := &file_media_v1_media_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +350,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[3]
+	mi := &file_media_v1_media_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +363,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{3}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Piece) GetHead() *Head {
@@ -298,7 +396,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_media_v1_media_proto_msgTypes[4]
+	mi := &file_media_v1_media_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +408,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[4]
+	mi := &file_media_v1_media_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +421,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{4}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Head) GetType() string {
@@ -365,7 +463,12 @@ var File_media_v1_media_proto protoreflect.FileDescriptor
 
 const file_media_v1_media_proto_rawDesc = "" +
 	"\n" +
-	"\x14media/v1/media.proto\x12\x0ehanse.media.v1\"r\n" +
+	"\x14media/v1/media.proto\x12\x0ehanse.media.v1\"4\n" +
+	"\x0ePreviewRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n" +
+	"\x03for\x18\x02 \x01(\tR\x03for\"%\n" +
+	"\x0fPreviewResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"r\n" +
 	"\fFetchRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x19\n" +
 	"\bmedia_id\x18\x02 \x01(\tR\amediaId\x12\x10\n" +
@@ -391,10 +494,11 @@ const file_media_v1_media_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1a\n" +
 	"\blocation\x18\x04 \x01(\tR\blocation\x12 \n" +
-	"\vdisposition\x18\x05 \x01(\tR\vdisposition2\x87\x01\n" +
+	"\vdisposition\x18\x05 \x01(\tR\vdisposition2\xd3\x01\n" +
 	"\x05Media\x12>\n" +
 	"\x05Fetch\x12\x1c.hanse.media.v1.FetchRequest\x1a\x15.hanse.media.v1.Piece0\x01\x12>\n" +
-	"\x05Serve\x12\x1c.hanse.media.v1.ServeRequest\x1a\x15.hanse.media.v1.Piece0\x01B\x98\x01\n" +
+	"\x05Serve\x12\x1c.hanse.media.v1.ServeRequest\x1a\x15.hanse.media.v1.Piece0\x01\x12J\n" +
+	"\aPreview\x12\x1e.hanse.media.v1.PreviewRequest\x1a\x1f.hanse.media.v1.PreviewResponseB\x98\x01\n" +
 	"\x12com.hanse.media.v1B\n" +
 	"MediaProtoP\x01Z\x1chanse/proto/media/v1;mediav1\xa2\x02\x03HMX\xaa\x02\x0eHanse.Media.V1\xca\x02\x0eHanse\\Media\\V1\xe2\x02\x1aHanse\\Media\\V1\\GPBMetadata\xea\x02\x10Hanse::Media::V1b\x06proto3"
 
@@ -410,23 +514,27 @@ func file_media_v1_media_proto_rawDescGZIP() []byte {
 	return file_media_v1_media_proto_rawDescData
 }
 
-var file_media_v1_media_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_media_v1_media_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_media_v1_media_proto_goTypes = []any{
-	(*FetchRequest)(nil), // 0: hanse.media.v1.FetchRequest
-	(*ServeRequest)(nil), // 1: hanse.media.v1.ServeRequest
-	(*Thumbnail)(nil),    // 2: hanse.media.v1.Thumbnail
-	(*Piece)(nil),        // 3: hanse.media.v1.Piece
-	(*Head)(nil),         // 4: hanse.media.v1.Head
+	(*PreviewRequest)(nil),  // 0: hanse.media.v1.PreviewRequest
+	(*PreviewResponse)(nil), // 1: hanse.media.v1.PreviewResponse
+	(*FetchRequest)(nil),    // 2: hanse.media.v1.FetchRequest
+	(*ServeRequest)(nil),    // 3: hanse.media.v1.ServeRequest
+	(*Thumbnail)(nil),       // 4: hanse.media.v1.Thumbnail
+	(*Piece)(nil),           // 5: hanse.media.v1.Piece
+	(*Head)(nil),            // 6: hanse.media.v1.Head
 }
 var file_media_v1_media_proto_depIdxs = []int32{
-	2, // 0: hanse.media.v1.ServeRequest.thumbnail:type_name -> hanse.media.v1.Thumbnail
-	4, // 1: hanse.media.v1.Piece.head:type_name -> hanse.media.v1.Head
-	0, // 2: hanse.media.v1.Media.Fetch:input_type -> hanse.media.v1.FetchRequest
-	1, // 3: hanse.media.v1.Media.Serve:input_type -> hanse.media.v1.ServeRequest
-	3, // 4: hanse.media.v1.Media.Fetch:output_type -> hanse.media.v1.Piece
-	3, // 5: hanse.media.v1.Media.Serve:output_type -> hanse.media.v1.Piece
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
+	4, // 0: hanse.media.v1.ServeRequest.thumbnail:type_name -> hanse.media.v1.Thumbnail
+	6, // 1: hanse.media.v1.Piece.head:type_name -> hanse.media.v1.Head
+	2, // 2: hanse.media.v1.Media.Fetch:input_type -> hanse.media.v1.FetchRequest
+	3, // 3: hanse.media.v1.Media.Serve:input_type -> hanse.media.v1.ServeRequest
+	0, // 4: hanse.media.v1.Media.Preview:input_type -> hanse.media.v1.PreviewRequest
+	5, // 5: hanse.media.v1.Media.Fetch:output_type -> hanse.media.v1.Piece
+	5, // 6: hanse.media.v1.Media.Serve:output_type -> hanse.media.v1.Piece
+	1, // 7: hanse.media.v1.Media.Preview:output_type -> hanse.media.v1.PreviewResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -443,7 +551,7 @@ func file_media_v1_media_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_media_v1_media_proto_rawDesc), len(file_media_v1_media_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

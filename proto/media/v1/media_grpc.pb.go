@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Media_Fetch_FullMethodName = "/hanse.media.v1.Media/Fetch"
-	Media_Serve_FullMethodName = "/hanse.media.v1.Media/Serve"
+	Media_Fetch_FullMethodName   = "/hanse.media.v1.Media/Fetch"
+	Media_Serve_FullMethodName   = "/hanse.media.v1.Media/Serve"
+	Media_Preview_FullMethodName = "/hanse.media.v1.Media/Preview"
 )
 
 // MediaClient is the client API for Media service.
@@ -34,6 +35,8 @@ type MediaClient interface {
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Piece], error)
 	// Serve returns a media of ours, or a thumbnail of it, for another server.
 	Serve(ctx context.Context, in *ServeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Piece], error)
+	// Preview says what is at an address of the web. Media workers ask the one that the address names.
+	Preview(ctx context.Context, in *PreviewRequest, opts ...grpc.CallOption) (*PreviewResponse, error)
 }
 
 type mediaClient struct {
@@ -82,6 +85,16 @@ func (c *mediaClient) Serve(ctx context.Context, in *ServeRequest, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Media_ServeClient = grpc.ServerStreamingClient[Piece]
 
+func (c *mediaClient) Preview(ctx context.Context, in *PreviewRequest, opts ...grpc.CallOption) (*PreviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreviewResponse)
+	err := c.cc.Invoke(ctx, Media_Preview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MediaServer is the server API for Media service.
 // All implementations must embed UnimplementedMediaServer
 // for forward compatibility.
@@ -91,6 +104,8 @@ type MediaServer interface {
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[Piece]) error
 	// Serve returns a media of ours, or a thumbnail of it, for another server.
 	Serve(*ServeRequest, grpc.ServerStreamingServer[Piece]) error
+	// Preview says what is at an address of the web. Media workers ask the one that the address names.
+	Preview(context.Context, *PreviewRequest) (*PreviewResponse, error)
 	mustEmbedUnimplementedMediaServer()
 }
 
@@ -106,6 +121,9 @@ func (UnimplementedMediaServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[
 }
 func (UnimplementedMediaServer) Serve(*ServeRequest, grpc.ServerStreamingServer[Piece]) error {
 	return status.Error(codes.Unimplemented, "method Serve not implemented")
+}
+func (UnimplementedMediaServer) Preview(context.Context, *PreviewRequest) (*PreviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Preview not implemented")
 }
 func (UnimplementedMediaServer) mustEmbedUnimplementedMediaServer() {}
 func (UnimplementedMediaServer) testEmbeddedByValue()               {}
@@ -150,13 +168,36 @@ func _Media_Serve_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Media_ServeServer = grpc.ServerStreamingServer[Piece]
 
+func _Media_Preview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MediaServer).Preview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Media_Preview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MediaServer).Preview(ctx, req.(*PreviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Media_ServiceDesc is the grpc.ServiceDesc for Media service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Media_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "hanse.media.v1.Media",
 	HandlerType: (*MediaServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Preview",
+			Handler:    _Media_Preview_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Fetch",
