@@ -197,8 +197,8 @@ func (m *Media) askServer(ctx context.Context, i mediastore.ID, as id.Server, ur
 		return nil, errRemoteGone.WithCause(err)
 	}
 	a := &answer{status: int(first.Status), headers: first.Headers, body: &relayed{stream.Recv, first.Chunk}}
-	switch {
-	case a.status == http.StatusOK, a.status == http.StatusTemporaryRedirect, a.status == http.StatusPermanentRedirect:
+	switch a.status {
+	case http.StatusOK, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return read(ctx, a)
 	}
 	return nil, remoteError(a)
@@ -267,7 +267,7 @@ func (m *Media) elsewhere(ctx context.Context, to string) (*remoteFile, error) {
 		return nil, errRemoteGone.WithCause(fmt.Errorf("the media is at no address of the web: %.100q", to))
 	}
 	r.Header.Set("User-Agent", userAgent)
-	resp, err := m.web.Do(r)
+	resp, err := m.web.Do(r) //nolint:bodyclose // whoever reads the file closes it
 	if err != nil {
 		return nil, errRemoteGone.WithCause(err)
 	}

@@ -38,7 +38,6 @@ type remoteAnswer struct {
 	grpc.ServerStreamingClient[fedv1.DoResponse]
 	ctx    context.Context
 	pieces chan *fedv1.DoResponse
-	first  bool
 }
 
 func newRemoteServers(*testing.T) *remoteServers { return &remoteServers{} }
