@@ -15,7 +15,7 @@ import (
 // Client-server API, "Standard error response": while PostgreSQL is away, /sync and all else that needs it say 503, which
 // clients and proxies take for a reason to try again, and it works again when it is back.
 func TestDatabaseAway(t *testing.T) {
-	cfg := local.Config{Dir: filepath.Join(t.TempDir(), "data"), Unsafe: true, Sockets: t.TempDir()}
+	cfg := local.Config{Dir: filepath.Join(t.TempDir(), "data"), Unsafe: true}
 	start := func() *local.Server {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
@@ -26,6 +26,7 @@ func TestDatabaseAway(t *testing.T) {
 		return srv
 	}
 	srv := start()
+	cfg.Sockets = srv.Sockets() // where it is found when it is back
 	t.Cleanup(func() { srv.Crash() })
 	if err := srv.EnsureDatabase(t.Context(), "hanse"); err != nil {
 		t.Fatal(err)
