@@ -29,6 +29,15 @@ func forUser(ctx context.Context) context.Context {
 	return context.WithValue(ctx, attemptKey{}, &attempt{always: true})
 }
 
+// sentBy returns a context for requests to a server that has just sent events: it is up, although we may not have reached it
+// lately.
+func sentBy(ctx context.Context) context.Context { return forUser(ctx) }
+
+// unlessAway returns a context for a request that is not made to a server that backs off.
+func unlessAway(ctx context.Context) context.Context {
+	return context.WithValue(ctx, attemptKey{}, new(attempt))
+}
+
 // inTurn yields servers, with a context each to ask them for what a user waits for. Those that were not asked because
 // they back off come once more.
 func inTurn(ctx context.Context, servers []id.Server) iter.Seq2[context.Context, id.Server] {

@@ -81,3 +81,21 @@ func TestUserWaitsForServerThatBacksOff(t *testing.T) {
 		t.Errorf("knock: %v", err)
 	}
 }
+
+// A server that has just sent an event is asked for what is missing before it even while it backs off: it is up (server-server
+// API, "Checks performed on receipt of a PDU").
+func TestSenderIsAskedThatBacksOff(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create(roomversion.Default, anna, "public")
+	ok(b.join(roomID, bert, string(one)))
+	a.take(roomID, two, b.last(roomID).PDU)
+	ok(a.join(roomID, "@late:one.test"))
+	ok(a.say(roomID, "@late:one.test", "my join did not arrive"))
+	n.mu.Lock()
+	n.backOff = map[id.Server]bool{one: true}
+	n.mu.Unlock()
+	b.take(roomID, one, a.last(roomID).PDU)
+	sameState(t, a, b, roomID)
+}

@@ -74,7 +74,7 @@ func (in *intake) fillFromAny(ctx context.Context, pdu *event.PDU, g gaps) (gaps
 
 // opinion asks another server. What that server does wrong is no error.
 func (in *intake) opinion(ctx context.Context, server id.Server, ask func(ctx context.Context, other *intake) error) error {
-	asking, cancel := context.WithTimeout(ctx, opinionTime)
+	asking, cancel := context.WithTimeout(unlessAway(ctx), opinionTime)
 	defer cancel()
 	err := ask(asking, in.from(server))
 	if err == nil || asking.Err() != nil && ctx.Err() == nil {

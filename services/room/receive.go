@@ -47,6 +47,7 @@ func (s *Service) Receive(ctx context.Context, req *roomv1.ReceiveRequest) (*roo
 		return nil, err
 	}
 	defer leave()
+	ctx = sentBy(ctx)
 	resp := &roomv1.ReceiveResponse{Results: make([]*roomv1.PduResult, len(req.Pdus))}
 	pdus := in.parse(req.Pdus, resp.Results)
 	problems := make(map[string]string, len(pdus))
