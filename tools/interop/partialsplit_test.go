@@ -61,11 +61,9 @@ func partialSplit(t *testing.T, version string, c cast) {
 	})
 	f.join(f.friend, f.boss.server.serverName)
 	f.topic(f.friend, "together")
-	if f.boss.server.name == "synapse" {
-		// Synapse takes events in one by one. A message of its people that follows the ban of a member, and not yet the lifting of
-		// it, has the member banned in its state: the join would be no side of the conflict that is resolved last.
-		eventually(t, "the guest's events arrive", func() error { return f.heard(t.Context(), f.sentFrom(f.guest.server)) })
-	}
+	// A message that follows the ban of a member, and not yet the lifting of it, has the member banned in its state: the join
+	// would be no side of the conflict that is resolved last.
+	eventually(t, "the guest's events arrive", func() error { return f.heard(t.Context(), f.sentFrom(f.guest.server)) })
 	f.note("after the split", f.settle(t.Context()))
 	for _, m := range []struct {
 		p          *person
