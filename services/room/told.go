@@ -53,7 +53,7 @@ func (s *Service) reviewSoon(p *lease, roomID id.Room) {
 		}
 		s.reviewing.Delete(key)
 		// Another event may have become ready in the very moment.
-		if t, err := s.anyReady(p.ctx, p, roomID); err == nil && t {
+		if t, err := s.anyReady(p.ctx, p, roomID); p.ctx.Err() == nil && (t || err != nil) {
 			s.reviewSoon(p, roomID)
 		}
 	})
@@ -158,12 +158,12 @@ func (s *Service) beginReview(ctx context.Context, p *lease, roomID id.Room) (*t
 	switch {
 	case errors.Is(err, resolve.ErrBudget):
 		s.log.Warn("the state before an event stays as it was told", "room", roomID, "event", v.first.ID, "err", err)
-		c, err := v.keep(told, prev)
+		c, err := v.keep(told, prev, "too_large")
 		return nil, c, err
 	case err != nil:
 		return nil, nil, err
 	case v.before.Map().Equal(told.Map()):
-		c, err := v.keep(told, prev)
+		c, err := v.keep(told, prev, "same")
 		return nil, c, err
 	}
 	s.log.Info("the state before an event is another than was told", "room", roomID, "event", v.first.ID)
@@ -207,7 +207,7 @@ func (s *Service) newToldReview(ctx context.Context, r *room, t *toldEvent) *tol
 }
 
 // keep notes that an event stands as it stood, now upon its prev events.
-func (v *toldReview) keep(told *state.Snapshot, prev []*roomdb.Event) (*change, error) {
+func (v *toldReview) keep(told *state.Snapshot, prev []*roomdb.Event, outcome string) (*change, error) {
 	w, e := v.w, v.first
 	w.c.states, w.afters = nil, nil // of no use
 	var nids []int64
@@ -221,6 +221,6 @@ func (v *toldReview) keep(told *state.Snapshot, prev []*roomdb.Event) (*change, 
 	now := e.Copy()
 	now.Prev = nids
 	v.s.cache.Add(eventKey{v.p.part, v.p.epoch, e.NID}, now)
-	v.s.metrics.reviews.WithLabelValues("same").Inc()
+	v.s.metrics.reviews.WithLabelValues(outcome).Inc()
 	return w.c, nil
 }
