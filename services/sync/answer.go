@@ -21,10 +21,9 @@ type answer struct {
 	presence                   [][]byte
 	accountData                [][]byte
 	toDevice                   [][]byte
-	changed, left              map[id.User]struct{}
-	met                        map[id.User]struct{} // who came into sight, whose presence is told
-	keys                       *deviceKeys
-	news                       bool // rooms or presence are worth an answer before its time
+	deviceLists
+	keys *deviceKeys
+	news bool // rooms or presence are worth an answer before its time
 
 	// Of a first answer, the rooms that the user is in, as of the moment. They are read and sent some at a time; see sendFirst.
 	later  []*userdb.Membership
@@ -114,7 +113,8 @@ func (s *Service) answer(ctx context.Context, p *poll) (*answer, error) {
 	if err := s.addPresence(ctx, a, p, m); err != nil {
 		return nil, err
 	}
-	return a, s.addKeys(ctx, a, p)
+	a.keys, err = s.keysOf(ctx, &p.asker, a.next.UserSeq)
+	return a, err
 }
 
 // addUserStream adds what lies in the user's stream: to-device messages, account data, whose devices changed.
@@ -214,17 +214,22 @@ func (a *answer) appendHead(b []byte) []byte {
 	b = appendEvents(b, "account_data", a.accountData)
 	b = appendEvents(b, "presence", a.presence)
 	b = appendEvents(b, "to_device", a.toDevice)
-	if len(a.changed)+len(a.left) > 0 {
-		b = append(b, `,"device_lists":{"changed":`...)
-		b = appendUsers(b, a.changed)
-		b = append(b, `,"left":`...)
-		b = appendUsers(b, a.left)
-		b = append(b, '}')
-	}
+	b = a.deviceLists.append(b)
 	if a.keys != nil {
 		b = a.keys.append(b)
 	}
 	return b
+}
+
+func (a *deviceLists) append(b []byte) []byte {
+	if len(a.changed)+len(a.left) == 0 {
+		return b
+	}
+	b = append(b, `,"device_lists":{"changed":`...)
+	b = appendUsers(b, a.changed)
+	b = append(b, `,"left":`...)
+	b = appendUsers(b, a.left)
+	return append(b, '}')
 }
 
 // appendRooms appends rooms, and notes what is to be sent in them.

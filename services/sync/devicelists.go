@@ -33,11 +33,11 @@ func (s *Service) addUntoldDevices(ctx context.Context, a *answer, p *poll, m *m
 		if !ok {
 			after = r.JoinPos - 1
 		}
-		d, err := s.delta(ctx, p, pr, r, after, m.at(r.RoomPart))
+		d, err := s.delta(ctx, &p.asker, noEvents, pr, r, after, m.at(r.RoomPart))
 		if err != nil {
 			return err
 		}
-		if err := s.addDeviceLists(ctx, a, p, d); err != nil {
+		if err := s.addDeviceLists(ctx, &a.deviceLists, &p.asker, d); err != nil {
 			return err
 		}
 	}
@@ -64,15 +64,21 @@ func (s *Service) addUntoldMembers(ctx context.Context, a *answer, p *poll, room
 		if err != nil {
 			return err
 		}
-		if err := s.membersChanged(ctx, a, p, row, members); err != nil {
+		if err := s.membersChanged(ctx, &a.deviceLists, &p.asker, row, members); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// deviceLists is whose devices a client must ask for anew, and whose it need not follow any more.
+type deviceLists struct {
+	changed, left map[id.User]struct{}
+	met           map[id.User]struct{} // who came into sight, whose presence is told
+}
+
 // addDeviceLists adds what happened in a room that both were and are in.
-func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *delta) error {
+func (s *Service) addDeviceLists(ctx context.Context, a *deviceLists, p *asker, d *delta) error {
 	for u := range d.devices {
 		a.deviceChanged(u)
 	}
@@ -85,7 +91,7 @@ func (s *Service) addDeviceLists(ctx context.Context, a *answer, p *poll, d *del
 }
 
 // membersLeft adds those of others who left a room.
-func (s *Service) membersLeft(ctx context.Context, a *answer, p *poll, d *delta) error {
+func (s *Service) membersLeft(ctx context.Context, a *deviceLists, p *asker, d *delta) error {
 	var left []id.User
 	for _, c := range d.members {
 		if c.user != p.who.User && c.then == "join" && c.now != "join" {
@@ -97,7 +103,7 @@ func (s *Service) membersLeft(ctx context.Context, a *answer, p *poll, d *delta)
 
 // deviceChanged notes whose devices the client must ask for anew. User ids of the historical character set are not told outside
 // of events (appendices, "Historical User IDs").
-func (a *answer) deviceChanged(u id.User) {
+func (a *deviceLists) deviceChanged(u id.User) {
 	if !u.Compliant() {
 		return
 	}
@@ -109,7 +115,7 @@ func (a *answer) deviceChanged(u id.User) {
 }
 
 // meet notes somebody whom the user may see for the first time.
-func (a *answer) meet(u id.User) {
+func (a *deviceLists) meet(u id.User) {
 	a.deviceChanged(u)
 	if a.met == nil {
 		a.met = make(map[id.User]struct{})
@@ -120,7 +126,7 @@ func (a *answer) meet(u id.User) {
 }
 
 // devicesLeft adds those who left a room, if it was the last one shared.
-func (s *Service) devicesLeft(ctx context.Context, a *answer, p *poll, users []id.User) error {
+func (s *Service) devicesLeft(ctx context.Context, a *deviceLists, p *asker, users []id.User) error {
 	users = slices.DeleteFunc(users, func(u id.User) bool { _, ok := a.changed[u]; return ok || !u.Compliant() })
 	shared, err := s.shareRooms(ctx, p.user, users)
 	if err != nil {
@@ -139,7 +145,7 @@ func (s *Service) devicesLeft(ctx context.Context, a *answer, p *poll, users []i
 }
 
 // membersChanged adds all members of a room that the user has joined, the user too.
-func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *roomdb.Room, m state.Map) error {
+func (s *Service) membersChanged(ctx context.Context, a *deviceLists, p *asker, row *roomdb.Room, m state.Map) error {
 	a.deviceChanged(p.who.User)
 	if !roomdb.ListsDevices(m, row.Joined) {
 		return nil
@@ -155,13 +161,13 @@ func (s *Service) membersChanged(ctx context.Context, a *answer, p *poll, row *r
 }
 
 // untoldLeft is roomLeft for a room of which nothing else is told.
-func (s *Service) untoldLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership) error {
+func (s *Service) untoldLeft(ctx context.Context, a *deviceLists, p *asker, r *userdb.Membership) error {
 	before, member, err := s.memberUntil(ctx, r)
 	if err != nil || !member {
 		return err
 	}
 	if after, ok := p.since.At(r.RoomPart); ok && after < r.Pos {
-		d, err := s.deltaFromDB(ctx, p, r, max(after, r.JoinPos-1), r.Pos)
+		d, err := s.deltaFromDB(ctx, p, noEvents, r, max(after, r.JoinPos-1), r.Pos)
 		if err != nil {
 			return err
 		}
@@ -173,7 +179,7 @@ func (s *Service) untoldLeft(ctx context.Context, a *answer, p *poll, r *userdb.
 }
 
 // roomLeft adds those whom the user saw in a room that it has left, and sees in no other.
-func (s *Service) roomLeft(ctx context.Context, a *answer, p *poll, r *userdb.Membership, sid int64) error {
+func (s *Service) roomLeft(ctx context.Context, a *deviceLists, p *asker, r *userdb.Membership, sid int64) error {
 	if sid == 0 {
 		return nil
 	}

@@ -18,5 +18,9 @@
 // stopped. It reads everybody's presence from Redis when it starts, and then follows the bus (presence.go); within minutes it
 // finds in Redis what it has missed. The number of users whose presence it remembers is bounded.
 //
+// What is live belongs to no protocol: the logs (tail.go), users and their rooms (user.go, prefs.go), device lists, unread counts, typing
+// and presence. Its functions take an asker (asker.go), a device that asks, and say what else they need, such as which events of a
+// timeline are wanted. /v3/sync is the poll (poll.go) and what takes one: answers, filters, openings, the writing of rooms.
+//
 // An answer that cannot be computed is an error: a token never moves past anything that was not delivered.
 package sync

@@ -82,6 +82,9 @@ func (f *filter) timelineLimit() int {
 	return min(max(*l, 0), maxTimeline)
 }
 
+// wanted says which events of timelines the poll asks for.
+func (p *poll) wanted() wanted { return wanted{&p.filter.Room.Timeline, p.filter.timelineLimit()} }
+
 // wantsRoom says whether the room is in the answer at all.
 func (f *filter) wantsRoom(room id.Room) bool { return listed(f.Room.Rooms, f.Room.NotRooms, room) }
 

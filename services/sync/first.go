@@ -35,7 +35,7 @@ func (s *Service) addFirst(ctx context.Context, a *answer, p *poll, pr *prefs, m
 			open = append(open, r)
 		}
 	}
-	if l.unread, err = s.unreadOfAll(ctx, p, pr, m, open); err != nil {
+	if l.unread, err = s.unreadOfAll(ctx, &p.asker, pr, m, open); err != nil {
 		return err
 	}
 	if err := s.loadOwn(ctx, p, l, open); err != nil {
@@ -48,7 +48,7 @@ func (s *Service) addFirst(ctx context.Context, a *answer, p *poll, pr *prefs, m
 		}
 		a.join, a.news = append(a.join, roomAnswer{id: r.Room, first: f}), true
 	}
-	p.user.lazySent(p, l.sent)
+	p.user.lazySent(&p.asker, l.sent)
 	return s.addFull(ctx, a, p, m, closed)
 }
 

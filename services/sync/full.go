@@ -23,7 +23,7 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 	if load.prefs, err = s.prefsOf(ctx, p.user); err != nil {
 		return err
 	}
-	if load.unread, err = s.unreadOfAll(ctx, p, load.prefs, m, rooms); err != nil {
+	if load.unread, err = s.unreadOfAll(ctx, &p.asker, load.prefs, m, rooms); err != nil {
 		return err
 	}
 	for _, r := range rooms {
@@ -236,7 +236,7 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 		}
 	}
 	if newly || filled {
-		if err := s.membersChanged(ctx, a, p, l.rooms[key], end); err != nil {
+		if err := s.membersChanged(ctx, &a.deviceLists, &p.asker, l.rooms[key], end); err != nil {
 			return room, err
 		}
 	}

@@ -20,7 +20,7 @@ func (nowhere) WriteHeader(int)             {}
 func TestLargeStateKeepsNothing(t *testing.T) {
 	growth.Flat(t, "sending a large state", 5_000, 40_000, 3, func(n int) growth.Cost {
 		s, v := inLargeRoom(t, n)
-		p := &poll{who: &session.Identity{User: "@a:x"}, filter: noFilter}
+		p := &poll{asker: asker{who: &session.Identity{User: "@a:x"}}, filter: noFilter}
 		bytes, _ := growth.Bytes(func() {
 			json := []byte(`[]`)
 			v.rest = rest{room: v, at: 1}

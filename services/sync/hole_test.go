@@ -127,8 +127,8 @@ func TestTimelineEndsAtAHole(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					p := &poll{user: &user{id: "@anna:a", prefs: new(prefs)}, who: &session.Identity{User: "@anna:a"}, filter: f, stateAfter: stateAfter, since: &token.Sync{}}
-					d, err := h.s.delta(t.Context(), p, new(prefs), r, 1, 8)
+					p := &poll{asker: asker{user: &user{id: "@anna:a", prefs: new(prefs)}, who: &session.Identity{User: "@anna:a"}, since: &token.Sync{}}, filter: f, stateAfter: stateAfter}
+					d, err := h.s.delta(t.Context(), &p.asker, p.wanted(), new(prefs), r, 1, 8)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -169,7 +169,7 @@ func TestFirstTimelineEndsAtAHole(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &poll{user: &user{id: "@anna:a", prefs: new(prefs)}, who: &session.Identity{User: "@anna:a"}, filter: f}
+			p := &poll{asker: asker{user: &user{id: "@anna:a", prefs: new(prefs)}, who: &session.Identity{User: "@anna:a"}}, filter: f}
 			m := &moment{joined: []*userdb.Membership{r}, pos: []token.PartPos{{Part: 0, Pos: 8}}}
 			l, err := h.s.loadFull(t.Context(), p, m, m.joined)
 			if err != nil {

@@ -35,7 +35,7 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	if err != nil {
 		return nil, false, err
 	}
-	d, err := s.delta(ctx, p, pr, r, after, upTo)
+	d, err := s.delta(ctx, &p.asker, p.wanted(), pr, r, after, upTo)
 	if err != nil {
 		return nil, false, err
 	}
@@ -53,16 +53,16 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 		return nil, false, err
 	}
 	s.addEphemeral(p, v, d.receipts)
-	if v.unread, err = s.unread(ctx, p, pr, r, upTo); err != nil {
+	if v.unread, err = s.unread(ctx, &p.asker, pr, r, upTo); err != nil {
 		return nil, false, err
 	}
-	if err := s.addDeviceLists(ctx, a, p, d); err != nil {
+	if err := s.addDeviceLists(ctx, &a.deviceLists, &p.asker, d); err != nil {
 		return nil, false, err
 	}
 	// A summary alone is no news, as with Synapse: the filter left nothing of what changed it.
 	v.news = v.news || len(v.timeline)+len(v.state)+len(v.data) > 0 || v.limited
 	if !v.news {
-		if v.news, err = s.moved(ctx, p, pr, r, d, after, v.unread); err != nil {
+		if v.news, err = s.moved(ctx, &p.asker, pr, r, d, after, v.unread); err != nil {
 			return nil, false, err
 		}
 	}

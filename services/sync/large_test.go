@@ -72,7 +72,7 @@ func TestLargeState(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := &poll{who: &session.Identity{User: "@a:x"}, filter: f}
+			p := &poll{asker: asker{who: &session.Identity{User: "@a:x"}}, filter: f}
 			got := sendLarge(t, s, v, p, before)
 			all, err := s.rooms.InOrder(context.Background(), v.r.RoomPart, v.later)
 			if err != nil {
@@ -107,7 +107,7 @@ func TestLargeState(t *testing.T) {
 // GET /sync, rooms.join).
 func TestLargeAnswer(t *testing.T) {
 	s, large := inLargeRoom(t, 2500)
-	p := &poll{who: &session.Identity{User: "@a:x"}, filter: noFilter}
+	p := &poll{asker: asker{who: &session.Identity{User: "@a:x"}}, filter: noFilter}
 	first, err := s.rooms.InOrder(t.Context(), large.r.RoomPart, large.later[:1])
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func TestLargeAnswer(t *testing.T) {
 // BenchmarkLargeState is about what one device is told of the network's largest room.
 func BenchmarkLargeState(b *testing.B) {
 	s, v := inLargeRoom(b, 323_368)
-	p := &poll{who: &session.Identity{User: "@a:x"}, filter: noFilter}
+	p := &poll{asker: asker{who: &session.Identity{User: "@a:x"}}, filter: noFilter}
 	b.ReportAllocs()
 	for b.Loop() {
 		b.SetBytes(int64(len(sendLarge(b, s, v, p, `[`))))

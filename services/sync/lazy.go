@@ -18,15 +18,16 @@ type lazyMembers struct {
 }
 
 // lazyOf returns what a device has been sent. It begins anew when the device begins anew. The user is locked.
-func (u *user) lazyOf(p *poll) *lazyMembers {
-	l := u.lazy[p.device]
+func (u *user) lazyOf(p *asker) *lazyMembers {
+	reader := string(p.device) + p.conn
+	l := u.lazy[reader]
 	if p.lazyKnown && l != nil {
 		return l
 	}
 	p.lazyKnown = true
 	if l == nil || p.since == nil {
 		l = new(lazyMembers)
-		u.lazy[p.device] = l
+		u.lazy[reader] = l
 	}
 	if l.since == p.sinceText {
 		l.sent.remove(l.pending)
@@ -42,7 +43,7 @@ func (s *Service) lazyOfTimeline(ctx context.Context, p *poll, v *roomView, sid 
 	if err != nil {
 		return nil, err
 	}
-	return p.user.lazyNew(p, v.r.RoomPart, m, v.lazyUsers(), p.filter.Room.State.IncludeRedundantMembers), nil
+	return p.user.lazyNew(&p.asker, v.r.RoomPart, m, v.lazyUsers(), p.filter.Room.State.IncludeRedundantMembers), nil
 }
 
 // lazyOfFull returns the member events that the state of a whole room needs: of those who sent the timeline, who name
@@ -50,7 +51,7 @@ func (s *Service) lazyOfTimeline(ctx context.Context, p *poll, v *roomView, sid 
 func (s *Service) lazyOfFull(p *poll, v *roomView, m state.Map) []int64 {
 	users := v.lazyUsers()
 	users[p.who.User] = struct{}{}
-	return p.user.lazyNew(p, v.r.RoomPart, m, users, true)
+	return p.user.lazyNew(&p.asker, v.r.RoomPart, m, users, true)
 }
 
 // lazyUsers are those whose member events an answer needs.
@@ -68,7 +69,7 @@ func (v *roomView) lazyUsers() map[id.User]struct{} {
 }
 
 // lazyNew returns those of the users' member events that the device does not have, or all of them.
-func (u *user) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]struct{}, all bool) []int64 {
+func (u *user) lazyNew(p *asker, part uint32, m state.Map, users map[id.User]struct{}, all bool) []int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	l := u.lazyOf(p)
@@ -92,7 +93,7 @@ func (u *user) lazyNew(p *poll, part uint32, m state.Map, users map[id.User]stru
 }
 
 // lazySent notes that an answer brings the member events of these keys.
-func (u *user) lazySent(p *poll, keys []lazyKey) {
+func (u *user) lazySent(p *asker, keys []lazyKey) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	l := u.lazyOf(p)

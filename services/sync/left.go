@@ -67,7 +67,7 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 		// Polls may have been told of the log beyond the end, but never of the end itself.
 		after = min(after, r.Pos-1)
 	}
-	d, err := s.deltaFromDB(ctx, p, r, after, r.Pos)
+	d, err := s.deltaFromDB(ctx, &p.asker, p.wanted(), r, after, r.Pos)
 	if err != nil {
 		return err
 	}
@@ -89,10 +89,10 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 	if p.since == nil {
 		return nil
 	}
-	if err := s.membersLeft(ctx, a, p, d); err != nil { // before the user did
+	if err := s.membersLeft(ctx, &a.deviceLists, &p.asker, d); err != nil { // before the user did
 		return err
 	}
-	return s.roomLeft(ctx, a, p, r, before)
+	return s.roomLeft(ctx, &a.deviceLists, &p.asker, r, before)
 }
 
 // addLeaveEvent shows the end of an invite or a knock: the event itself, if we have it.

@@ -80,7 +80,7 @@ func TestOpeningOfALaterMoment(t *testing.T) {
 	told := func(pos int64) int {
 		t.Helper()
 		m := &moment{joined: rooms, pos: []token.PartPos{{Part: 0, Pos: pos}}}
-		p := &poll{who: &session.Identity{User: id.User("@u:a")}, filter: f}
+		p := &poll{asker: asker{who: &session.Identity{User: id.User("@u:a")}}, filter: f}
 		found, err := s.openingsOf(t.Context(), p, m, rooms)
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/session"
 	"hanse/pkg/token"
 	"hanse/pkg/userdb"
 	logv1 "hanse/proto/log/v1"
@@ -51,10 +52,11 @@ func TestLogIsAheadOfTheIndex(t *testing.T) {
 	tl := newTail(shards.P(), 1<<20, nil, func(uint32, []int64) {}, func(key roomdb.RoomKey, who id.User, pos int64) { us.left(key, who, pos) })
 	us = newUsers(db, tl)
 	putMembership(t, db, bert, "join", 1)
-	u, err := us.get(t.Context(), bert, new(poll))
-	if err != nil {
+	p := &asker{who: &session.Identity{User: bert}}
+	if err := us.get(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
+	u := p.user
 	tells := func(since int64) bool {
 		t.Helper()
 		if err := us.refresh(t.Context(), u); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/token"
 	"hanse/pkg/userdb"
 )
 
@@ -101,7 +102,7 @@ func (s *Service) addOthers(ctx context.Context, a *answer, p *poll, m *moment) 
 		gone := r.Membership == "leave" || r.Membership == "ban"
 		if !p.filter.wantsRoom(r.Room) || gone && r.Forgotten {
 			if gone && news && p.since != nil {
-				if err := s.untoldLeft(ctx, a, p, r); err != nil {
+				if err := s.untoldLeft(ctx, &a.deviceLists, &p.asker, r); err != nil {
 					return err
 				}
 			}
@@ -184,6 +185,21 @@ func (s *Service) addJoined(ctx context.Context, a *answer, p *poll, m *moment, 
 
 // fresh returns those of the user's rooms in which anything has happened.
 func (s *Service) fresh(ctx context.Context, p *poll, m *moment) ([]*userdb.Membership, error) {
+	fresh, err := s.changedSince(ctx, p.since, m)
+	if err != nil || p.roomData == nil && !s.typing.any(p.since.Eph) {
+		return fresh, err
+	}
+	for _, r := range m.joined {
+		tell, _ := s.typing.changed(r.Room, p.since.Eph)
+		if (tell || p.roomData[r.Room] != nil) && r.JoinSeq <= p.since.UserSeq && !slices.Contains(fresh, r) {
+			fresh = append(fresh, r)
+		}
+	}
+	return fresh, nil
+}
+
+// changedSince returns those of the user's rooms whose logs have new entries, but for those that were joined since.
+func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment) ([]*userdb.Membership, error) {
 	var fresh []*userdb.Membership
 	var unknown []roomdb.RoomKey
 	maybe := make(map[id.Room]*userdb.Membership)
@@ -192,13 +208,13 @@ func (s *Service) fresh(ctx context.Context, p *poll, m *moment) ([]*userdb.Memb
 		for n < len(rooms) && rooms[n].RoomPart == part {
 			n++
 		}
-		after, ok := p.since.At(part)
+		after, ok := since.At(part)
 		if !ok {
 			after = rooms[0].JoinPos - 1
 		}
 		s.tail.changed(part, rooms[:n], after, func(r *userdb.Membership, known bool) {
 			switch {
-			case r.JoinSeq > p.since.UserSeq: // told in full
+			case r.JoinSeq > since.UserSeq: // told in full
 			case known:
 				fresh = append(fresh, r)
 			default:
@@ -214,18 +230,9 @@ func (s *Service) fresh(ctx context.Context, p *poll, m *moment) ([]*userdb.Memb
 			return nil, err
 		}
 		for room, r := range maybe {
-			if after, _ := p.since.At(r.RoomPart); rows[room] != nil && rows[room].LastPos > after {
+			if after, _ := since.At(r.RoomPart); rows[room] != nil && rows[room].LastPos > after {
 				fresh = append(fresh, r)
 			}
-		}
-	}
-	if p.roomData == nil && !s.typing.any(p.since.Eph) {
-		return fresh, nil
-	}
-	for _, r := range m.joined {
-		tell, _ := s.typing.changed(r.Room, p.since.Eph)
-		if (tell || p.roomData[r.Room] != nil) && r.JoinSeq <= p.since.UserSeq && !slices.Contains(fresh, r) {
-			fresh = append(fresh, r)
 		}
 	}
 	return fresh, nil
@@ -258,11 +265,11 @@ type memberChange struct {
 
 // delta collects what happened in a room in (after, upTo], from the tail or from PostgreSQL. It ends before the user was
 // made to leave, of which the log may tell sooner than the membership index: the room is then told as one that was left.
-func (s *Service) delta(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, after, upTo int64) (*delta, error) {
+func (s *Service) delta(ctx context.Context, p *asker, want wanted, pr *prefs, r *userdb.Membership, after, upTo int64) (*delta, error) {
 	if entries, ok := s.tail.since(r.RoomPart, r.RoomNID, after, upTo); ok {
-		return s.deltaOfEntries(p, pr, entries), nil
+		return s.deltaOfEntries(p, want, pr, entries), nil
 	}
-	d, err := s.deltaFromDB(ctx, p, r, after, upTo)
+	d, err := s.deltaFromDB(ctx, p, want, r, after, upTo)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +279,7 @@ func (s *Service) delta(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 			if err != nil || at == 0 {
 				return d, err
 			}
-			return s.deltaFromDB(ctx, p, r, after, at-1)
+			return s.deltaFromDB(ctx, p, want, r, after, at-1)
 		}
 	}
 	return d, nil
@@ -291,9 +298,9 @@ func (s *Service) leftAt(ctx context.Context, r *userdb.Membership, sid int64) (
 	return e.Ord, nil
 }
 
-func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
+func (s *Service) deltaOfEntries(p *asker, want wanted, pr *prefs, entries []*entry) *delta {
 	d := new(delta)
-	f := &p.filter.Room.Timeline
+	f := want.filter
 	all := f.all()
 	for _, e := range entries {
 		switch {
@@ -303,7 +310,7 @@ func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 			d.addDevice(id.User(e.device.UserId))
 		case e.event != nil:
 			if e.leftBy(p.who.User) {
-				return d.limit(p)
+				return d.limit(want.limit)
 			}
 			if d.before == 0 {
 				d.before = e.before
@@ -319,7 +326,7 @@ func (s *Service) deltaOfEntries(p *poll, pr *prefs, entries []*entry) *delta {
 			}
 		}
 	}
-	return d.limit(p)
+	return d.limit(want.limit)
 }
 
 // endAt ends the timeline at a hole: what is before it is no part of what a client may show as one.
@@ -345,9 +352,9 @@ func (d *delta) addMembers(e *entry) {
 	}
 }
 
-// limit leaves as many events as the filter allows, the newest.
-func (d *delta) limit(p *poll) *delta {
-	if limit := p.filter.timelineLimit(); len(d.events) > limit {
+// limit leaves as many events as are wanted, the newest.
+func (d *delta) limit(limit int) *delta {
+	if len(d.events) > limit {
 		d.events, d.limited = d.events[len(d.events)-limit:], true
 	}
 	return d
@@ -369,7 +376,7 @@ func (d *delta) addDevice(user id.User) {
 
 // newest reads the newest events of a room that the user is to see, the newest first. It passes over what ignored users
 // sent, or a flood of that would look like a gap; after many reads it is one.
-func (s *Service) newest(ctx context.Context, p *poll, r *userdb.Membership, q roomdb.TimelineQuery) ([]*roomdb.Event, error) {
+func (s *Service) newest(ctx context.Context, p *asker, r *userdb.Membership, q roomdb.TimelineQuery) ([]*roomdb.Event, error) {
 	pr, err := s.prefsOf(ctx, p.user)
 	if err != nil {
 		return nil, err
@@ -392,7 +399,7 @@ func (s *Service) newest(ctx context.Context, p *poll, r *userdb.Membership, q r
 	}
 }
 
-func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership, after, upTo int64) (*delta, error) {
+func (s *Service) deltaFromDB(ctx context.Context, p *asker, want wanted, r *userdb.Membership, after, upTo int64) (*delta, error) {
 	d := new(delta)
 	span, err := s.rooms.Span(ctx, r.RoomPart, r.RoomNID, after, upTo)
 	if err != nil {
@@ -404,7 +411,7 @@ func (s *Service) deltaFromDB(ctx context.Context, p *poll, r *userdb.Membership
 		d.endAt(*span.Hole)
 		from = roomdb.At(d.hole) - 1
 	}
-	limit, f := p.filter.timelineLimit(), &p.filter.Room.Timeline
+	limit, f := want.limit, want.filter
 	if f.wantsRoom(r.Room) {
 		d.events, err = s.newest(ctx, p, r, roomdb.TimelineQuery{
 			After: from, UpTo: roomdb.At(upTo), Backwards: true, Limit: limit + 1, Filter: f.query(),

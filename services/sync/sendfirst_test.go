@@ -19,7 +19,7 @@ import (
 )
 
 func firstPoll(user id.User) *poll {
-	return &poll{who: &session.Identity{User: user}, filter: noFilter}
+	return &poll{asker: asker{who: &session.Identity{User: user}}, filter: noFilter}
 }
 
 // First syncs take turns within a budget: so many of one user, and of all.

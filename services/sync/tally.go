@@ -18,7 +18,7 @@ import (
 const maxTally = 500
 
 // tally counts what is unread of a room one by one, behind the read position and those of the threads.
-func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, st *readState, threads map[string]int64) error {
+func (s *Service) tally(ctx context.Context, p *asker, pr *prefs, r *userdb.Membership, st *readState, threads map[string]int64) error {
 	st.tallies = map[string]tally{}
 	if pr.program != nil {
 		st.rules = pr.rawRules
@@ -56,7 +56,7 @@ func (s *Service) tally(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 }
 
 // countEntry goes on by an event of the tail.
-func (s *Service) countEntry(ctx context.Context, p *poll, pr *prefs, st *readState, r *userdb.Membership, e *entry) error {
+func (s *Service) countEntry(ctx context.Context, p *asker, pr *prefs, st *readState, r *userdb.Membership, e *entry) error {
 	notifies := e.log.NotifySeq > st.head
 	st.head = e.log.NotifySeq
 	me := string(p.who.User)
@@ -124,7 +124,7 @@ type ruleContext struct {
 	state auth.State
 }
 
-func (s *Service) ruleContext(ctx context.Context, p *poll, r *userdb.Membership) (*ruleContext, error) {
+func (s *Service) ruleContext(ctx context.Context, p *asker, r *userdb.Membership) (*ruleContext, error) {
 	c := &ruleContext{user: pushrule.Context{User: p.who.User}, state: make(auth.State, 2)}
 	rows, err := s.rooms.RoomsByNID(ctx, []roomdb.RoomKey{{Part: r.RoomPart, NID: r.RoomNID}})
 	if err != nil {

@@ -25,7 +25,7 @@ func TestOpenedOnceForAll(t *testing.T) {
 	deliver(t, s.tail, message(t, 5, 1, "one", ""), message(t, 7, 1, "two", ""))
 	rooms := []*userdb.Membership{{Room: "!r:a", RoomPart: 0, RoomNID: 1, Membership: "join"}}
 	key := roomdb.RoomKey{Part: 0, NID: 1}
-	p := &poll{who: &session.Identity{User: id.User("@u:a")}, filter: noFilter}
+	p := &poll{asker: asker{who: &session.Identity{User: id.User("@u:a")}}, filter: noFilter}
 	open := func(ctx context.Context) (*opening, error) {
 		found, err := s.openingsOf(ctx, p, &moment{joined: rooms, pos: []token.PartPos{{Part: 0, Pos: 7}}}, rooms)
 		return found[key], err

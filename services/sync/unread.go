@@ -116,8 +116,7 @@ func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
 func (u *unread) equal(o *unread) bool { return u.tally == o.tally && maps.Equal(u.threads, o.threads) }
 
 // unread returns the counts of one room after what happened in it.
-func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, upTo int64) (*unread, error) {
-	byThread := p.filter.Room.Timeline.UnreadThreadNotifications
+func (s *Service) unread(ctx context.Context, p *asker, pr *prefs, r *userdb.Membership, upTo int64) (*unread, error) {
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	old, now, err := s.knownRead(ctx, p, pr, r, upTo)
 	if err != nil {
@@ -131,10 +130,10 @@ func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Memb
 		now = all[key]
 	}
 	p.user.keepRead(key, now)
-	u := now.counts(pr, r.Room, byThread)
+	u := now.counts(pr, r.Room, p.byThread)
 	u.changed, u.unknown = true, old == nil
 	if old != nil {
-		was := old.counts(pr, r.Room, byThread)
+		was := old.counts(pr, r.Room, p.byThread)
 		u.changed = !u.equal(&was)
 	}
 	return &u, nil
@@ -142,7 +141,7 @@ func (s *Service) unread(ctx context.Context, p *poll, pr *prefs, r *userdb.Memb
 
 // moved says whether counts are others than the client was told at position after. If a worker does not know that, it counts as
 // of then, unless the user's own receipt came since, which counts anew what was before.
-func (s *Service) moved(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, d *delta, after int64, u *unread) (bool, error) {
+func (s *Service) moved(ctx context.Context, p *asker, pr *prefs, r *userdb.Membership, d *delta, after int64, u *unread) (bool, error) {
 	me := string(p.who.User)
 	if !u.unknown || slices.ContainsFunc(d.receipts, func(c receipt) bool { return c.user == me }) {
 		return u.changed, nil
@@ -151,17 +150,17 @@ func (s *Service) moved(ctx context.Context, p *poll, pr *prefs, r *userdb.Membe
 	if err != nil {
 		return false, err
 	}
-	was := states[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}].counts(pr, r.Room, p.filter.Room.Timeline.UnreadThreadNotifications)
+	was := states[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}].counts(pr, r.Room, p.byThread)
 	return !u.equal(&was), nil
 }
 
 // knownRead returns how far the worker knows a room to have been read, and what follows for a position from the tail;
 // nil where that is not enough.
-func (s *Service) knownRead(ctx context.Context, p *poll, pr *prefs, r *userdb.Membership, upTo int64) (old, now *readState, err error) {
+func (s *Service) knownRead(ctx context.Context, p *asker, pr *prefs, r *userdb.Membership, upTo int64) (old, now *readState, err error) {
 	p.user.mu.Lock()
 	old = p.user.reads[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}]
 	p.user.mu.Unlock()
-	if old == nil || !old.fits(pr, p.filter.Room.Timeline.UnreadThreadNotifications) {
+	if old == nil || !old.fits(pr, p.byThread) {
 		return old, nil, nil
 	}
 	now, err = s.advance(ctx, p, pr, old, r, upTo)
@@ -197,7 +196,7 @@ func (s *readState) allRead() bool {
 }
 
 // advance continues a read state with what the tail holds; nil if that is not all.
-func (s *Service) advance(ctx context.Context, p *poll, pr *prefs, old *readState, r *userdb.Membership, upTo int64) (*readState, error) {
+func (s *Service) advance(ctx context.Context, p *asker, pr *prefs, old *readState, r *userdb.Membership, upTo int64) (*readState, error) {
 	if old.upTo == upTo {
 		return old, nil
 	}
@@ -207,7 +206,7 @@ func (s *Service) advance(ctx context.Context, p *poll, pr *prefs, old *readStat
 	}
 	now := *old
 	now.upTo = upTo
-	if byThread := p.filter.Room.Timeline.UnreadThreadNotifications; byThread && now.tallies == nil {
+	if p.byThread && now.tallies == nil {
 		now.tallies = map[string]tally{} // nothing is unread, or it would not fit
 	} else {
 		now.tallies = maps.Clone(now.tallies)
@@ -291,11 +290,10 @@ func (s *readState) read(e *entry) bool {
 
 // unreadOfAll returns the counts of many rooms, with a fixed number of queries for each shard for those of which the
 // worker does not know them.
-func (s *Service) unreadOfAll(ctx context.Context, p *poll, pr *prefs, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*unread, error) {
-	byThread := p.filter.Room.Timeline.UnreadThreadNotifications
+func (s *Service) unreadOfAll(ctx context.Context, p *asker, pr *prefs, m *moment, rooms []*userdb.Membership) (map[roomdb.RoomKey]*unread, error) {
 	out := make(map[roomdb.RoomKey]*unread, len(rooms))
 	add := func(r *userdb.Membership, key roomdb.RoomKey, st *readState) {
-		u := st.counts(pr, r.Room, byThread)
+		u := st.counts(pr, r.Room, p.byThread)
 		u.changed = true
 		out[key] = &u
 		p.user.keepRead(key, st)
@@ -328,7 +326,7 @@ func (s *Service) unreadOfAll(ctx context.Context, p *poll, pr *prefs, m *moment
 }
 
 // readStates reads how far the user has read rooms.
-func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*userdb.Membership, upTo func(part uint32) int64) (map[roomdb.RoomKey]*readState, error) {
+func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*userdb.Membership, upTo func(part uint32) int64) (map[roomdb.RoomKey]*readState, error) {
 	keys := make([]roomdb.RoomKey, len(rooms))
 	states := make(map[roomdb.RoomKey]*readState, len(rooms))
 	joins := make(map[roomdb.RoomKey]int64, len(rooms))
@@ -353,7 +351,7 @@ func (s *Service) readStates(ctx context.Context, p *poll, pr *prefs, rooms []*u
 		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
 		threads := st.place(receipts[key])
 		switch {
-		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord || p.filter.Room.Timeline.UnreadThreadNotifications):
+		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord || p.byThread):
 			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
 				return nil, err
 			}

@@ -45,10 +45,10 @@ type user struct {
 	out   map[roomdb.RoomKey]int64
 	reads map[roomdb.RoomKey]*readState
 	prefs *prefs
-	polls map[*poll]struct{}
+	polls map[*asker]struct{}
 	used  time.Time
 	// lazy is which members' events each device has been sent; see lazy.go.
-	lazy  map[id.Device]*lazyMembers
+	lazy  map[string]*lazyMembers
 	keys  map[id.Device]deviceKeys
 	acked map[id.Device]int64
 }
@@ -57,15 +57,16 @@ func newUsers(db *userdb.DB, t *tail) *users {
 	return &users{db: db, tail: t, byID: make(map[id.User]*user), in: make(map[roomdb.RoomKey]map[*user]struct{})}
 }
 
-// get returns the user with memberships as new as the newest position that is known, and with poll registered: from
-// here on whatever concerns the user wakes it.
-func (us *users) get(ctx context.Context, who id.User, p *poll) (*user, error) {
+// get gives the asker its user, with memberships as new as the newest position that is known. From here on whatever concerns
+// the user wakes the asker.
+func (us *users) get(ctx context.Context, p *asker) error {
+	who := p.who.User
 	us.mu.Lock()
 	u := us.byID[who]
 	if u == nil {
 		u = &user{
 			id: who, seq: -1, out: make(map[roomdb.RoomKey]int64), reads: make(map[roomdb.RoomKey]*readState),
-			polls: make(map[*poll]struct{}), lazy: make(map[id.Device]*lazyMembers), keys: make(map[id.Device]deviceKeys),
+			polls: make(map[*asker]struct{}), lazy: make(map[string]*lazyMembers), keys: make(map[id.Device]deviceKeys),
 		}
 		us.byID[who] = u
 	}
@@ -73,11 +74,12 @@ func (us *users) get(ctx context.Context, who id.User, p *poll) (*user, error) {
 	u.polls[p] = struct{}{}
 	u.mu.Unlock()
 	us.mu.Unlock()
+	p.user = u
 	if err := us.refresh(ctx, u); err != nil {
-		us.done(u, p)
-		return nil, err
+		us.done(p)
+		return err
 	}
-	return u, nil
+	return nil
 }
 
 // connectedUser returns a user who is held here with memberships that are known; nil if there is none.
@@ -120,8 +122,9 @@ func (u *user) sharesWith(other *user) bool {
 	return u.inAny(rooms)
 }
 
-// done takes the poll back.
-func (us *users) done(u *user, p *poll) {
+// done takes the asker back.
+func (us *users) done(p *asker) {
+	u := p.user
 	u.mu.Lock()
 	delete(u.polls, p)
 	u.used = time.Now()

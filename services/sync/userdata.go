@@ -5,6 +5,7 @@ import (
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/userdb"
 )
 
 // How many to-device messages one answer carries, and how many bytes of them; those of one request are never taken apart.
@@ -26,16 +27,20 @@ func (s *Service) addToDevice(ctx context.Context, a *answer, p *poll, after, up
 	if end < upTo {
 		a.next.Behind = a.next.UserSeq - end
 	}
-	for _, m := range msgs {
-		b := append(make([]byte, 0, len(m.Content)+128), `{"content":`...)
-		b = append(b, m.Content...)
-		b = append(b, `,"sender":`...)
-		b = canonjson.AppendString(b, string(m.Sender))
-		b = append(b, `,"type":`...)
-		b = canonjson.AppendString(b, m.Type)
-		a.toDevice = append(a.toDevice, append(b, '}'))
+	for i := range msgs {
+		a.toDevice = append(a.toDevice, toDeviceEvent(&msgs[i]))
 	}
 	return nil
+}
+
+func toDeviceEvent(m *userdb.ToDevice) []byte {
+	b := append(make([]byte, 0, len(m.Content)+128), `{"content":`...)
+	b = append(b, m.Content...)
+	b = append(b, `,"sender":`...)
+	b = canonjson.AppendString(b, string(m.Sender))
+	b = append(b, `,"type":`...)
+	b = canonjson.AppendString(b, m.Type)
+	return append(b, '}')
 }
 
 // addAccountData adds the user's account data, the rooms' as well: they are kept for the rooms' answers.
@@ -70,33 +75,32 @@ type deviceKeys struct {
 	news     bool  // they changed since the device was told
 }
 
-// addKeys adds the counts of one-time keys and the unused fallback keys (client-server API, section "Extensions to
-// /sync" of the module End-to-end encryption).
-func (s *Service) addKeys(ctx context.Context, a *answer, p *poll) error {
+// keysOf returns the counts of one-time keys and the unused fallback keys (client-server API, section "Extensions to
+// /sync" of the module End-to-end encryption), as of a position of the user's stream; nil if there is no device.
+func (s *Service) keysOf(ctx context.Context, p *asker, seq int64) (*deviceKeys, error) {
 	if p.device == "" {
-		return nil
+		return nil, nil
 	}
 	p.user.mu.Lock()
 	k, ok := p.user.keys[p.device]
 	p.user.mu.Unlock()
-	if !ok || k.seq < a.next.UserSeq {
+	if !ok || k.seq < seq {
 		counts, err := s.userdb.OneTimeKeyCounts(ctx, p.who.User, p.device)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		fallback, err := s.userdb.UnusedFallbackAlgorithms(ctx, p.who.User, p.device)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		k = deviceKeys{counts: counts, fallback: fallback, seq: a.next.UserSeq, news: ok && !sameCounts(k, counts, fallback)}
+		k = deviceKeys{counts: counts, fallback: fallback, seq: seq, news: ok && !sameCounts(k, counts, fallback)}
 	} else {
 		k.news = false
 	}
 	p.user.mu.Lock()
 	p.user.keys[p.device] = k
 	p.user.mu.Unlock()
-	a.keys = &k
-	return nil
+	return &k, nil
 }
 
 func sameCounts(k deviceKeys, counts map[string]int, fallback []string) bool {

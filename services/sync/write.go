@@ -10,7 +10,7 @@ import (
 )
 
 // format is how the poll's device sees events.
-func (p *poll) format() view.Format {
+func (p *asker) format() view.Format {
 	return view.Format{User: p.who.User, Device: p.device, Now: time.Now()}
 }
 
