@@ -130,6 +130,9 @@ func (d *DB) Deactivate(ctx context.Context, user id.User, erase bool, task Task
 				return err
 			}
 		}
+		if err := tx.DeleteMutedTimes(ctx, tx.Part, string(user), tx.Seq); err != nil {
+			return err
+		}
 		task, err = tx.PutTask(ctx, task)
 		return err
 	})

@@ -64,21 +64,39 @@ func (d *DB) AccountDataSince(ctx context.Context, user id.User, after, upTo int
 	return out, nil
 }
 
+// AccountDataOf returns the contents of global entries by their types, in one statement. What is not set is not in it.
+func (d *DB) AccountDataOf(ctx context.Context, user id.User, types ...string) (map[string][]byte, error) {
+	q, part := d.At(user)
+	rows, err := q.AccountDataOf(ctx, part, string(user), types)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]byte, len(rows))
+	for _, r := range rows {
+		out[r.Type] = r.Content
+	}
+	return out, nil
+}
+
 // UpdateAccountData changes an entry under the user's lock: fn gets the present content (nil if there is none) and
 // returns the new one, or nil to leave it as it is.
 func (d *DB) UpdateAccountData(ctx context.Context, user id.User, room id.Room, typ string, fn func(old []byte) ([]byte, error)) error {
 	_, err := d.Change(ctx, user, func(tx *Tx) error {
-		old, err := tx.AccountData(ctx, db.AccountDataParams{Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ})
-		if err = notFound(err); err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		content, err := fn(old)
-		if err != nil || content == nil {
-			return err
-		}
-		return tx.SetAccountData(ctx, db.SetAccountDataParams{
-			Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ, Content: content, Seq: tx.Seq,
-		})
+		return tx.updateAccountData(ctx, user, room, typ, fn)
 	})
 	return err
+}
+
+func (tx *Tx) updateAccountData(ctx context.Context, user id.User, room id.Room, typ string, fn func(old []byte) ([]byte, error)) error {
+	old, err := tx.AccountData(ctx, db.AccountDataParams{Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ})
+	if err = notFound(err); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	content, err := fn(old)
+	if err != nil || content == nil {
+		return err
+	}
+	return tx.SetAccountData(ctx, db.SetAccountDataParams{
+		Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ, Content: content, Seq: tx.Seq,
+	})
 }

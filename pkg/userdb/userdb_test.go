@@ -340,3 +340,34 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// Client-server API, "Push Rules": of the times in which everything was muted only a few are kept, and none of them is lost.
+func TestMutedTimes(t *testing.T) {
+	ctx := t.Context()
+	d, _ := open(t)
+	const u = id.User("@u:a.example")
+	change := func(at int64, was, muted bool) {
+		t.Helper()
+		err := d.ChangePushRules(ctx, u, "m.push_rules", []int64{at, at * 10}, func([]byte) ([]byte, bool, bool, error) {
+			return []byte(`{}`), was, muted, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want []MutedTime
+	for i := range int64(12) {
+		change(i*10+1, false, true)
+		change(i*10+2, true, true)
+		change(i*10+5, true, false)
+		change(i*10+6, false, false)
+		want = append(want, MutedTime{Since: []int64{i*10 + 1, i*100 + 10}, Until: []int64{i*10 + 5, i*100 + 50}})
+	}
+	change(500, false, true)
+	want = append(want, MutedTime{Since: []int64{500, 5000}})
+	want[4].Since = want[0].Since // the oldest became one
+	got, err := d.MutedTimes(ctx, u)
+	if err != nil || !slices.EqualFunc(got, want[4:], MutedTime.Equal) {
+		t.Errorf("%v %v, want %v", got, err, want[4:])
+	}
+}

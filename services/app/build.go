@@ -62,7 +62,11 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 		return nil, err
 	}
 	if cfg.RateLimits.Enabled {
-		b.limits, err = ratelimit.New(ratelimit.Config{Limits: cfg.RateLimits.Limits, MaxKeys: cfg.RateLimits.Keys, Redis: n.Redis, Registerer: n.Metrics})
+		limits := ratelimit.Config{Limits: cfg.RateLimits.Limits, MaxKeys: cfg.RateLimits.Keys, Registerer: n.Metrics}
+		if cfg.Redis.URL != "" {
+			limits.Redis = n.Redis // a Redis inside this process has no other workers to share buckets with
+		}
+		b.limits, err = ratelimit.New(limits)
 	}
 	return b, err
 }

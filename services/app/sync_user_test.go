@@ -359,8 +359,36 @@ func testSyncUnreadRules(t *testing.T, w *world) {
 	c.unread("a keyword", words, 3, 2)
 	check(quiet, [2]int64{1, 1})
 	check(mute, [2]int64{0, 0})
-	bert.do("PUT", rules+"override/.m.rule.master/enabled", object{"enabled": true}).ok()
-	check(words, [2]int64{0, 0})
+	// "Receiving notifications": what came while everything was muted does not begin to count, and what was unread before counts
+	// again, also for a user who has the default rules, and for a client that polls all the time.
+	carl := w.register(t, "carl")
+	carl.join(words)
+	anna.say(words, "before")
+	polling := carl.client("")
+	of := func(p *person) [2]int64 {
+		return counts(p.client("").poll(0).room("join", words).Get("unread_notifications"))
+	}
+	is := func(what string, ofBert, ofCarl [2]int64) {
+		t.Helper()
+		eventually(t, what, func() bool { return of(bert) == ofBert && of(carl) == ofCarl })
+	}
+	is("before", [2]int64{4, 2}, [2]int64{1, 0})
+	polling.poll(0)
+	for range 3 {
+		for _, p := range []*person{bert, carl} {
+			p.do("PUT", rules+"override/.m.rule.master/enabled", object{"enabled": true}).ok()
+		}
+		is("muted", [2]int64{}, [2]int64{})
+		anna.say(words, "herring while muted")
+		anna.send(words, "m.room.message", mention(carl.id))
+		for _, p := range []*person{bert, carl} {
+			p.do("PUT", rules+"override/.m.rule.master/enabled", object{"enabled": false}).ok()
+		}
+		is("heard again", [2]int64{4, 2}, [2]int64{1, 0})
+	}
+	anna.say(words, "herring after")
+	is("after", [2]int64{5, 3}, [2]int64{2, 0})
+	polling.unread("who polls", words, 2, 0)
 }
 
 // Client-server API, "Threaded read receipts" and unread_thread_notifications.

@@ -53,24 +53,42 @@ func (c *Client) changeRules(w http.ResponseWriter, r *http.Request, fn func(*pu
 	if err := c.markLouder(r.Context(), user, fn); err != nil {
 		return err
 	}
-	err := c.users.UpdateAccountData(r.Context(), user, "", dataPushRules, func(old []byte) ([]byte, error) {
+	heads, err := c.headList(r.Context())
+	if err != nil {
+		return err
+	}
+	err = c.users.ChangePushRules(r.Context(), user, dataPushRules, heads, func(old []byte) (content []byte, was, muted bool, err error) {
 		set, err := pushrule.Parse(old, user)
 		if err != nil {
-			return nil, err
+			return nil, false, false, err
 		}
+		was = set.Muted()
 		if err := fn(&set); err != nil {
-			return nil, err
+			return nil, false, false, err
 		}
-		content, err := set.ContentJSON()
+		content, err = set.ContentJSON()
 		if err == nil && len(content) > maxRuleset {
-			return nil, merr.TooLarge("Too many push rules")
+			return nil, false, false, merr.TooLarge("Too many push rules")
 		}
-		return content, err
+		return content, was, set.Muted(), err
 	})
 	if err != nil {
 		return ruleError(err)
 	}
 	return httpx.Empty(w)
+}
+
+// headList returns the positions of the newest entries of the rooms' partitions, by their numbers.
+func (c *Client) headList(ctx context.Context) ([]int64, error) {
+	heads, err := c.rooms.Heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]int64, len(heads))
+	for part := range list {
+		list[part] = heads[uint32(part)]
+	}
+	return list, nil
 }
 
 // markLouder marks up to where the rooms were muted that a change of the rules makes louder: what came in that time was

@@ -3,7 +3,7 @@ package sync
 import (
 	"bytes"
 	"context"
-	"errors"
+	"slices"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
@@ -33,6 +33,7 @@ type prefs struct {
 	rooms     map[id.Room]ruleLevel
 	program   *pushrule.Program // all rules, if some look at single messages otherwise than the default ones; or nil
 	ignored   view.Ignored
+	muted     []userdb.MutedTime // when the rules muted everything; what came then does not count
 	rawRules  []byte
 	rawIgnore []byte
 }
@@ -45,15 +46,15 @@ func (s *Service) prefsOf(ctx context.Context, u *user) (*prefs, error) {
 	if old != nil && old.seq >= seq {
 		return old, nil
 	}
-	rules, err := s.userdb.AccountData(ctx, u.id, "", pushRules)
-	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+	data, err := s.userdb.AccountDataOf(ctx, u.id, pushRules, ignored)
+	if err != nil {
 		return nil, err
 	}
-	ignore, err := s.userdb.AccountData(ctx, u.id, "", ignored)
-	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+	p := newPrefs(u.id, old, seq, data[pushRules], data[ignored])
+	if p.muted, err = s.userdb.MutedTimes(ctx, u.id); err != nil {
 		return nil, err
 	}
-	return u.setPrefs(newPrefs(u.id, old, seq, rules, ignore)), nil
+	return u.setPrefs(p), nil
 }
 
 // learn takes account data that was read in (after, upTo] into the preferences, which saves reading it again.
@@ -64,16 +65,16 @@ func (u *user) learn(data []userdb.AccountData, after, upTo int64) {
 	if old == nil || old.seq < after || old.seq >= upTo {
 		return
 	}
-	rules, ignore := old.rawRules, old.rawIgnore
+	ignore := old.rawIgnore
 	for _, d := range data {
 		switch {
 		case d.Room == "" && d.Type == pushRules:
-			rules = d.Content
+			return // muted times change with the rules, and are not read here
 		case d.Room == "" && d.Type == ignored:
 			ignore = d.Content
 		}
 	}
-	u.setPrefs(newPrefs(u.id, old, upTo, rules, ignore))
+	u.setPrefs(newPrefs(u.id, old, upTo, old.rawRules, ignore))
 }
 
 func (u *user) setPrefs(p *prefs) *prefs {
@@ -88,6 +89,7 @@ func (u *user) setPrefs(p *prefs) *prefs {
 func newPrefs(who id.User, old *prefs, seq int64, rules, ignore []byte) *prefs {
 	p := &prefs{seq: seq, rawRules: rules, rawIgnore: ignore}
 	if old != nil && bytes.Equal(old.rawRules, rules) {
+		p.muted = old.muted
 		p.off, p.rooms, p.program = old.off, old.rooms, old.program
 	} else {
 		p.parseRules(who, rules)
@@ -137,6 +139,23 @@ func (p *prefs) parseRules(who id.User, content []byte) {
 	if pushrule.Compile(rest, who).Class() != pushrule.Compile(pushrule.Defaults(who), who).Class() {
 		p.program = pushrule.Compile(set, who)
 	}
+}
+
+// mutedAt returns the time in which everything was muted when an entry was written at a position of a partition, or nil.
+func (p *prefs) mutedAt(part uint32, pos int64) *userdb.MutedTime {
+	for i, m := range p.muted {
+		if pos > m.Since[part] && (m.Until == nil || pos <= m.Until[part]) {
+			return &p.muted[i]
+		}
+	}
+	return nil
+}
+
+// mutedIn says whether everything was muted for some of the positions in (after, upTo] of a partition.
+func (p *prefs) mutedIn(part uint32, after, upTo int64) bool {
+	return slices.ContainsFunc(p.muted, func(m userdb.MutedTime) bool {
+		return m.Since[part] < upTo && (m.Until == nil || m.Until[part] > max(after, m.Since[part]))
+	})
 }
 
 func (p *prefs) level(room id.Room) ruleLevel {

@@ -23,36 +23,51 @@ func (s *Service) tally(ctx context.Context, p *asker, pr *prefs, r *userdb.Memb
 	if pr.program != nil {
 		st.rules = pr.rawRules
 	}
-	events, err := s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
-		After: roomdb.At(st.ord), UpTo: roomdb.At(st.upTo), Backwards: true, Live: true, Limit: maxTally + 1,
-	})
-	if err != nil || len(events) == 0 {
-		return err
-	}
-	c, err := s.ruleContext(ctx, p, r)
-	if err != nil {
-		return err
-	}
-	for i, e := range events[:min(len(events), maxTally)] {
-		before := st.notifySeq
-		if i+1 < len(events) {
-			before = events[i+1].NotifySeq
+	var c *ruleContext
+	for upTo, left := st.upTo, maxTally; upTo > st.ord && left > 0; {
+		events, err := s.rooms.Timeline(ctx, r.RoomPart, r.RoomNID, roomdb.TimelineQuery{
+			After: roomdb.At(st.ord), UpTo: roomdb.At(upTo), Backwards: true, Live: true, Limit: left + 1,
+		})
+		if err != nil || len(events) == 0 {
+			return err
 		}
-		root := threadOf(e.PDU)
-		read := threads["main"]
-		if root != "" {
-			read = threads[root]
+		if c == nil {
+			if c, err = s.ruleContext(ctx, p, r); err != nil {
+				return err
+			}
 		}
-		if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignored.Has(e.Sender) {
-			continue
+		upTo = st.ord
+		for i, e := range events[:min(len(events), left)] {
+			if m := pr.mutedAt(r.RoomPart, e.Ord); m != nil {
+				upTo = m.Since[r.RoomPart] // what came before the mute still counts
+				break
+			}
+			left--
+			before := st.notifySeq
+			if i+1 < len(events) {
+				before = events[i+1].NotifySeq
+			}
+			st.tallyOne(p, pr, c, e, e.NotifySeq > before, threads)
 		}
-		t := pr.judge(e, e.NotifySeq > before, c)
-		if e.Ord <= st.plain {
-			t = t.muted(notifyMentions)
-		}
-		st.add(root, t)
 	}
 	return nil
+}
+
+// tallyOne counts an event, if the user has not read it.
+func (s *readState) tallyOne(p *asker, pr *prefs, c *ruleContext, e *roomdb.Event, notifies bool, threads map[string]int64) {
+	root := threadOf(e.PDU)
+	read := threads["main"]
+	if root != "" {
+		read = threads[root]
+	}
+	if e.Ord <= read || e.Sender == p.who.User || e.RedactedBy != 0 || pr.ignored.Has(e.Sender) {
+		return
+	}
+	t := pr.judge(e, notifies, c)
+	if e.Ord <= s.plain {
+		t = t.muted(notifyMentions)
+	}
+	s.add(root, t)
 }
 
 // countEntry goes on by an event of the tail.

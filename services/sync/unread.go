@@ -33,7 +33,8 @@ type readState struct {
 	tallies map[string]tally
 	rules   []byte // the rules that they were counted with
 
-	ignore []byte // the ignored users without whose events it was counted
+	ignore   []byte             // the ignored users without whose events it was counted
+	silenced []userdb.MutedTime // the times in which everything was muted, without whose events it was counted
 }
 
 // tally is what counts of one thread.
@@ -178,7 +179,7 @@ func (u *user) keepRead(key roomdb.RoomKey, st *readState) {
 
 // fits says whether a state can go on with these rules.
 func (s *readState) fits(pr *prefs, byThread bool) bool {
-	if !bytes.Equal(s.ignore, pr.rawIgnore) {
+	if !bytes.Equal(s.ignore, pr.rawIgnore) || !slices.EqualFunc(s.silenced, pr.muted, userdb.MutedTime.Equal) {
 		return false
 	}
 	if s.tallies == nil {
@@ -333,7 +334,7 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 	ends := make(map[uint32]int64)
 	for i, r := range rooms {
 		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos, ignore: pr.rawIgnore}
+		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos, ignore: pr.rawIgnore, silenced: pr.muted}
 		joins[keys[i]], ends[r.RoomPart] = r.JoinPos, upTo(r.RoomPart)
 	}
 	heads, err := s.rooms.NotifySeqs(ctx, keys, ends, joins)
@@ -351,7 +352,8 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
 		threads := st.place(receipts[key])
 		switch {
-		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord || p.byThread):
+		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord ||
+			p.byThread || !pr.off && pr.mutedIn(r.RoomPart, st.ord, st.upTo)):
 			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
 				return nil, err
 			}

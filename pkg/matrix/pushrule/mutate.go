@@ -89,7 +89,7 @@ func place(list []Rule, before, after string) (int, error) {
 		return 0, ErrNotFound
 	}
 	at := 0
-	for at < len(list) && list[at].ID == ".m.rule.master" {
+	for at < len(list) && list[at].ID == masterRule {
 		at++
 	}
 	return at, nil

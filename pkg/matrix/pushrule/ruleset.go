@@ -21,6 +21,9 @@ type Ruleset struct {
 	Underride []Rule `json:"underride"`
 }
 
+// masterRule is the rule that silences everything while it is enabled (client-server API, "Default Override Rules").
+const masterRule = ".m.rule.master"
+
 // Rule is a push rule (PushRule).
 type Rule struct {
 	ID      string `json:"rule_id"`
@@ -186,7 +189,7 @@ func merge(stored, defaults []Rule) []Rule {
 				d.Actions = stored[at].Actions
 			}
 		}
-		if d.ID == ".m.rule.master" {
+		if d.ID == masterRule {
 			out = append(out, d)
 		} else {
 			last = append(last, d)
@@ -250,6 +253,11 @@ func (r *Ruleset) SilentRooms() map[id.Room]Silence {
 		}
 	}
 	return rooms
+}
+
+// Muted says whether nothing notifies: .m.rule.master is on and does not notify.
+func (r *Ruleset) Muted() bool {
+	return slices.ContainsFunc(r.Override, func(rule Rule) bool { return rule.ID == masterRule && rule.Enabled && !rule.Notifies() })
 }
 
 // Notifies says whether the rule's actions notify. Anything but notify changes how, or means nothing (client-server API,

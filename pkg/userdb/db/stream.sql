@@ -31,6 +31,10 @@ ON CONFLICT (part, user_id, room_id, type) DO UPDATE SET content = excluded.cont
 SELECT content FROM account_data
 WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted;
 
+-- name: AccountDataOf :many
+SELECT type, content FROM account_data
+WHERE part = $1 AND user_id = $2 AND room_id = '' AND type = ANY(sqlc.arg(types)::text[]) AND NOT deleted;
+
 -- name: AccountDataSince :many
 SELECT room_id, type, content, deleted, seq FROM account_data
 WHERE part = $1 AND user_id = $2 AND seq > sqlc.arg(after)::bigint AND seq <= sqlc.arg(up_to)::bigint
@@ -126,3 +130,15 @@ WITH s AS (
 UPDATE membership m SET forgotten = true, seq = s.seq FROM s
 WHERE m.part = $1 AND m.user_id = $2 AND m.room_id = $3 AND m.membership IN ('leave', 'ban')
 RETURNING m.seq;
+
+-- name: MutedTimes :many
+SELECT seq, since, until FROM muted_time WHERE part = $1 AND user_id = $2 ORDER BY seq;
+
+-- name: BeginMute :exec
+INSERT INTO muted_time (part, user_id, seq, since) VALUES ($1, $2, $3, $4);
+
+-- name: EndMute :exec
+UPDATE muted_time SET until = $3 WHERE part = $1 AND user_id = $2 AND until IS NULL;
+
+-- name: DeleteMutedTimes :exec
+DELETE FROM muted_time WHERE part = $1 AND user_id = $2 AND seq <= $3;

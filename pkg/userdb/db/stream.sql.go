@@ -33,6 +33,36 @@ func (q *Queries) AccountData(ctx context.Context, arg AccountDataParams) ([]byt
 	return content, err
 }
 
+const accountDataOf = `-- name: AccountDataOf :many
+SELECT type, content FROM account_data
+WHERE part = $1 AND user_id = $2 AND room_id = '' AND type = ANY($3::text[]) AND NOT deleted
+`
+
+type AccountDataOfRow struct {
+	Type    string
+	Content []byte
+}
+
+func (q *Queries) AccountDataOf(ctx context.Context, part int32, userID string, types []string) ([]AccountDataOfRow, error) {
+	rows, err := q.db.Query(ctx, accountDataOf, part, userID, types)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AccountDataOfRow
+	for rows.Next() {
+		var i AccountDataOfRow
+		if err := rows.Scan(&i.Type, &i.Content); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const accountDataSince = `-- name: AccountDataSince :many
 SELECT room_id, type, content, deleted, seq FROM account_data
 WHERE part = $1 AND user_id = $2 AND seq > $3::bigint AND seq <= $4::bigint
@@ -233,12 +263,51 @@ func (q *Queries) AddUserTxn(ctx context.Context, arg AddUserTxnParams) (int64, 
 	return result.RowsAffected(), nil
 }
 
+const beginMute = `-- name: BeginMute :exec
+INSERT INTO muted_time (part, user_id, seq, since) VALUES ($1, $2, $3, $4)
+`
+
+type BeginMuteParams struct {
+	Part   int32
+	UserID string
+	Seq    int64
+	Since  []int64
+}
+
+func (q *Queries) BeginMute(ctx context.Context, arg BeginMuteParams) error {
+	_, err := q.db.Exec(ctx, beginMute,
+		arg.Part,
+		arg.UserID,
+		arg.Seq,
+		arg.Since,
+	)
+	return err
+}
+
 const deleteAllAccountData = `-- name: DeleteAllAccountData :exec
 DELETE FROM account_data WHERE part = $1 AND user_id = $2
 `
 
 func (q *Queries) DeleteAllAccountData(ctx context.Context, part int32, userID string) error {
 	_, err := q.db.Exec(ctx, deleteAllAccountData, part, userID)
+	return err
+}
+
+const deleteMutedTimes = `-- name: DeleteMutedTimes :exec
+DELETE FROM muted_time WHERE part = $1 AND user_id = $2 AND seq <= $3
+`
+
+func (q *Queries) DeleteMutedTimes(ctx context.Context, part int32, userID string, seq int64) error {
+	_, err := q.db.Exec(ctx, deleteMutedTimes, part, userID, seq)
+	return err
+}
+
+const endMute = `-- name: EndMute :exec
+UPDATE muted_time SET until = $3 WHERE part = $1 AND user_id = $2 AND until IS NULL
+`
+
+func (q *Queries) EndMute(ctx context.Context, part int32, userID string, until []int64) error {
+	_, err := q.db.Exec(ctx, endMute, part, userID, until)
 	return err
 }
 
@@ -476,6 +545,36 @@ func (q *Queries) MembershipsSince(ctx context.Context, part int32, userID strin
 			&i.Event,
 			&i.Via,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const mutedTimes = `-- name: MutedTimes :many
+SELECT seq, since, until FROM muted_time WHERE part = $1 AND user_id = $2 ORDER BY seq
+`
+
+type MutedTimesRow struct {
+	Seq   int64
+	Since []int64
+	Until []int64
+}
+
+func (q *Queries) MutedTimes(ctx context.Context, part int32, userID string) ([]MutedTimesRow, error) {
+	rows, err := q.db.Query(ctx, mutedTimes, part, userID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []MutedTimesRow
+	for rows.Next() {
+		var i MutedTimesRow
+		if err := rows.Scan(&i.Seq, &i.Since, &i.Until); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
