@@ -21,8 +21,8 @@ const unsure = math.MaxInt64
 
 // lookBehind takes over what the tables have.
 func (p *destPart) lookBehind(ctx context.Context) error {
-	p.flushing.Lock()
-	defer p.flushing.Unlock()
+	p.rows.Lock()
+	defer p.rows.Unlock()
 	rows, err := p.readServers(ctx, sqlBehind)
 	if err != nil {
 		return fmt.Errorf("read destinations that are behind: %w", err)
@@ -47,7 +47,7 @@ type behindRow struct {
 }
 
 func (p *destPart) readServers(ctx context.Context, sql string) (map[id.Server][]behindRow, error) {
-	rows, err := p.f.s.shards.For(p.part).Query(ctx, sql, int32(p.part))
+	rows, err := p.f.s.shards.For(p.N).Query(ctx, sql, int32(p.N))
 	if err != nil {
 		return nil, err
 	}
@@ -163,16 +163,16 @@ func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
 	}
 	var b pgx.Batch
 	if len(c.rooms.dests) > 0 {
-		b.Queue(sqlPutExtras, int32(p.part), c.rooms.servers, c.rooms.parts, c.rooms.numbers)
+		b.Queue(sqlPutExtras, int32(p.N), c.rooms.servers, c.rooms.parts, c.rooms.numbers)
 	}
 	if len(c.put.dests) > 0 {
-		b.Queue(sqlPutBehind, int32(p.part), c.put.servers, c.put.parts, c.put.numbers)
+		b.Queue(sqlPutBehind, int32(p.N), c.put.servers, c.put.parts, c.put.numbers)
 	}
 	if len(c.drop.dests) > 0 {
-		b.Queue(sqlDropBehind, int32(p.part), c.drop.servers, c.drop.parts)
-		b.Queue(sqlDropExtras, int32(p.part), c.drop.servers, c.drop.parts)
+		b.Queue(sqlDropBehind, int32(p.N), c.drop.servers, c.drop.parts)
+		b.Queue(sqlDropExtras, int32(p.N), c.drop.servers, c.drop.parts)
 	}
-	if err := p.store(ctx, &b); err != nil {
+	if err := p.Store(ctx, &b); err != nil {
 		return fmt.Errorf("store destinations that are behind: %w", err)
 	}
 	c.done()

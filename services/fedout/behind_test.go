@@ -46,8 +46,8 @@ func TestBehindAgainBetweenFlushes(t *testing.T) {
 	held := second.send("missed too")
 	w.waitFor("not stored", func() bool { return w.rowsOf("destination_behind") == 2 })
 
-	p := k.sender.parts[partition.Of(a.name)]
-	p.flushing.Lock() // none from here on
+	p, _ := k.sender.follow.Get(partition.Of(a.name))
+	p.rows.Lock() // none from here on
 	hold, entered := make(chan struct{}), make(chan struct{})
 	wait := func(_ *http.Request, body []byte) int {
 		if strings.Contains(string(body), held[0]) {
@@ -65,9 +65,9 @@ func TestBehindAgainBetweenFlushes(t *testing.T) {
 	close(hold)
 	a.gets(again...)
 	w.waitFor("still behind", func() bool { return behindCount(k) == 0 })
-	p.flushing.Unlock()
+	p.rows.Unlock()
 
-	if err := p.flush(t.Context(), false); err != nil {
+	if err := p.Flush(t.Context(), make([]int64, w.shards.P())); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.rowsOf("destination_behind"); n != 0 {

@@ -101,7 +101,7 @@ func (d *dest) caughtUp(part uint32, to int64, done bool) {
 
 // beginCatchUp finds the rooms with something for the destination.
 func (d *dest) beginCatchUp(ctx context.Context, part uint32, from int64) (*catchUp, error) {
-	c := &catchUp{upTo: d.p.handed[part].Load(), joined: make(map[int64]int)}
+	c := &catchUp{upTo: d.p.Handed(part), joined: make(map[int64]int)}
 	d.mu.Lock()
 	c.upTo = max(c.upTo, d.newest[part]) // it may have been offered before the run of entries was done
 	extras := []int64{}

@@ -2,32 +2,21 @@ package fedout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"hanse/pkg/destination"
+	"hanse/pkg/follow"
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/pg"
 )
 
-// destPart is a partition of destinations that this worker has.
+// destPart is a partition of destinations that this worker has. It implements follow.Keeper.
 type destPart struct {
-	f     *sender
-	part  uint32
-	epoch int64       // under which what is known of the destinations is stored
-	lost  atomic.Bool // somebody else has raised it
-	// ctx is that of requests to the destinations.
-	ctx  context.Context
-	stop context.CancelFunc
-	// handed is, for each log partition, the last position that was given to the destinations that are in the room.
-	handed []atomic.Int64
-	// active log partitions had something for a destination since their cursor was stored.
-	active []atomic.Bool
+	*follow.Part
+	f *sender
 
 	work    sync.WaitGroup // goroutines that send
 	mu      sync.Mutex
@@ -37,10 +26,8 @@ type destPart struct {
 
 	looked time.Time // all of it; belongs to who looks
 
-	// These belong to who flushes.
-	flushing sync.Mutex
-	stored   []int64 // the cursors in the table
-	complete time.Time
+	// rows is held by whoever reads or changes rows of destinations that are behind, so that they do so one at a time.
+	rows sync.Mutex
 }
 
 // dest returns a destination, which begins to exist for us if it did not. It will not be forgotten before the caller
@@ -77,41 +64,18 @@ func (p *destPart) all() []*dest {
 	return out
 }
 
-// load reads where the partition stands.
-func (f *sender) load(ctx context.Context, part uint32) (*destPart, error) {
-	n := int(f.s.shards.P())
-	p := &destPart{f: f, part: part, handed: make([]atomic.Int64, n), active: make([]atomic.Bool, n), stored: make([]int64, n), dests: make(map[id.Server]*dest), complete: time.Now()}
-	// From here on nobody else can change what is read next.
-	if err := f.s.shards.For(part).QueryRow(ctx, sqlTake, int32(part)).Scan(&p.epoch); err != nil {
-		return nil, fmt.Errorf("take destinations: %w", err)
-	}
-	rows, err := f.s.shards.For(part).Query(ctx, sqlCursors, int32(part))
-	if err != nil {
-		return nil, fmt.Errorf("read cursors: %w", err)
-	}
-	var logPart uint32
-	var pos int64
-	_, err = pgx.ForEachRow(rows, []any{&logPart, &pos}, func() error {
-		if int(logPart) < n {
-			p.stored[logPart] = pos
-			p.handed[logPart].Store(pos)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read cursors: %w", err)
-	}
-	p.ctx, p.stop = context.WithCancel(f.ctx)
+// open reads what is stored of the destinations of a partition.
+func (f *sender) open(ctx context.Context, part *follow.Part) (*destPart, error) {
+	p := &destPart{Part: part, f: f, dests: make(map[id.Server]*dest)}
 	if err := p.look(ctx); err != nil {
-		p.leave()
-		p.stop()
+		p.Leave()
 		return nil, err
 	}
 	return p, nil
 }
 
-// leave stops all destinations; what is on its way ends by itself.
-func (p *destPart) leave() {
+// Leave stops all destinations; what is on its way ends by itself.
+func (p *destPart) Leave() {
 	p.mu.Lock()
 	p.left = true
 	p.mu.Unlock()
@@ -120,16 +84,15 @@ func (p *destPart) leave() {
 	}
 }
 
-// quiet is closed when nothing of a partition that was left is on its way any more.
-func (p *destPart) quiet() <-chan struct{} {
+// Quiet is closed when nothing of a partition that was left is on its way any more.
+func (p *destPart) Quiet() <-chan struct{} {
 	done := make(chan struct{})
 	go func() { p.work.Wait(); close(done) }()
 	return done
 }
 
-// drop forgets what waited.
-func (p *destPart) drop() {
-	p.stop()
+// Close forgets what waited.
+func (p *destPart) Close() {
 	for _, d := range p.all() {
 		d.mu.Lock()
 		for _, it := range d.queue {
@@ -161,8 +124,8 @@ func (p *destPart) glance(ctx context.Context) error {
 
 // lookHealth takes over what the table says of backoffs.
 func (p *destPart) lookHealth(ctx context.Context) error {
-	p.f.s.dests.Forget(p.part)
-	failing, err := p.f.s.dests.Failing(ctx, p.part)
+	p.f.s.dests.Forget(p.N)
+	failing, err := p.f.s.dests.Failing(ctx, p.N)
 	if err != nil {
 		return err
 	}
@@ -183,7 +146,7 @@ func (p *destPart) lookHealth(ctx context.Context) error {
 }
 
 func (p *destPart) lookEDUs(ctx context.Context) error {
-	rows, err := p.f.s.shards.For(p.part).Query(ctx, sqlEDUServers, int32(p.part))
+	rows, err := p.f.s.shards.For(p.N).Query(ctx, sqlEDUServers, int32(p.N))
 	if err != nil {
 		return fmt.Errorf("read servers with EDUs: %w", err)
 	}
@@ -199,104 +162,28 @@ func (p *destPart) lookEDUs(ctx context.Context) error {
 	return nil
 }
 
-// completeEvery is how often the cursors of log partitions are stored that had nothing for this partition: after a
-// takeover no more than this is read in vain.
-const completeEvery = time.Minute
-
-// flush stores where destinations stand that are behind, and then how far the others are; all of them from time to
-// time, and when the partition is given up.
-func (p *destPart) flush(ctx context.Context, all bool) error {
-	p.flushing.Lock()
-	defer p.flushing.Unlock()
-	now := time.Now()
-	all = all || now.Sub(p.complete) > completeEvery
-	if !all && p.idle() {
-		return nil
-	}
-	heads, upTo := make([]int64, len(p.handed)), make([]int64, len(p.handed))
-	wanted := make([]bool, len(p.handed))
-	for q := range heads {
-		wanted[q] = p.active[q].Swap(false) || all
-		heads[q] = p.handed[q].Load()
-		upTo[q] = heads[q]
-	}
+// Flush stores where destinations stand that are behind, and says how far the others are.
+func (p *destPart) Flush(ctx context.Context, upTo []int64) error {
+	p.rows.Lock()
+	defer p.rows.Unlock()
 	dests := p.all()
-	err := p.flushBehind(ctx, dests)
-	if err == nil {
-		for _, d := range dests {
-			d.mu.Lock()
-			d.pins(upTo)
-			d.mu.Unlock()
-		}
-		err = p.putCursors(ctx, upTo, wanted)
-	}
-	for q := range heads {
-		if wanted[q] && p.stored[q] < heads[q] {
-			p.active[q].Store(true) // next time
-		}
-	}
-	if err != nil {
+	if err := p.flushBehind(ctx, dests); err != nil {
 		return err
 	}
-	if all {
-		p.complete = now
+	for _, d := range dests {
+		d.mu.Lock()
+		d.pins(upTo)
+		d.mu.Unlock()
 	}
-	p.forgetIdle(dests, now)
+	p.forgetIdle(dests, time.Now())
 	return nil
 }
 
-// idle says that there is nothing to store before it is time to store all.
-func (p *destPart) idle() bool {
-	for q := range p.active {
-		if p.active[q].Load() {
-			return false
-		}
-	}
+// Idle says that there are no destinations with anything to store.
+func (p *destPart) Idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.dests) == 0
-}
-
-// errLost says that a partition of destinations is somebody else's by now. Nothing was stored.
-var errLost = errors.New("the destinations are another worker's")
-
-// store executes statements in one transaction, if the partition is still ours.
-func (p *destPart) store(ctx context.Context, what *pgx.Batch) error {
-	if f := p.f.s.faults.storing; f != nil {
-		f(p.part)
-	}
-	var b pgx.Batch
-	b.Queue(sqlFence, int32(p.part), p.epoch)
-	b.QueuedQueries = append(b.QueuedQueries, what.QueuedQueries...)
-	err := p.f.s.shards.For(p.part).SendBatch(ctx, &b).Close()
-	if pg.IsFenced(err) {
-		p.lost.Store(true)
-		p.f.again()
-		return errLost
-	}
-	return err
-}
-
-func (p *destPart) putCursors(ctx context.Context, upTo []int64, wanted []bool) error {
-	var parts []int32
-	var positions []int64
-	for q, pos := range upTo {
-		if wanted[q] && pos > p.stored[q] {
-			parts, positions = append(parts, int32(q)), append(positions, pos)
-		}
-	}
-	if len(parts) == 0 {
-		return nil
-	}
-	var b pgx.Batch
-	b.Queue(sqlPutCursors, int32(p.part), parts, positions)
-	if err := p.store(ctx, &b); err != nil {
-		return fmt.Errorf("store cursors: %w", err)
-	}
-	for i, q := range parts {
-		p.stored[q] = positions[i]
-	}
-	return nil
 }
 
 // forgetIdle drops destinations that have had nothing to do for a while.

@@ -4,7 +4,7 @@
 // # Model
 //
 // A destination has a cursor, not a queue of copies (DESIGN, "Fan-out without fan-out"). Every fedout worker reads the room
-// log. Rendezvous hashing assigns each partition of destinations to one worker, which hands the local entries to those of its
+// log. Package follow assigns each partition of destinations to one worker, which hands the local entries to those of its
 // destinations that are in the room. A destination that keeps up has a short queue of references in memory. One that fails, or
 // is too slow for that queue, is marked behind-since(position) once for each log partition (destination_behind), and costs
 // nothing more until its backoff ends. Then it reads from the log what it missed in the rooms that it shares.
@@ -33,11 +33,7 @@
 //
 // PostgreSQL is down: cursors stay where they are, queued items are delivered, and nothing is marked. NATS is down: the log
 // reader falls back on PostgreSQL. Two workers that both believe that they own a partition both send, which is harmless; only
-// one of them stores positions of destinations. A worker that takes a partition raises fed_owner.epoch before it reads. Every
-// transaction that stores cursors or rows holds that row under the epoch of its worker, or is aborted (law 3). So a worker that
-// takes a partition reads everything that other workers have stored, and a late write of a suspended worker has no effect. The
-// suspended worker gives the partition up, and does not take it back for a while, so that two workers with different views of
-// the members do not take it from each other again and again.
+// one of them stores positions of destinations (package follow).
 //
 // A receiver that always refuses a transaction because of one event or EDU does not block what follows: the item is found by
 // bisection and skipped (refused.go).

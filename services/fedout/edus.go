@@ -49,7 +49,7 @@ func (d *dest) readEDUs(ctx context.Context) (rows []eduRow, more bool, wake int
 	if !has {
 		return nil, false, wake, nil
 	}
-	found, err := d.f.s.shards.For(d.p.part).Query(ctx, sqlEDUs, int32(d.p.part), string(d.server), rowsAtOnce)
+	found, err := d.f.s.shards.For(d.p.N).Query(ctx, sqlEDUs, int32(d.p.N), string(d.server), rowsAtOnce)
 	if err != nil {
 		return nil, false, 0, fmt.Errorf("read EDUs: %w", err)
 	}
@@ -139,7 +139,7 @@ func (d *dest) dropEDUs(ctx context.Context, ids []int64) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	if _, err := d.f.s.shards.For(d.p.part).Exec(ctx, sqlDropEDU, int32(d.p.part), string(d.server), ids); err != nil {
+	if _, err := d.f.s.shards.For(d.p.N).Exec(ctx, sqlDropEDU, int32(d.p.N), string(d.server), ids); err != nil {
 		return fmt.Errorf("delete EDUs: %w", err)
 	}
 	return nil

@@ -159,12 +159,10 @@ func (f *sender) present(ctx context.Context, key roomKey) ([]target, error) {
 
 // each calls fn, which changes what waits, for those of the destinations that are ours and keep up.
 func (f *sender) each(to []target, fn func(*dest)) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
 	now := time.Now()
 	for _, t := range to {
-		p := f.parts[t.part]
-		if p == nil {
+		p, ok := f.follow.Get(t.part)
+		if !ok {
 			continue
 		}
 		d := p.dest(t.server)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"hanse/pkg/bus"
+	"hanse/pkg/follow"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
@@ -36,57 +37,35 @@ type offer struct {
 	notInRoom []target
 }
 
-// handle hands a run of log entries to the destinations that this worker has. All that can fail comes before the
-// first destination gets something, so that a repeated call does not send twice.
-func (f *sender) handle(ctx context.Context, d bus.Delivery) error {
-	offers, err := f.plan(ctx, d)
-	if err != nil {
-		f.rooms.forgetPart(d.Part) // some have moved past entries that come again
-		return err
-	}
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	for _, o := range offers {
-		for _, t := range o.to {
-			f.offer(t, o.item, true)
-		}
-		for _, t := range o.notInRoom {
-			f.offer(t, o.item, false)
-		}
-	}
-	last := d.Entries[len(d.Entries)-1].Pos
-	for _, p := range f.parts {
-		if p != nil && p.handed[d.Part].Load() < last {
-			p.handed[d.Part].Store(last)
-		}
-	}
-	return nil
-}
-
-// offer gives an item to a destination, if that is ours and has not got it before. f.mu is held.
-func (f *sender) offer(t target, it *item, inRoom bool) {
-	p := f.parts[t.part]
-	if p == nil || p.handed[it.logPart].Load() >= it.pos {
-		return
-	}
-	p.active[it.logPart].Store(true)
-	p.dest(t.server).offer(it, inRoom)
-}
-
-// plan finds out who must get which entries.
-func (f *sender) plan(ctx context.Context, d bus.Delivery) ([]offer, error) {
+// plan finds out who must get which entries, and returns what gives them to the destinations that this worker has.
+func (f *sender) plan(ctx context.Context, d bus.Delivery) (func(follow.Hand[*destPart]), error) {
 	var offers []offer
 	for _, e := range d.Entries {
 		key := roomKey{d.Part, e.RoomNid}
 		o, err := f.planEntry(ctx, key, e)
 		if err != nil {
+			f.rooms.forgetPart(d.Part) // some have moved past entries that come again
 			return nil, fmt.Errorf("entry %d: %w", e.Pos, err)
 		}
 		if len(o.to) > 0 || len(o.notInRoom) > 0 {
 			offers = append(offers, o)
 		}
 	}
-	return offers, nil
+	return func(h follow.Hand[*destPart]) {
+		for _, o := range offers {
+			o.give(h, o.to, true)
+			o.give(h, o.notInRoom, false)
+		}
+	}, nil
+}
+
+// give offers the item to those of some destinations that are ours and have not got it before.
+func (o *offer) give(h follow.Hand[*destPart], to []target, inRoom bool) {
+	for _, t := range to {
+		if p, ok := h.To(t.part, o.item.pos); ok {
+			p.dest(t.server).offer(o.item, inRoom)
+		}
+	}
 }
 
 func (f *sender) planEntry(ctx context.Context, key roomKey, e *logv1.Entry) (offer, error) {

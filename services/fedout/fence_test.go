@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"hanse/pkg/follow"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/partition"
 )
@@ -24,9 +25,8 @@ func (s *standStill) storing(part uint32) {
 }
 
 func (k *worker) has(part uint32) bool {
-	k.sender.mu.RLock()
-	defer k.sender.mu.RUnlock()
-	return k.sender.parts[part] != nil
+	_, ok := k.sender.follow.Get(part)
+	return ok
 }
 
 // stored is where the only destination that is behind stands, and how far the log was handed to those that keep up.
@@ -53,14 +53,14 @@ func TestLateFlushOfFormerOwner(t *testing.T) {
 	a.down()
 	sent := r.send("missed")
 	w.waitFor("not stored", func() bool { behind, _ := w.stored(s.part, r.part); return behind >= 0 })
-	p := one.sender.parts[s.part]
-	p.flushing.Lock() // none before it has caught up
+	p, _ := one.sender.follow.Get(s.part)
+	p.rows.Lock() // none before it has caught up
 	a.up()
 	one.sender.revive(id.Server(a.name))
 	a.gets(sent...)
 	w.waitFor("still behind", func() bool { return behindCount(one) == 0 })
 	s.armed.Store(true)
-	p.flushing.Unlock()
+	p.rows.Unlock()
 	<-s.stuck
 	one.bus.Conn().Close() // nobody sees it any more
 
@@ -77,7 +77,7 @@ func TestLateFlushOfFormerOwner(t *testing.T) {
 	})
 	close(s.release)
 	w.waitFor("still its", func() bool { return !one.has(s.part) })
-	if !p.lost.Load() {
+	if !p.Lost() {
 		t.Error("given up for another reason")
 	}
 	if now, _ := w.stored(s.part, r.part); now != behind {
@@ -90,47 +90,36 @@ func TestLateFlushOfFormerOwner(t *testing.T) {
 	a.gets(missed...)
 }
 
-// Of two workers that both take a partition only the last one stores anything: rows, rooms or cursors.
+// A worker whose partition somebody else has taken stores nothing any more: no row, no room.
 func TestFence(t *testing.T) {
 	w := newWorld(t)
-	one, two := w.start("one").sender, w.start("two").sender
-	w.waitFor("not shared out", func() bool {
-		n, m := len(one.owned()), len(two.owned())
-		return n > 0 && m > 0 && n+m == int(w.shards.P())
-	})
+	one := w.start("one").sender
 	const part = 7
-	former, err := one.load(t.Context(), part)
-	if err != nil {
-		t.Fatal(err)
-	}
-	next, err := two.load(t.Context(), part)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fallBehind := func(p *destPart, pos int64) {
+	w.waitFor("not taken", func() bool { return len(one.follow.All()) == int(w.shards.P()) })
+	p, _ := one.follow.Get(part)
+	fallBehind := func(pos, room int64) {
 		d := p.dest("a.test")
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.gone = true // sends nothing
+		d.behind = nil
 		d.lagAt(3, pos)
-		d.addExtra(roomKey{3, 11}, false)
-		p.handed[3].Store(pos + 10)
+		d.addExtra(roomKey{3, room}, false)
 	}
-	fallBehind(next, 5)
-	if err := next.flush(t.Context(), true); err != nil {
+	upTo := make([]int64, w.shards.P())
+	fallBehind(5, 11)
+	if err := p.Flush(t.Context(), upTo); err != nil {
 		t.Fatal(err)
 	}
-	fallBehind(former, 100)
-	if err := former.flush(t.Context(), true); !errors.Is(err, errLost) || !former.lost.Load() {
+	if _, err := w.shards.For(part).Exec(t.Context(), `UPDATE fed_owner SET epoch = epoch + 1 WHERE part = $1`, part); err != nil {
+		t.Fatal(err)
+	}
+	fallBehind(100, 12)
+	if err := p.Flush(t.Context(), upTo); !errors.Is(err, follow.ErrLost) || !p.Lost() {
 		t.Fatalf("a former owner stored: %v", err)
 	}
-	upTo, wanted := make([]int64, w.shards.P()), make([]bool, w.shards.P())
-	upTo[3], wanted[3] = 110, true
-	if err := former.putCursors(t.Context(), upTo, wanted); !errors.Is(err, errLost) {
-		t.Fatalf("a former owner stored cursors: %v", err)
-	}
-	if behind, cursor := w.stored(part, 3); behind != 5 || cursor != 15 {
-		t.Errorf("stored are %d and %d", behind, cursor)
+	if behind, _ := w.stored(part, 3); behind != 5 {
+		t.Errorf("stored is %d", behind)
 	}
 	if n := w.rowsOf("destination_room"); n != 1 {
 		t.Errorf("%d rooms", n)

@@ -47,10 +47,8 @@ func (f *sender) greet(key roomKey, pos int64, ev *logv1.Event) {
 		}
 		return
 	}
-	f.mu.RLock()
-	p := f.parts[partition.Of(string(server))]
-	f.mu.RUnlock()
-	if p == nil || p.handed[key.part].Load() >= pos {
+	p, ok := f.follow.Get(partition.Of(string(server)))
+	if !ok || p.Handed(key.part) >= pos {
 		return
 	}
 	if _, done := f.greeted.Peek(greeting{key, server}); done {

@@ -90,8 +90,8 @@ func TestGreetings(t *testing.T) {
 	}
 	one, two := w.start("one"), w.start("two")
 	w.waitFor("destinations are not shared out", func() bool {
-		n := len(two.sender.owned())
-		return n > 0 && n+len(one.sender.owned()) == int(w.shards.P())
+		n := len(two.sender.follow.All())
+		return n > 0 && n+len(one.sender.follow.All()) == int(w.shards.P())
 	})
 
 	large.member("@x:"+b.name, "@x:"+b.name, "", "join", false)

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+
+	"hanse/pkg/follow"
 )
 
 // hanging are servers that take transactions and do not answer.
@@ -86,7 +88,7 @@ func TestHangingServers(t *testing.T) {
 		t.Fatalf("%d servers have answered and %d hang: the test shows nothing", answered, waiting)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 6*lastWords)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*follow.LastWords)
 	defer cancel()
 	if err := k.Drain(ctx); err != nil {
 		t.Errorf("drained: %v", err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"hanse/pkg/destination"
+	"hanse/pkg/follow"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/pg/pgtest"
 )
@@ -17,10 +18,10 @@ func TestToLook(t *testing.T) {
 	shards := pgtest.New(t)
 	s := &Service{shards: shards, log: slog.New(slog.DiscardHandler)}
 	f := &sender{s: s}
-	for part := range uint32(8) {
-		f.parts = append(f.parts, &destPart{f: f, part: part})
+	parts := make([]*destPart, 8)
+	for n := range parts {
+		parts[n] = &destPart{Part: &follow.Part{N: uint32(n)}, f: f}
 	}
-	f.parts[0] = nil // another worker's
 	for part, statement := range []string{
 		`INSERT INTO destination (part, server_name, failures) VALUES (0, 'a', 1)`,
 		`INSERT INTO destination (part, server_name, failures) VALUES (1, 'a', 1)`,
@@ -33,9 +34,10 @@ func TestToLook(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.parts[6].failing = map[id.Server]destination.State{"a": {}} // its row is gone by now
-	f.parts[7].dests = map[id.Server]*dest{"a": {}}
-	toLook, err := f.toLook(t.Context())
+	parts[6].failing = map[id.Server]destination.State{"a": {}} // its row is gone by now
+	parts[7].dests = map[id.Server]*dest{"a": {}}
+	// The first one is another worker's.
+	toLook, err := f.toLook(t.Context(), parts[1:])
 	if got, want := slices.Sorted(maps.Keys(toLook)), []uint32{1, 2, 3, 4, 6, 7}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}

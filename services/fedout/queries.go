@@ -9,16 +9,8 @@ import (
 // The queries of the sender. Rows of destinations lie in the partition of the destination's name (part), what is read
 // of rooms in that of the room (log_part).
 const (
-	// sqlTake begins the time of an owner of destinations, sqlFence comes before everything that it stores of them: the
-	// transaction holds the row, or aborts if somebody else has begun since.
-	sqlTake  = `INSERT INTO fed_owner AS o (part, epoch) VALUES ($1, 1) ON CONFLICT (part) DO UPDATE SET epoch = o.epoch + 1 RETURNING epoch`
-	sqlFence = `
-WITH held AS MATERIALIZED (SELECT FROM fed_owner WHERE part = $1 AND epoch = $2 FOR SHARE)
-SELECT hanse_fence(count(*), 1) FROM held`
-
-	sqlCursors = `SELECT log_part, pos FROM fed_cursor WHERE part = $1`
-	sqlBehind  = `SELECT server_name, log_part, pos FROM destination_behind WHERE part = $1`
-	sqlExtras  = `SELECT server_name, log_part, room_nid FROM destination_room WHERE part = $1`
+	sqlBehind = `SELECT server_name, log_part, pos FROM destination_behind WHERE part = $1`
+	sqlExtras = `SELECT server_name, log_part, room_nid FROM destination_room WHERE part = $1`
 	// sqlEDUServers walks from server to server by the primary key, however many rows each has.
 	sqlEDUServers = `
 WITH RECURSIVE s AS (
@@ -34,11 +26,6 @@ SELECT p FROM unnest($1::integer[]) p WHERE EXISTS (SELECT FROM destination WHER
     OR EXISTS (SELECT FROM destination_behind WHERE part = p) OR EXISTS (SELECT FROM destination_room WHERE part = p)
     OR EXISTS (SELECT FROM fed_edu WHERE part = p)`
 
-	// Cursors only go up.
-	sqlPutCursors = `
-INSERT INTO fed_cursor AS c (part, log_part, pos)
-SELECT $1, u.log_part, u.pos FROM unnest($2::int[], $3::bigint[]) AS u (log_part, pos)
-ON CONFLICT (part, log_part) DO UPDATE SET pos = excluded.pos WHERE c.pos < excluded.pos`
 	sqlPutBehind = `
 INSERT INTO destination_behind (part, server_name, log_part, pos)
 SELECT $1, u.server, u.log_part, u.pos FROM unnest($2::text[], $3::int[], $4::bigint[]) AS u (server, log_part, pos)

@@ -173,7 +173,7 @@ func (d *dest) refuse(key refusalKey) {
 
 // deadLetter stores that the destination lacks an event; hanse deadletter replay sends it again.
 func (d *dest) deadLetter(p pdu, why *refusal) {
-	ctx, cancel := context.WithTimeout(d.p.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(d.p.Context(), 5*time.Second)
 	defer cancel()
 	cause := fmt.Errorf("%s: %w", p.id, why)
 	err := deadletter.PutBelow(ctx, d.f.s.shards, p.logPart, deadletter.RefusedBy(d.server), p.pos, cause, lettersOfOne)

@@ -249,7 +249,7 @@ func TestTwoWorkers(t *testing.T) {
 	}
 	r := w.room("r", names...)
 	one, two := w.start("one"), w.start("two")
-	has := func(k *worker) int { return len(k.sender.owned()) }
+	has := func(k *worker) int { return len(k.sender.follow.All()) }
 	w.waitFor("the workers do not share", func() bool { return has(one) > 0 && has(two) > 0 && has(one)+has(two) == int(w.shards.P()) })
 	sent := r.sendN(20)
 	for _, to := range all {
@@ -309,7 +309,7 @@ func TestSlowDestination(t *testing.T) {
 		sent = append(sent, r.sendN(10)...)
 	}
 	w.waitFor("the log was not read", func() bool {
-		d := k.sender.owned()
+		d := k.sender.follow.All()
 		return len(d) > 0 && behindCount(k) > 0
 	})
 	a.up()
@@ -319,7 +319,7 @@ func TestSlowDestination(t *testing.T) {
 }
 
 func behindCount(k *worker) (n int) {
-	for _, p := range k.sender.owned() {
+	for _, p := range k.sender.follow.All() {
 		for _, d := range p.all() {
 			d.mu.Lock()
 			n += len(d.behind)

@@ -31,7 +31,7 @@ func (d *dest) run() {
 				return
 			}
 			began = time.Now()
-			err = work(d.p.ctx)
+			err = work(d.p.Context())
 		}
 		if err != nil {
 			d.end(err, began)
@@ -45,7 +45,7 @@ func (d *dest) run() {
 func (d *dest) next() (work func(context.Context) error, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.gone || !d.hasWork() || time.Now().Before(d.retryAt) || d.p.ctx.Err() != nil {
+	if d.gone || !d.hasWork() || time.Now().Before(d.retryAt) || d.p.Context().Err() != nil {
 		d.giveSlot()
 		d.running, d.used = false, time.Now()
 		return nil, false
@@ -67,7 +67,7 @@ func (d *dest) enterSlot() error {
 	if _, ok := d.f.swift.Peek(d.server); ok {
 		lane = &d.f.slots.swift
 	}
-	leave, err := lane.enter(d.p.ctx, d.patient)
+	leave, err := lane.enter(d.p.Context(), d.patient)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (d *dest) giveSlot() {
 func (d *dest) end(err error, began time.Time) {
 	var own *ownError
 	switch {
-	case errors.Is(err, errStopped) || d.p.ctx.Err() != nil:
+	case errors.Is(err, errStopped) || d.p.Context().Err() != nil:
 		d.mu.Lock()
 		d.fallBehind(d.inflight) // stays in front of the cursor
 		d.inflight = nil

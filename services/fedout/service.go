@@ -139,12 +139,5 @@ func (s *Service) Run(ctx context.Context) error {
 
 // Drain gives the destinations up; other workers take them.
 func (s *Service) Drain(ctx context.Context) error {
-	s.sender.drain.Store(true)
-	s.sender.again()
-	select {
-	case <-s.sender.drained:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.sender.drain(ctx)
 }

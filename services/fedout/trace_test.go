@@ -40,7 +40,7 @@ func TestTraceOfTransaction(t *testing.T) {
 	r.traceparent = "00-" + strings.Repeat("b1", 16) + "-" + strings.Repeat("b2", 8) + "-01"
 	sent = append(sent, r.send("two")...)
 	w.waitFor("the events were not handed on", func() bool {
-		at, ok := k.sender.reader.Position(r.part)
+		at, ok := k.sender.follow.Position(r.part)
 		return ok && at >= 3
 	})
 	close(hold)

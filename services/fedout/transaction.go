@@ -108,7 +108,7 @@ func (d *dest) send(t *transaction) error {
 	s := d.f.s
 	q := fedclient.Request{Server: d.server, Method: http.MethodPut, URI: "/_matrix/federation/v1/send/" + rand.Text(),
 		Body: t.body(time.Now()), MaxBytes: transactionAnswer}
-	if err := s.sign(d.p.ctx, t.origin, &q); err != nil {
+	if err := s.sign(d.p.Context(), t.origin, &q); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -138,7 +138,7 @@ func (d *dest) send(t *transaction) error {
 // request makes a request in the slot that the goroutine has. If the answer takes long, the slot is somebody else's
 // afterwards.
 func (d *dest) request(q fedclient.Request) (status int, answer []byte, err error) {
-	stopping, stop := context.WithCancelCause(d.p.ctx)
+	stopping, stop := context.WithCancelCause(d.p.Context())
 	defer stop(nil)
 	ctx, cancel := context.WithTimeout(stopping, transactionTimeout)
 	defer cancel()

@@ -180,7 +180,7 @@ func (k *worker) stop() {
 func (k *worker) kill() {
 	k.bus.Conn().Close()
 	k.shards.Close()
-	k.sender.stop()
+	k.sender.follow.Stop()
 	k.cancel()
 }
 
@@ -530,7 +530,7 @@ func (w *world) hasRead(k *worker, rooms ...*room) {
 			w.t.Fatal(err)
 		}
 		w.waitFor("the log of "+r.id+" is not read", func() bool {
-			at, ok := k.sender.reader.Position(r.part)
+			at, ok := k.sender.follow.Position(r.part)
 			return ok && at >= head
 		})
 	}

@@ -1,0 +1,343 @@
+package follow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/bus"
+	"hanse/pkg/bus/bustest"
+	"hanse/pkg/deadletter"
+	"hanse/pkg/follow"
+	"hanse/pkg/partition"
+	"hanse/pkg/pg"
+	"hanse/pkg/pg/pgtest"
+	logv1 "hanse/proto/log/v1"
+)
+
+const role = "test"
+
+// world is a cluster with a log in memory.
+type world struct {
+	t    *testing.T
+	nats *bustest.Server
+	pub  *bus.Bus
+	cfg  pg.Config
+	db   *pg.Shards
+
+	mu  sync.Mutex
+	log map[uint32][]*logv1.Entry
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, nats: bustest.New(t), cfg: pgtest.Config(t, 1), log: make(map[uint32][]*logv1.Entry)}
+	w.db = pgtest.Open(t, w.cfg)
+	w.pub = w.nats.Open("publisher")
+	w.exec(`CREATE TABLE test_owner (part integer PRIMARY KEY, epoch bigint NOT NULL);
+CREATE TABLE test_cursor (part integer NOT NULL, log_part integer NOT NULL, pos bigint NOT NULL, PRIMARY KEY (part, log_part))`)
+	return w
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.t.Helper()
+	if _, err := w.db.For(0).Exec(w.t.Context(), sql, args...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ReadLog and Heads implement follow.Log.
+func (w *world) ReadLog(_ context.Context, part uint32, from int64, limit int) ([]*logv1.Entry, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	log := w.log[part]
+	if from > int64(len(log)) {
+		return nil, nil
+	}
+	log = log[max(from, 1)-1:]
+	return append([]*logv1.Entry(nil), log[:min(limit, len(log))]...), nil
+}
+
+func (w *world) Heads(context.Context) (map[uint32]int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	heads := make(map[uint32]int64)
+	for part, log := range w.log {
+		heads[part] = int64(len(log))
+	}
+	return heads, nil
+}
+
+// write appends an entry to some log partitions.
+func (w *world) write(parts ...uint32) {
+	for _, part := range parts {
+		w.mu.Lock()
+		e := &logv1.Entry{Pos: int64(len(w.log[part]) + 1), Body: &logv1.Entry_Receipt{Receipt: &logv1.Receipt{}}}
+		w.log[part] = append(w.log[part], e)
+		w.mu.Unlock()
+		_ = w.pub.PublishLog(&logv1.Batch{Part: part, Head: e.Pos, Entries: []*logv1.Entry{e}}) // what is lost is read
+	}
+}
+
+// place is an entry as a partition of keys gets it.
+type place struct {
+	part, logPart uint32
+	pos           int64
+}
+
+// worker counts what its partitions get.
+type worker struct {
+	*follow.Follower[*keeper]
+	w       *world
+	bus     *bus.Bus
+	shards  *pg.Shards
+	members *partition.Members
+	cancel  context.CancelFunc
+	done    chan struct{}
+
+	mu  sync.Mutex
+	got map[place]int
+	bad func(d bus.Delivery) error
+	pin int64 // positions from here on are not delivered
+}
+
+type keeper struct {
+	*follow.Part
+	follow.Stored
+	k *worker
+}
+
+func (p *keeper) Flush(_ context.Context, upTo []int64) error {
+	if pin := p.k.pin; pin > 0 {
+		for q := range upTo {
+			upTo[q] = min(upTo[q], pin-1)
+		}
+	}
+	return nil
+}
+
+func (w *world) start(name string, reach follow.Reach, change ...func(*worker, *follow.Config[*keeper])) *worker {
+	w.t.Helper()
+	k := &worker{w: w, bus: w.nats.Open(name), shards: pgtest.Open(w.t, w.cfg), got: make(map[place]int), done: make(chan struct{})}
+	var err error
+	k.members, err = partition.Join(partition.MembersConfig{Bus: k.bus, Self: partition.Member{ID: name, Addr: name + ":1", Roles: []string{role}},
+		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 3 * time.Second}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cfg := follow.Config[*keeper]{
+		Role: role, Tables: role, Reach: reach, FromHead: true, Shards: k.shards, Bus: k.bus, Members: k.members, Source: w,
+		Open: func(_ context.Context, p *follow.Part) (*keeper, error) { return &keeper{Part: p, k: k}, nil },
+		Plan: func(_ context.Context, d bus.Delivery) (func(follow.Hand[*keeper]), error) {
+			if k.bad != nil {
+				if err := k.bad(d); err != nil {
+					return nil, err
+				}
+			}
+			return func(h follow.Hand[*keeper]) {
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				for _, e := range d.Entries {
+					for part := range k.shards.P() {
+						if reach == follow.SamePartition && part != d.Part {
+							continue
+						}
+						if _, ok := h.To(part, e.Pos); ok {
+							k.got[place{part, d.Part, e.Pos}]++
+						}
+					}
+				}
+			}, nil
+		},
+	}
+	for _, f := range change {
+		f(k, &cfg)
+	}
+	k.Follower = follow.New(cfg)
+	var ctx context.Context
+	ctx, k.cancel = context.WithCancel(context.Background())
+	go func() { defer close(k.done); k.Run(ctx) }()
+	k.members.SetState(partition.Ready)
+	w.t.Cleanup(k.end)
+	return k
+}
+
+func (k *worker) end() {
+	k.cancel()
+	<-k.done
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = k.members.Leave(ctx)
+}
+
+// kill takes everything from the worker at once.
+func (k *worker) kill() {
+	k.bus.Conn().Close()
+	k.shards.Close()
+	k.Stop()
+	k.cancel()
+}
+
+func (w *world) waitFor(what string, cond func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatal(what)
+		}
+	}
+}
+
+// all waits until the workers have all partitions between them.
+func (w *world) all(workers ...*worker) {
+	w.t.Helper()
+	w.waitFor("the partitions are not shared", func() bool {
+		n := 0
+		for _, k := range workers {
+			mine := len(k.All())
+			if mine == 0 {
+				return false
+			}
+			n += mine
+		}
+		return n == int(w.db.P())
+	})
+}
+
+// times is how often the workers got an entry.
+func times(p place, workers ...*worker) (n int) {
+	for _, k := range workers {
+		k.mu.Lock()
+		n += k.got[p]
+		k.mu.Unlock()
+	}
+	return n
+}
+
+func everyPart(p uint32) []uint32 {
+	all := make([]uint32, p)
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	return all
+}
+
+// Two workers share the log. What was written before the role existed is nobody's. Whatever comes while one is killed, another
+// one drains and a third one comes arrives, and what a worker hands over in good order arrives once.
+func TestShared(t *testing.T) {
+	for reach, parts := range map[follow.Reach][]uint32{follow.SamePartition: everyPart(64), follow.WholeLog: {3, 40}} {
+		t.Run(fmt.Sprint(reach), func(t *testing.T) {
+			w := newWorld(t)
+			w.write(parts...)
+			one, two := w.start("one", reach), w.start("two", reach)
+			w.all(one, two)
+			keys := func(q uint32) []uint32 {
+				if reach == follow.SamePartition {
+					return []uint32{q}
+				}
+				return everyPart(64)
+			}
+			arrived := func(pos int64, workers ...*worker) {
+				t.Helper()
+				for _, q := range parts {
+					for _, part := range keys(q) {
+						p := place{part, q, pos}
+						w.waitFor(fmt.Sprintf("%v did not arrive", p), func() bool { return times(p, workers...) > 0 })
+					}
+				}
+			}
+			w.write(parts...)
+			arrived(2, one, two)
+			one.kill()
+			w.write(parts...)
+			arrived(3, one, two)
+			w.all(two)
+			three := w.start("three", reach)
+			w.all(two, three)
+			w.write(parts...)
+			arrived(4, one, two, three)
+			two.members.SetState(partition.Draining)
+			if err := two.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.write(parts...)
+			arrived(5, one, two, three)
+			for _, q := range parts {
+				for _, part := range keys(q) {
+					if n := times(place{part, q, 1}, one, two, three); n != 0 {
+						t.Errorf("partition %d got what was written before", part)
+					}
+					if n := times(place{part, q, 5}, one, two, three); n != 1 {
+						t.Errorf("partition %d got the last entry %d times", part, n)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A worker whose partition was taken by somebody else stores nothing more of it, and gives it up.
+func TestFence(t *testing.T) {
+	w := newWorld(t)
+	one := w.start("one", follow.SamePartition)
+	w.all(one)
+	p, _ := one.Get(7)
+	var b pgx.Batch
+	b.Queue(`INSERT INTO test_cursor (part, log_part, pos) VALUES (7, 8, 1)`)
+	if err := p.Store(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`UPDATE test_owner SET epoch = epoch + 1 WHERE part = 7`)
+	var late pgx.Batch
+	late.Queue(`UPDATE test_cursor SET pos = 2 WHERE part = 7 AND log_part = 8`)
+	if err := p.Store(t.Context(), &late); !errors.Is(err, follow.ErrLost) || !p.Lost() {
+		t.Fatalf("stored: %v", err)
+	}
+	var pos int64
+	if err := w.db.For(7).QueryRow(t.Context(), `SELECT pos FROM test_cursor WHERE part = 7 AND log_part = 8`).Scan(&pos); err != nil || pos != 1 {
+		t.Errorf("position %d, %v", pos, err)
+	}
+	w.waitFor("the partition was not given up", func() bool { _, has := one.Get(7); return !has })
+}
+
+// An entry that cannot be processed becomes a dead letter under the role's name; what follows it arrives.
+func TestDeadLetter(t *testing.T) {
+	w := newWorld(t)
+	one := w.start("one", follow.SamePartition, func(k *worker, _ *follow.Config[*keeper]) {
+		k.bad = func(d bus.Delivery) error {
+			if d.Part == 5 && d.Entries[0].Pos == 2 {
+				return bus.Unprocessable(errors.New("no"))
+			}
+			return nil
+		}
+	})
+	w.all(one)
+	for range 3 {
+		w.write(5)
+	}
+	w.waitFor("what follows did not arrive", func() bool { return times(place{5, 5, 3}, one) == 1 })
+	if there, err := deadletter.Exists(t.Context(), w.db, 5, role, 2); err != nil || !there {
+		t.Errorf("no dead letter: %v", err)
+	}
+}
+
+// A cursor does not pass what a keeper has not delivered: the next owner gets that again.
+func TestPinned(t *testing.T) {
+	w := newWorld(t)
+	one := w.start("one", follow.WholeLog, func(k *worker, _ *follow.Config[*keeper]) { k.pin = 2 })
+	w.all(one)
+	for range 3 {
+		w.write(9)
+	}
+	w.waitFor("did not arrive", func() bool { return times(place{30, 9, 3}, one) == 1 })
+	one.end()
+	two := w.start("two", follow.WholeLog)
+	w.waitFor("did not arrive again", func() bool { return times(place{30, 9, 3}, two) == 1 })
+	if times(place{30, 9, 1}, two) != 0 || times(place{30, 9, 2}, two) != 1 {
+		t.Errorf("got again: %v", two.got)
+	}
+}
