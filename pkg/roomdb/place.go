@@ -23,6 +23,9 @@ const (
 // At is the place of what came live at a log position.
 func At(pos int64) Place { return Place(pos) << placeBits }
 
+// PlaceSQL is PlaceOf in SQL, for the column ord.
+const PlaceSQL = `CASE WHEN ord < -1152921504606846976 THEN ord + 4611686018427387904 ELSE ord << 20 END`
+
 // PlaceOf is the place of an event by its ord; 0 stands for none.
 func PlaceOf(ord int64) Place {
 	if ord < leastOrd {

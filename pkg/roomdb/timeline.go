@@ -28,6 +28,10 @@ type Filter struct {
 	Senders, NotSenders []id.User
 	// ContainsURL asks that content.url be present (true) or absent (false).
 	ContainsURL *bool
+	// What the event relates to another one by, and what others relate to it by: the types of relations, and the senders.
+	RelTypes, NotRelTypes []string
+	RelatedByTypes        []string
+	RelatedBySenders      []id.User
 }
 
 // Timeline returns visible events of a room in timeline order.
@@ -156,6 +160,7 @@ func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
 			where.WriteString(`NOT TRUE`)
 		}
 	}
+	f.relations(&where, bind)
 	order := ` ORDER BY ord LIMIT $5`
 	if q.Backwards {
 		order = ` ORDER BY ord DESC LIMIT $5`
@@ -167,6 +172,28 @@ func timelineSQL(part uint32, roomNID int64, q TimelineQuery) (string, []any) {
 	late := ` FROM event WHERE part = $1 AND room_nid = $2 AND ord > ` + bind(after.LateOrd()) + ` AND ord <= ` + bind(upTo.LateOrd()) + where.String() + order
 	return `SELECT ` + eventsql.Columns + ` FROM ((SELECT *, ord << 20 AS place` + live + `) UNION ALL (SELECT *, ord - (` +
 		strconv.Itoa(lateOrd) + `) AS place` + late + `)) e` + strings.Replace(order, "ord", "place", 1), args
+}
+
+// relations adds what a filter asks of relations.
+func (f *Filter) relations(where *strings.Builder, bind func(any) string) {
+	const own = `EXISTS (SELECT FROM relation r WHERE r.part = event.part AND r.child = event.event_nid AND r.rel_type = ANY(`
+	if f.RelTypes != nil {
+		where.WriteString(` AND ` + own + bind(f.RelTypes) + `))`)
+	}
+	if len(f.NotRelTypes) > 0 {
+		where.WriteString(` AND NOT ` + own + bind(f.NotRelTypes) + `))`)
+	}
+	if f.RelatedByTypes == nil && f.RelatedBySenders == nil {
+		return
+	}
+	where.WriteString(` AND EXISTS (SELECT FROM relation r WHERE r.part = event.part AND r.room_nid = event.room_nid AND r.parent = event.event_id AND r.live`)
+	if f.RelatedByTypes != nil {
+		where.WriteString(` AND r.rel_type = ANY(` + bind(f.RelatedByTypes) + `)`)
+	}
+	if f.RelatedBySenders != nil {
+		where.WriteString(` AND r.sender = ANY(` + bind(texts(f.RelatedBySenders)) + `)`)
+	}
+	where.WriteString(`)`)
 }
 
 // patterns turns the wildcards of a filter into those of LIKE.

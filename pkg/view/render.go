@@ -20,6 +20,8 @@ type Format struct {
 	WithRoomID bool
 	// Now is the time that unsigned.age counts to.
 	Now time.Time
+	// Bundles is what is said of the events that relate to others; see Bundled.
+	Bundles Bundles
 }
 
 // Cause returns what ties an event to the request that made it (see hanse.room.v1.Cause): a transaction of a device.
@@ -37,7 +39,7 @@ func Render(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Event
 	out := make([][]byte, len(events))
 	for i, e := range events {
 		b := make([]byte, 0, len(e.Content)+400)
-		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause})
+		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e.NID]})
 	}
 	return out, nil
 }
@@ -52,7 +54,7 @@ func Append(ctx context.Context, db *roomdb.DB, f Format, b []byte, events []*ro
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause})
+		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e.NID]})
 	}
 	return b, nil
 }
@@ -69,6 +71,8 @@ type mark struct {
 	end   int // of its head
 	ts    int64
 	cause string
+	// bundle is nil if nothing relates to the event.
+	bundle *Bundle
 }
 
 // Prepare writes a list of events. It holds until one of them, or what its unsigned data shows, is redacted. The
@@ -81,7 +85,7 @@ func Prepare(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Even
 	l := List{marks: make([]mark, 0, len(events))}
 	for _, e := range events {
 		l.heads = f.appendHead(l.heads, e, related)
-		l.marks = append(l.marks, mark{len(l.heads), e.OriginServerTS, e.Cause})
+		l.marks = append(l.marks, mark{len(l.heads), e.OriginServerTS, e.Cause, f.Bundles[e.NID]})
 	}
 	l.heads = slices.Clip(l.heads)
 	return l, nil
@@ -91,7 +95,13 @@ func Prepare(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Even
 func (l *List) Len() int { return len(l.marks) }
 
 // Size returns about how many bytes the list takes, in memory and as JSON.
-func (l *List) Size() int { return len(l.heads) + 50*len(l.marks) }
+func (l *List) Size() int {
+	n := len(l.heads) + 60*len(l.marks)
+	for _, m := range l.marks {
+		n += m.bundle.size()
+	}
+	return n
+}
 
 // Append appends the events for a reader, with commas between them.
 func (l *List) Append(b []byte, f Format) []byte {
@@ -162,13 +172,15 @@ func appendReplaced(b, content, sender, eventID []byte) []byte {
 	return append(b, ',')
 }
 
-// appendEnd appends what is behind the head: the age, and the transaction id for the device that sent the event.
+// appendEnd appends what is behind the head: the age, the transaction id for the device that sent the event, and what relates to
+// it.
 func (f *Format) appendEnd(b []byte, m mark) []byte {
 	b = strconv.AppendInt(b, max(0, f.Now.UnixMilli()-m.ts), 10)
 	if txn, ok := f.transaction(m.cause); ok {
 		b = append(b, `,"transaction_id":`...)
 		b = canonjson.AppendString(b, txn)
 	}
+	b = m.bundle.append(b, f)
 	return append(b, '}', '}')
 }
 

@@ -38,6 +38,14 @@ type (
 		LazyLoadMembers         *bool      `json:"lazy_load_members"`
 		IncludeRedundantMembers *bool      `json:"include_redundant_members"`
 		UnreadThreads           *bool      `json:"unread_thread_notifications"`
+		// What events relate to (MSC3874), and what relates to them (MSC3440): not in the specification, and sent by clients.
+		RelTypes         *[]string  `json:"rel_types"`
+		NotRelTypes      *[]string  `json:"not_rel_types"`
+		RelatedBySenders *[]id.User `json:"related_by_senders"`
+		RelatedByTypes   *[]string  `json:"related_by_rel_types"`
+		// By the names of the proposals.
+		UnstableRelTypes    *[]string `json:"org.matrix.msc3874.rel_types"`
+		UnstableNotRelTypes *[]string `json:"org.matrix.msc3874.not_rel_types"`
 	}
 	filter struct {
 		EventFields *[]string    `json:"event_fields"`

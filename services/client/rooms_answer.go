@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"hanse/pkg/httpx"
@@ -38,6 +39,11 @@ func (a *answer) text(k, v string) {
 	a.b.Write(canonjson.AppendString(a.b.AvailableBuffer(), v))
 }
 
+func (a *answer) number(k string, n int64) {
+	a.key(k)
+	a.b.Write(strconv.AppendInt(a.b.AvailableBuffer(), n, 10))
+}
+
 func (a *answer) raw(k string, v []byte) {
 	a.key(k)
 	a.b.Write(v)
@@ -64,8 +70,22 @@ func writeList(b *bytes.Buffer, events [][]byte) {
 	b.WriteByte(']')
 }
 
+// format is how the client that asks sees events.
+func format(r *http.Request) view.Format {
+	i := me(r)
+	return view.Format{User: i.User, Device: i.Device, WithRoomID: true, Now: time.Now()}
+}
+
 // render returns events as the client that asks sees them.
 func (c *Client) render(ctx context.Context, r *http.Request, events []*roomdb.Event) ([][]byte, error) {
-	i := me(r)
-	return view.Render(ctx, c.rooms, view.Format{User: i.User, Device: i.Device, WithRoomID: true, Now: time.Now()}, events)
+	return view.Render(ctx, c.rooms, format(r), events)
+}
+
+// renderTimeline is render for events that are told as such, with what relates to them.
+func (c *Client) renderTimeline(ctx context.Context, r *http.Request, a *access, events []*roomdb.Event) (_ [][]byte, err error) {
+	f := format(r)
+	if f.Bundles, err = view.Bundled(ctx, c.rooms, a.reader, a.ignored, events); err != nil {
+		return nil, err
+	}
+	return view.Render(ctx, c.rooms, f, events)
 }

@@ -71,22 +71,19 @@ func (c *Client) eventContext(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := newAnswer()
-	for _, l := range []struct {
-		key    string
-		events []*roomdb.Event
-	}{{"events_before", before}, {"events_after", after}, {"state", states}} {
-		rendered, err := c.render(ctx, r, l.events)
-		if err != nil {
-			return err
-		}
-		out.list(l.key, rendered)
-	}
-	one, err := c.render(ctx, r, []*roomdb.Event{e})
+	told, err := c.renderTimeline(ctx, r, a, all)
 	if err != nil {
 		return err
 	}
-	out.raw("event", one[0])
+	rendered, err := c.render(ctx, r, states)
+	if err != nil {
+		return err
+	}
+	out := newAnswer()
+	out.list("events_before", told[:len(before)])
+	out.raw("event", told[len(before)])
+	out.list("events_after", told[len(before)+1:])
+	out.list("state", rendered)
 	out.text("start", start.Token())
 	out.text("end", end.Token())
 	return out.send(w)

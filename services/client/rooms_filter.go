@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -40,12 +41,13 @@ func queryFilter(r *http.Request) (*roomEventFilter, error) {
 // query is the part of the filter that PostgreSQL applies.
 func (f *roomEventFilter) query() roomdb.Filter {
 	q := roomdb.Filter{ContainsURL: f.ContainsURL}
-	for to, from := range map[*[]string]*[]string{&q.Types: f.Types, &q.NotTypes: f.NotTypes} {
+	for to, from := range map[*[]string]*[]string{&q.Types: f.Types, &q.NotTypes: f.NotTypes, &q.RelatedByTypes: f.RelatedByTypes,
+		&q.RelTypes: cmp.Or(f.RelTypes, f.UnstableRelTypes), &q.NotRelTypes: cmp.Or(f.NotRelTypes, f.UnstableNotRelTypes)} {
 		if from != nil {
 			*to = append([]string{}, *from...)
 		}
 	}
-	for to, from := range map[*[]id.User]*[]id.User{&q.Senders: f.Senders, &q.NotSenders: f.NotSenders} {
+	for to, from := range map[*[]id.User]*[]id.User{&q.Senders: f.Senders, &q.NotSenders: f.NotSenders, &q.RelatedBySenders: f.RelatedBySenders} {
 		if from != nil {
 			*to = append([]id.User{}, *from...)
 		}
@@ -151,14 +153,17 @@ func (a *access) position(text string) (roomdb.Place, error) {
 }
 
 // direction reads the dir parameter; true for backwards.
-func direction(r *http.Request) (bool, error) {
-	switch r.URL.Query().Get("dir") {
+func direction(r *http.Request) (bool, error) { return directionIn(r, "dir") }
+
+// directionIn is direction for a parameter by another name.
+func directionIn(r *http.Request, name string) (bool, error) {
+	switch r.URL.Query().Get(name) {
 	case "b":
 		return true, nil
 	case "f":
 		return false, nil
 	case "":
-		return false, merr.MissingParam("dir")
+		return false, merr.MissingParam(name)
 	}
-	return false, merr.InvalidParam("dir must be b or f")
+	return false, merr.InvalidParam(name + " must be b or f")
 }

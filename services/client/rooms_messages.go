@@ -60,7 +60,7 @@ func (c *Client) messages(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	events, err := c.render(ctx, r, p.events)
+	events, err := c.renderTimeline(ctx, r, a, p.events)
 	if err != nil {
 		return err
 	}
@@ -327,10 +327,14 @@ func (c *Client) roomEvent(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return c.writeEvent(w, r, e)
+	rendered, err := c.renderTimeline(ctx, r, a, []*roomdb.Event{e})
+	if err != nil {
+		return err
+	}
+	return writeRaw(w, rendered[0])
 }
 
-// writeEvent answers with one event.
+// writeEvent answers with one event of the state.
 func (c *Client) writeEvent(w http.ResponseWriter, r *http.Request, e *roomdb.Event) error {
 	rendered, err := c.render(r.Context(), r, []*roomdb.Event{e})
 	if err != nil {

@@ -6,6 +6,7 @@ import "hanse/pkg/httpx"
 // client-server API.
 func (c *Client) roomRoutes(rt *routes) {
 	c.eventRoutes(rt)
+	c.relationRoutes(rt)
 	c.membershipRoutes(rt)
 	c.roomDirectoryRoutes(rt)
 	rt.auth.Handle("POST /createRoom", c.createRoom, httpx.MaxBody(maxCreateBody))

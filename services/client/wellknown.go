@@ -9,11 +9,10 @@ import (
 
 // versions are the versions of the specification that clients are told of (client-server API, "API Versions"): those
 // without which clients do not talk to a server at all, up to v1.1, and of the later ones those of which everything is
-// there that they added to what a server has to answer. Others are left out until it is there: v1.3 added relations, v1.4
-// lists of threads, v1.10 relations of relations.
+// there that they added to what a server has to answer.
 var versions = []string{
 	"r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1",
-	"v1.1", "v1.2", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 }
 
 // unstable are the features that clients ask for by name although the specification has them by now.
@@ -30,8 +29,8 @@ var unstable = map[string]bool{
 	"uk.tcpip.msc4133":                       true, // profile fields
 	"uk.tcpip.msc4133.stable":                true,
 	"org.matrix.label_based_filtering":       false,
-	"org.matrix.msc3440.stable":              false, // lists of threads
-	"org.matrix.msc3916.stable":              true,  // authenticated media
+	"org.matrix.msc3440.stable":              true, // lists of threads
+	"org.matrix.msc3916.stable":              true, // authenticated media
 	"org.matrix.simplified_msc3575":          false,
 	"io.element.e2ee_forced.public":          false,
 	"io.element.e2ee_forced.private":         false,

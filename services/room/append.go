@@ -84,6 +84,7 @@ func (s *Service) appendAll(ctx context.Context, pool *pgxpool.Pool, b *batch) e
 	b.queuePartial(&q)
 	b.queueTold(&q)
 	b.queueEdges(&q)
+	b.queueRelations(&q)
 	b.queueReceipts(&q)
 	later := s.queueStates(&q, b)
 	if s.faults.before != nil {

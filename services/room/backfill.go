@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/tidwall/gjson"
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
@@ -287,6 +288,7 @@ func (w *writer) fill(ctx context.Context, placed []*newEvent) error {
 			return fmt.Errorf("hole at %d: %w", e.hole, errFull)
 		}
 		e.ord, e.notifySeq = h.Low.LateOrd(), h.NotifySeq
+		e.relate(gjson.ParseBytes(e.pdu.Content))
 	}
 	return nil
 }

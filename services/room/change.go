@@ -141,6 +141,7 @@ type newEvent struct {
 	// mentions are local users; "" stands for the room.
 	mentions []string
 	thread   string
+	relation *relation // to another event; nil if there is none
 }
 
 // reversed says that the verdict on a stored event changes between rejected and not rejected.
@@ -177,7 +178,11 @@ func (l lack) hole() *int64 {
 	return orNull(l.child.ord)
 }
 
-type redaction struct{ target, by int64 }
+// redaction is one of an event that is here. related says that the event relates to another one.
+type redaction struct {
+	target, by int64
+	related    bool
+}
 
 type awaited struct {
 	target id.Event

@@ -97,9 +97,8 @@ func (w *writer) ends(body *logv1.Event) bool {
 // describeContent finds mentions and the thread, and counts the event if it notifies.
 func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.Event) error {
 	content := gjson.ParseBytes(e.pdu.Content)
-	relation := content.Get(`m\.relates_to`)
-	if relation.Get("rel_type").Str == "m.thread" && storableText(relation.Get("event_id").Str) {
-		e.thread = relation.Get("event_id").Str
+	if e.relate(content); e.relation != nil && e.relation.relType == event.Thread {
+		e.thread = string(e.relation.parent)
 		body.Thread = e.thread
 	}
 	mentions := content.Get(`m\.mentions`)

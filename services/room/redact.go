@@ -61,7 +61,7 @@ func (w *writer) applyRedaction(ctx context.Context, e *newEvent, local bool) (s
 	}
 	applies := redacts(e.pdu, target.PDU, powerful)
 	if applies && target.RedactedBy == 0 {
-		w.c.redactions = append(w.c.redactions, redaction{target: target.NID, by: e.nid})
+		w.c.redactions = append(w.c.redactions, redaction{target: target.NID, by: e.nid, related: event.RelationType(target.Content) != ""})
 		if target.Is(typeGuestAccess, "") && w.h.joinedLocal > 0 {
 			if err := w.removeGuests(ctx); err != nil {
 				return false, err

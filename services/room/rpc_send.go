@@ -105,6 +105,9 @@ func (s *Service) writeOnce(ctx context.Context, roomID id.Room, ins []intent, d
 		r.causes.add(why, d)
 	}
 	r.unlock()
+	if merr.HasCode(err, merr.CodeDuplicateAnnotation) && why != "" {
+		return s.unlessRepeated(ctx, roomID, ins, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +199,23 @@ func (s *Service) repeated(ctx context.Context, roomID id.Room, ins []intent) (*
 		written = written[1:]
 	}
 	return resp, nil
+}
+
+// unlessRepeated answers a request that was refused for what its own first try wrote.
+func (s *Service) unlessRepeated(ctx context.Context, roomID id.Room, ins []intent, refusal error) (*roomv1.SendResponse, error) {
+	r, err := s.joinedRoom(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.byCause(ctx, r, []string{ins[0].cause.base})
+	r.unlock()
+	if err != nil {
+		return nil, err
+	}
+	if len(made) == 0 {
+		return nil, refusal
+	}
+	return s.repeated(ctx, roomID, ins)
 }
 
 // caused is an event that a request made.

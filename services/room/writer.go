@@ -127,6 +127,9 @@ func (w *writer) send(ctx context.Context, in intent) (id.Event, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := w.checkRelation(ctx, &in); err != nil {
+		return "", err
+	}
 	e := &newEvent{pdu: pdu, nid: w.nid(), auth: authNIDs, cause: in.cause.at(len(w.c.events)), why: in.cause}
 	return pdu.ID, w.extend(ctx, e, on)
 }
