@@ -148,53 +148,128 @@ const (
 // IsMuted says whether the receipt of a thread is such a mark.
 func IsMuted(thread string) bool { return strings.HasPrefix(thread, mutedPrefix) }
 
-// Unread is what a user has not read of a room: how many events mention the user, and how many of those that notify
-// by the default rules do not notify this user.
-type Unread struct{ Mentions, Silent int64 }
-
 // UnreadSpan asks for what lies behind a user's read position.
 type UnreadSpan struct {
 	RoomKey
 	After, UpTo int64 // log positions
 }
 
-// Unread counts behind read positions. A user's own events, those of ignored users and redacted ones are silent, and
-// mention nobody.
-func (d *DB) Unread(ctx context.Context, user id.User, ignored []id.User, spans []UnreadSpan) (map[RoomKey]Unread, error) {
+// Unread is what lies behind a user's read position.
+type Unread struct {
+	Mentions int64 // events of others that mention the user; those of ignored users and redacted ones do not
+	// Notifying are the events that notify by the default rules. It is nil if they were not asked for, or if more than
+	// maxNotifying events would have to be looked at.
+	Notifying *Notifying
+}
+
+// Notifying are events of a room that notify by the default rules, in no particular order: their log positions, senders, and
+// whether they were redacted.
+type Notifying struct {
+	Ords     []int64
+	Senders  []string
+	Redacted []bool
+}
+
+// maxNotifying is how many events of a room are looked at for those that notify.
+const maxNotifying = 2000
+
+// Unread returns what lies behind read positions, the notifying events of those rooms only for which list is true.
+func (d *DB) Unread(ctx context.Context, user id.User, ignored []id.User, spans []UnreadSpan, list []bool) (map[RoomKey]Unread, error) {
 	found := make(map[RoomKey]Unread, len(spans))
-	silent := append(ignored[:len(ignored):len(ignored)], user)
-	parts := make([]uint32, len(spans))
-	for i, s := range spans {
-		parts[i] = s.Part
-	}
-	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
-		nids, after, upTo := make([]int64, len(index)), make([]int64, len(index)), make([]int64, len(index))
+	silent := silentUsers(user, ignored)
+	err := d.eachSpan(spans, func(q querier, parts []int32, nids, after, upTo []int64, index []int) error {
+		lists := make([]bool, len(index))
 		for i, at := range index {
-			nids[i], after[i], upTo[i] = spans[at].NID, spans[at].After, spans[at].UpTo
+			lists[i] = list[at]
 		}
 		rows, err := q.Query(ctx, `SELECT r.p, r.n,
 			(SELECT count(*) FROM mention m JOIN event e ON e.part = m.part AND e.room_nid = m.room_nid AND e.ord = m.ord
-				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($5, '') AND m.ord > r.a AND m.ord <= r.u
-					AND e.sender <> ALL($6) AND e.redacted_by IS NULL),
-			(SELECT count(*) FROM event e WHERE e.part = r.p AND e.room_nid = r.n AND e.ord > r.a AND e.ord <= r.u
-				AND (e.sender = ANY($6) OR e.redacted_by IS NOT NULL) AND e.notify_seq > coalesce((SELECT b.notify_seq FROM event b
-					WHERE b.part = e.part AND b.room_nid = e.room_nid AND b.ord < e.ord ORDER BY b.ord DESC LIMIT 1), 0))
-			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, after, upTo, string(user), silent)
+				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($6, '') AND m.ord > r.a AND m.ord <= r.u
+					AND e.sender <> ALL($7) AND e.redacted_by IS NULL),
+			l.looked, l.ords, l.senders, l.redacted
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) AS r (p, n, a, u, list)
+			LEFT JOIN LATERAL (
+				SELECT count(*) AS looked, array_agg(ord) FILTER (WHERE notifies) AS ords,
+					array_agg(sender) FILTER (WHERE notifies) AS senders, array_agg(redacted) FILTER (WHERE notifies) AS redacted
+				FROM (SELECT ord, sender, redacted_by IS NOT NULL AS redacted, notify_seq > coalesce(lead(notify_seq) OVER (ORDER BY ord DESC),
+						(SELECT b.notify_seq FROM event b WHERE b.part = r.p AND b.room_nid = r.n AND b.ord <= r.a ORDER BY b.ord DESC LIMIT 1),
+						0) AS notifies
+					FROM (SELECT ord, sender, redacted_by, notify_seq FROM event WHERE part = r.p AND room_nid = r.n AND ord > r.a AND ord <= r.u
+						ORDER BY ord DESC LIMIT $8) looked) judged
+			) l ON r.list`, parts, nids, after, upTo, lists, string(user), silent, maxNotifying+1)
 		if err != nil {
-			return fmt.Errorf("count unread: %w", err)
+			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var key RoomKey
 			var u Unread
-			if err := rows.Scan(&key.Part, &key.NID, &u.Mentions, &u.Silent); err != nil {
-				return fmt.Errorf("count unread: %w", err)
+			var looked *int64
+			var n Notifying
+			if err := rows.Scan(&key.Part, &key.NID, &u.Mentions, &looked, &n.Ords, &n.Senders, &n.Redacted); err != nil {
+				return err
+			}
+			if looked != nil && *looked <= maxNotifying {
+				u.Notifying = &n
 			}
 			found[key] = u
 		}
 		return rows.Err()
 	})
-	return found, err
+	if err != nil {
+		return nil, fmt.Errorf("read unread events: %w", err)
+	}
+	return found, nil
+}
+
+// Silent counts, behind read positions, the events that notify others by the default rules but not this user: the user's own,
+// those of ignored users, and redacted ones. It looks at every event there.
+func (d *DB) Silent(ctx context.Context, user id.User, ignored []id.User, spans []UnreadSpan) (map[RoomKey]int64, error) {
+	found := make(map[RoomKey]int64, len(spans))
+	silent := silentUsers(user, ignored)
+	err := d.eachSpan(spans, func(q querier, parts []int32, nids, after, upTo []int64, _ []int) error {
+		rows, err := q.Query(ctx, `SELECT r.p, r.n,
+			(SELECT count(*) FROM event e WHERE e.part = r.p AND e.room_nid = r.n AND e.ord > r.a AND e.ord <= r.u
+				AND (e.sender = ANY($5) OR e.redacted_by IS NOT NULL) AND e.notify_seq > coalesce((SELECT b.notify_seq FROM event b
+					WHERE b.part = e.part AND b.room_nid = e.room_nid AND b.ord < e.ord ORDER BY b.ord DESC LIMIT 1), 0))
+			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[]) AS r (p, n, a, u)`, parts, nids, after, upTo, silent)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var key RoomKey
+			var n int64
+			if err := rows.Scan(&key.Part, &key.NID, &n); err != nil {
+				return err
+			}
+			found[key] = n
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count silent events: %w", err)
+	}
+	return found, nil
+}
+
+func silentUsers(user id.User, ignored []id.User) []id.User {
+	return append(ignored[:len(ignored):len(ignored)], user)
+}
+
+// eachSpan calls f for each shard with the columns of its spans, and their places in spans.
+func (d *DB) eachSpan(spans []UnreadSpan, f func(q querier, parts []int32, nids, after, upTo []int64, index []int) error) error {
+	parts := make([]uint32, len(spans))
+	for i, s := range spans {
+		parts[i] = s.Part
+	}
+	return d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		nids, after, upTo := make([]int64, len(index)), make([]int64, len(index)), make([]int64, len(index))
+		for i, at := range index {
+			nids[i], after[i], upTo[i] = spans[at].NID, spans[at].After, spans[at].UpTo
+		}
+		return f(q, parts, nids, after, upTo, index)
+	})
 }
 
 // NotifySpan is the running number of notifying events at two positions of a room.

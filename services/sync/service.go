@@ -73,17 +73,18 @@ type Service struct {
 	log      *slog.Logger
 	metrics  *metrics
 
-	users    *users
-	tail     *tail
-	reader   *bus.LogReader
-	eph      *ephemeral
-	typing   *typing
-	presence *presence
-	shared   *shared
-	filters  *filters
-	seqs     *seqs
-	openings *cache.Cache[openingKey, *opening]
-	underway underway // of those
+	users     *users
+	tail      *tail
+	reader    *bus.LogReader
+	eph       *ephemeral
+	typing    *typing
+	presence  *presence
+	shared    *shared
+	filters   *filters
+	seqs      *seqs
+	openings  *cache.Cache[openingKey, *opening]
+	underway  underway[openingKey] // of those
+	notifying *notifyingRooms
 
 	large  *httpx.Large    // answers with a large state
 	firsts *admission.Pool // first answers that are made and sent
@@ -121,6 +122,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.filters = newFilters(d.Users, d.Registerer)
 	s.seqs = newSeqs(d.Users, d.Log)
 	s.openings = newOpenings(cfg.Openings, d.Registerer)
+	s.notifying = newNotifyingRooms(cfg.Openings/8, d.Registerer)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
 		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.handle, DeadLetter: s.deadLetter, Log: s.log,

@@ -5,39 +5,39 @@ import (
 	"sync"
 )
 
-// underway are the openings that polls are working out. When many people open the same rooms at the same moment, one of them works
-// a room out and the others wait.
-type underway struct {
-	mu    sync.Mutex
-	rooms map[openingKey]chan struct{} // closed when the opening is known, or given up
+// underway are the things that answers are working out for everybody, by what names them. When many people open the same rooms at
+// the same moment, one of them works a room out and the others wait.
+type underway[K comparable] struct {
+	mu sync.Mutex
+	by map[K]chan struct{} // closed when the thing is known, or given up
 }
 
-// claim takes those of the openings that nobody is working out: the caller has to release them. It also returns what to wait for
+// claim takes those of the things that nobody is working out: the caller has to release them. It also returns what to wait for
 // until the others are done. Only a caller that holds no claim may wait: so no two polls wait for each other.
-func (u *underway) claim(keys []openingKey) (mine map[openingKey]bool, others []<-chan struct{}) {
+func (u *underway[K]) claim(keys []K) (mine map[K]bool, others []<-chan struct{}) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.rooms == nil {
-		u.rooms = make(map[openingKey]chan struct{})
+	if u.by == nil {
+		u.by = make(map[K]chan struct{})
 	}
-	mine = make(map[openingKey]bool, len(keys))
+	mine = make(map[K]bool, len(keys))
 	for _, k := range keys {
-		if done, ok := u.rooms[k]; ok {
+		if done, ok := u.by[k]; ok {
 			others = append(others, done)
 			continue
 		}
-		u.rooms[k] = make(chan struct{})
+		u.by[k] = make(chan struct{})
 		mine[k] = true
 	}
 	return mine, others
 }
 
-func (u *underway) release(mine map[openingKey]bool) {
+func (u *underway[K]) release(mine map[K]bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for k := range mine {
-		close(u.rooms[k])
-		delete(u.rooms, k)
+		close(u.by[k])
+		delete(u.by, k)
 	}
 }
 

@@ -69,14 +69,14 @@ func TestOpenedOnceForAll(t *testing.T) {
 	}
 	s.underway.release(mine)
 	polls.Wait()
-	if len(got) != 1 || len(s.underway.rooms) != 0 {
-		t.Errorf("worked out %d times, %d under way in the end", len(got), len(s.underway.rooms))
+	if len(got) != 1 || len(s.underway.by) != 0 {
+		t.Errorf("worked out %d times, %d under way in the end", len(got), len(s.underway.by))
 	}
 }
 
 // No two polls wait for each other, in whatever order they open rooms, and no two work out the same room at the same time.
 func TestClaims(t *testing.T) {
-	var u underway
+	var u underway[openingKey]
 	var polls sync.WaitGroup
 	var mu sync.Mutex
 	worked := make(map[openingKey]int)
@@ -113,7 +113,7 @@ func TestClaims(t *testing.T) {
 		})
 	}
 	polls.Wait()
-	if len(u.rooms) != 0 {
-		t.Errorf("%d under way in the end", len(u.rooms))
+	if len(u.by) != 0 {
+		t.Errorf("%d under way in the end", len(u.by))
 	}
 }

@@ -26,7 +26,7 @@ type readState struct {
 	// Without threads:
 	ord, notifySeq int64 // of the read position
 	plain          int64 // position up to which only mentions count: the room was muted until then
-	silent         int64 // events behind the read position that notify others, but not this user (roomdb.Unread)
+	silent         int64 // events behind the read position that notify others, but not this user
 	mentions       int64
 
 	// One by one, if tallies is not nil: by thread, "" for the main timeline.
@@ -361,12 +361,12 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 			spans = append(spans, roomdb.UnreadSpan{RoomKey: key, After: st.ord, UpTo: st.upTo})
 		}
 	}
-	counts, err := s.rooms.Unread(ctx, p.who.User, slices.Collect(maps.Keys(pr.ignored)), spans)
+	counts, err := s.unreadBehind(ctx, p.who.User, pr.ignored, spans)
 	if err != nil {
 		return nil, err
 	}
 	for key, c := range counts {
-		states[key].silent, states[key].mentions = c.Silent, c.Mentions
+		states[key].silent, states[key].mentions = c.silent, c.mentions
 	}
 	return states, nil
 }
