@@ -34,6 +34,18 @@ type Room struct {
 	// FullPos is the log position from which on the room's state is whole: 0 if it always was, PartialState if it is not
 	// yet, as the room was joined without its members (server-server API, PUT /v2/send_join, "omit_members").
 	FullPos int64
+	// Active is when the newest event came, Bumped the newest that Bumps: in milliseconds since 1970, by the owner's clock.
+	Active, Bumped int64
+}
+
+// Bumps says whether events of a type move a room up in lists of rooms (MSC4186, bump_stamp).
+func Bumps(typ string) bool {
+	switch typ {
+	case "m.room.create", "m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite",
+		"m.poll.start", "org.matrix.msc3381.poll.start", "m.beacon_info", "org.matrix.msc3672.beacon_info":
+		return true
+	}
+	return false
 }
 
 // PartialState is the FullPos of a room whose members are still being fetched.
@@ -42,13 +54,13 @@ const PartialState = -1
 // Partial says that members are missing from the room's state now.
 func (r *Room) Partial() bool { return r.FullPos == PartialState }
 
-const roomColumns = `part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq, published, joined, invited, joined_local, full_pos`
+const roomColumns = `part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq, published, joined, invited, joined_local, full_pos, active_ts, bump_ts`
 
 func scanRoom(row pgx.Row) (*Room, error) {
 	r := new(Room)
 	var version string
 	err := row.Scan(&r.Part, &r.NID, &r.ID, &version, &r.SID, &r.Extremities, &r.Depth, &r.FirstOrd, &r.LastPos,
-		&r.NotifySeq, &r.Published, &r.Joined, &r.Invited, &r.JoinedLocal, &r.FullPos)
+		&r.NotifySeq, &r.Published, &r.Joined, &r.Invited, &r.JoinedLocal, &r.FullPos, &r.Active, &r.Bumped)
 	if err != nil {
 		return nil, err
 	}
@@ -270,4 +282,30 @@ func (d *DB) servers(ctx context.Context, part uint32, sql string, args ...any) 
 		return nil, fmt.Errorf("read servers of a room: %w", err)
 	}
 	return servers, nil
+}
+
+// Activity is when something last happened in a room: see Room.
+type Activity struct{ Active, Bumped int64 }
+
+// Activities returns the activity of those of the rooms that exist, with one query for each shard.
+func (d *DB) Activities(ctx context.Context, rooms []RoomKey) (map[RoomKey]Activity, error) {
+	found := make(map[RoomKey]Activity, len(rooms))
+	err := d.eachRoomShard(rooms, func(q querier, parts []int32, nids []int64) error {
+		rows, err := q.Query(ctx, `SELECT part, room_nid, active_ts, bump_ts FROM room
+			WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`, parts, nids)
+		if err != nil {
+			return fmt.Errorf("read activity of rooms: %w", err)
+		}
+		var key RoomKey
+		var a Activity
+		_, err = pgx.ForEachRow(rows, []any{&key.Part, &key.NID, &a.Active, &a.Bumped}, func() error {
+			found[key] = a
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read activity of rooms: %w", err)
+		}
+		return nil
+	})
+	return found, err
 }

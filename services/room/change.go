@@ -196,6 +196,7 @@ type roomRow struct {
 	depth, firstOrd, notifySeq   int64
 	joined, invited, joinedLocal int32
 	fullPos                      int64
+	active, bumped               int64
 }
 
 type receiptRow struct {

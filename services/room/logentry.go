@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"time"
 
 	"github.com/tidwall/gjson"
 	"google.golang.org/protobuf/proto"
@@ -47,6 +48,8 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 	}
 	e.notifySeq = w.h.notifySeq
 	body.NotifySeq = e.notifySeq
+	w.h.touch(pdu.Type, time.Now())
+	body.ActiveTs = w.h.active
 	stored, err := proto.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -62,6 +65,14 @@ func (w *writer) logEntry(ctx context.Context, e *newEvent, before int64, moved 
 		kind: roomdb.KindEvent, event: e, before: before, after: w.h.sid, body: stored,
 		bus: &logv1.Entry{RoomNid: w.r.nid, RoomId: string(w.r.id), Body: &logv1.Entry_Event{Event: body}},
 	}, nil
+}
+
+// touch notes when an event came: lists of rooms are ordered by that (MSC4186, "Activity ordering" and bump_stamp).
+func (h *head) touch(typ string, now time.Time) {
+	h.active = max(h.active, now.UnixMilli())
+	if roomdb.Bumps(typ) {
+		h.bumped = h.active
+	}
 }
 
 // describeMember fills in what readers need of a member event: what the user was before, and which server must hear

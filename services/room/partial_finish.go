@@ -13,6 +13,7 @@ import (
 func (d *redo) finish(ctx context.Context) (*change, error) {
 	w, was := d.w, d.w.r.head
 	w.h.depth, w.h.firstOrd, w.h.notifySeq, w.h.fullPos = was.depth, was.firstOrd, was.notifySeq, fullHere
+	w.h.active, w.h.bumped = was.active, was.bumped
 	if err := d.count(ctx, was.state); err != nil {
 		return nil, err
 	}

@@ -25,23 +25,25 @@ SELECT hanse_fence(count(*), cardinality($1::int[])) FROM held`
 
 	sqlInsertRoom = `
 INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth, first_ord, last_pos, notify_seq,
-	published, joined, invited, joined_local, full_pos)
+	published, joined, invited, joined_local, full_pos, active_ts, bump_ts)
 SELECT part, room_nid, room_id, version, sid, ext::bigint[], depth, first_ord, last_pos, notify_seq,
-	published, joined, invited, joined_local, full_pos
+	published, joined, invited, joined_local, full_pos, active_ts, bump_ts
 FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::bigint[],
-	$9::bigint[], $10::bigint[], $11::bool[], $12::int[], $13::int[], $14::int[], $15::bigint[])
+	$9::bigint[], $10::bigint[], $11::bool[], $12::int[], $13::int[], $14::int[], $15::bigint[],
+	$16::bigint[], $17::bigint[])
 	AS b(part, room_nid, room_id, version, sid, ext, depth, first_ord, last_pos, notify_seq,
-		published, joined, invited, joined_local, full_pos)`
+		published, joined, invited, joined_local, full_pos, active_ts, bump_ts)`
 
 	// The sub-selects hide from the planner how long the arrays are. Otherwise it takes a plan for one row to be so much
 	// cheaper than one for any that it plans the statement anew for each append: longer than it takes to run.
 	sqlUpdateRoom = `
 UPDATE room r
 SET sid = b.sid, extremities = b.ext::bigint[], depth = b.depth, first_ord = b.first_ord, last_pos = b.last_pos,
-	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local, full_pos = b.full_pos
+	notify_seq = b.notify_seq, joined = b.joined, invited = b.invited, joined_local = b.joined_local, full_pos = b.full_pos,
+	active_ts = b.active_ts, bump_ts = b.bump_ts
 FROM unnest((SELECT $1::int[]), (SELECT $2::bigint[]), $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-	$8::bigint[], $9::int[], $10::int[], $11::int[], $12::bigint[])
-	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local, full_pos)
+	$8::bigint[], $9::int[], $10::int[], $11::int[], $12::bigint[], $13::bigint[], $14::bigint[])
+	AS b(part, room_nid, sid, ext, depth, first_ord, last_pos, notify_seq, joined, invited, joined_local, full_pos, active_ts, bump_ts)
 WHERE r.part = b.part AND r.room_nid = b.room_nid`
 
 	// sqlDeleteRoom removes a room that no local user ever was in, after its events.

@@ -80,6 +80,7 @@ type head struct {
 	extremities                  []extremity
 	depth, firstOrd, notifySeq   int64
 	joined, invited, joinedLocal int32
+	active, bumped               int64 // roomdb.Room
 	// fullPos is where in the log the room got its whole state (roomdb.Room); fullHere stands for room.filledPos.
 	fullPos int64
 }
@@ -102,7 +103,8 @@ func (h *head) row() *roomRow {
 		ext[i] = t.nid
 	}
 	return &roomRow{sid: h.sid, extremities: ext, depth: h.depth, firstOrd: h.firstOrd, notifySeq: h.notifySeq,
-		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal, fullPos: h.fullPos}
+		joined: h.joined, invited: h.invited, joinedLocal: h.joinedLocal, fullPos: h.fullPos,
+		active: h.active, bumped: h.bumped}
 }
 
 // lockRoom returns the room, locked and loaded. The caller calls unlock. A room that we know nothing of is returned
@@ -269,7 +271,7 @@ func (r *room) load(ctx context.Context) error {
 	h := &r.head
 	h.depth, h.firstOrd, h.notifySeq = row.Depth, row.FirstOrd, row.NotifySeq
 	h.joined, h.invited, h.joinedLocal = int32(row.Joined), int32(row.Invited), int32(row.JoinedLocal)
-	h.fullPos = row.FullPos
+	h.fullPos, h.active, h.bumped = row.FullPos, row.Active, row.Bumped
 	for _, e := range extremities {
 		r.head.extremities = append(r.head.extremities, extremity{e.NID, e.PDU})
 	}

@@ -51,6 +51,7 @@ type roomRows struct {
 	published                    []bool
 	joined, invited, joinedLocal []int32
 	fullPos                      []int64
+	active, bumped               []int64
 }
 
 func (r *roomRows) add(room *room, row *roomRow, lastPos int64, published bool) {
@@ -73,16 +74,18 @@ func (r *roomRows) add(room *room, row *roomRow, lastPos int64, published bool) 
 		full = room.filledPos.Load()
 	}
 	r.fullPos = append(r.fullPos, full)
+	r.active = append(r.active, row.active)
+	r.bumped = append(r.bumped, row.bumped)
 }
 
 func (r *roomRows) insert() []any {
 	return []any{r.part, r.nid, r.roomID, r.version, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq,
-		r.published, r.joined, r.invited, r.joinedLocal, r.fullPos}
+		r.published, r.joined, r.invited, r.joinedLocal, r.fullPos, r.active, r.bumped}
 }
 
 func (r *roomRows) update() []any {
 	return []any{r.part, r.nid, r.sid, r.extremities, r.depth, r.firstOrd, r.lastPos, r.notifySeq, r.joined, r.invited,
-		r.joinedLocal, r.fullPos}
+		r.joinedLocal, r.fullPos, r.active, r.bumped}
 }
 
 type logRows struct {

@@ -297,7 +297,9 @@ type Event struct {
 	// Members whose current membership changed with this entry although it is not their own event: a fork was merged.
 	Moved []*MovedMember `protobuf:"bytes,26,rep,name=moved,proto3" json:"moved,omitempty"`
 	// Events are missing before this one: the timeline has a hole there.
-	Hole          bool `protobuf:"varint,27,opt,name=hole,proto3" json:"hole,omitempty"`
+	Hole bool `protobuf:"varint,27,opt,name=hole,proto3" json:"hole,omitempty"`
+	// When the owner took the event, in milliseconds since 1970; 0 if it was written before owners said so. In a room it never falls.
+	ActiveTs      int64 `protobuf:"varint,40,opt,name=active_ts,json=activeTs,proto3" json:"active_ts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +521,13 @@ func (x *Event) GetHole() bool {
 		return x.Hole
 	}
 	return false
+}
+
+func (x *Event) GetActiveTs() int64 {
+	if x != nil {
+		return x.ActiveTs
+	}
+	return 0
 }
 
 // Filled says that the room, which was joined without its members, has its whole state from here on.
@@ -1338,7 +1347,7 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\rdevice_change\x18\x06 \x01(\v2\x1a.hanse.log.v1.DeviceChangeH\x00R\fdeviceChange\x12.\n" +
 	"\x06filled\x18\b \x01(\v2\x14.hanse.log.v1.FilledH\x00R\x06filled\x12 \n" +
 	"\vtraceparent\x18\a \x01(\tR\vtraceparentB\x06\n" +
-	"\x04body\"\xaf\x06\n" +
+	"\x04body\"\xcc\x06\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03nid\x18\x01 \x01(\x03R\x03nid\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12!\n" +
@@ -1370,7 +1379,8 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\bredacted\x18\x18 \x01(\bR\bredacted\x12\x1c\n" +
 	"\toverruled\x18\x19 \x01(\bR\toverruled\x12/\n" +
 	"\x05moved\x18\x1a \x03(\v2\x19.hanse.log.v1.MovedMemberR\x05moved\x12\x12\n" +
-	"\x04hole\x18\x1b \x01(\bR\x04holeB\f\n" +
+	"\x04hole\x18\x1b \x01(\bR\x04hole\x12\x1b\n" +
+	"\tactive_ts\x18( \x01(\x03R\bactiveTsB\f\n" +
 	"\n" +
 	"_state_key\"\x85\x01\n" +
 	"\x06Filled\x12%\n" +
