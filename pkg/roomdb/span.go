@@ -304,3 +304,45 @@ func (d *DB) NotifySeqs(ctx context.Context, rooms []RoomKey, upTo map[uint32]in
 	})
 	return found, err
 }
+
+// ReceiptSpan names events of a room.
+type ReceiptSpan struct {
+	RoomKey
+	Events []id.Event
+}
+
+// ReceiptsFor returns the receipts for some events of rooms, and all of one user there, with a query for each shard. It looks at
+// those that came since the events.
+func (d *DB) ReceiptsFor(ctx context.Context, spans []ReceiptSpan, user id.User) (map[RoomKey][]Receipt, error) {
+	found := make(map[RoomKey][]Receipt, len(spans))
+	parts := make([]uint32, len(spans))
+	for i, s := range spans {
+		parts[i] = s.Part
+	}
+	err := d.eachShard(parts, func(q querier, parts []int32, index []int) error {
+		nids := make([]int64, len(index))
+		var eventParts []int32
+		var eventRooms []int64
+		var events []string
+		for i, at := range index {
+			nids[i] = spans[at].NID
+			for _, e := range spans[at].Events {
+				eventParts, eventRooms, events = append(eventParts, parts[i]), append(eventRooms, spans[at].NID), append(events, string(e))
+			}
+		}
+		receipts, err := scanReceipts(q.Query(ctx, `
+			SELECT r.* FROM unnest($3::int[], $4::bigint[], $5::text[]) AS k (p, n, e)
+				JOIN event e ON e.part = k.p AND e.event_id = k.e COLLATE "C"
+				CROSS JOIN LATERAL (SELECT `+receiptColumns+` FROM receipt
+					WHERE part = k.p AND room_nid = k.n AND pos > e.ord AND event_id = k.e COLLATE "C" AND user_id <> $6 OFFSET 0) r
+			UNION ALL
+			SELECT r.* FROM unnest($1::int[], $2::bigint[]) AS k (p, n)
+				CROSS JOIN LATERAL (SELECT `+receiptColumns+` FROM receipt WHERE part = k.p AND room_nid = k.n AND user_id = $6 OFFSET 0) r`,
+			parts, nids, eventParts, eventRooms, events, string(user)))
+		for _, r := range receipts {
+			found[r.RoomKey] = append(found[r.RoomKey], r)
+		}
+		return err
+	})
+	return found, err
+}

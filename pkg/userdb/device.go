@@ -157,7 +157,7 @@ func (tx *Tx) dropDevices(ctx context.Context, ids []string) ([]string, error) {
 		return nil, err
 	}
 	for _, drop := range []func(context.Context, int32, string, []string) error{
-		tx.DeleteOneTimeKeys, tx.DeleteFallbackKeys, tx.DeleteToDevice, tx.DeleteDeviceSignatures, tx.DeleteDevicePushers,
+		tx.DeleteOneTimeKeys, tx.DeleteFallbackKeys, tx.DeleteToDevice, tx.DeleteDeviceSignatures, tx.DeleteDevicePushers, tx.DeleteSlidingConnections,
 	} {
 		if err := drop(ctx, tx.Part, user, ids); err != nil {
 			return nil, err

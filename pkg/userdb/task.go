@@ -84,10 +84,13 @@ func (d *DB) TakeTasks(ctx context.Context, now time.Time, limit int) ([]Task, e
 	return tasks, err
 }
 
-// Prune deletes what is of no use any more: expired OpenID tokens, and marks of transactions that nobody repeats.
+// Prune deletes what is of no use any more: expired OpenID tokens, connections of sliding sync that nobody uses, and marks of transactions that nobody repeats.
 func (d *DB) Prune(ctx context.Context, now time.Time, txnAge time.Duration) error {
 	return d.eachShard(func(q *db.Queries, parts []int32) error {
 		if err := q.PruneOpenIDTokens(ctx, parts, Millis(now)); err != nil {
+			return err
+		}
+		if err := q.PruneSlidingConnections(ctx, parts, Millis(now.Add(-SlidingIdle))); err != nil {
 			return err
 		}
 		_, err := q.PruneUserTxns(ctx, parts, Millis(now.Add(-txnAge)))

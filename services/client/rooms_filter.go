@@ -133,7 +133,7 @@ func queryFlag(r *http.Request, name string) (bool, error) {
 	return false, merr.InvalidParam(name + " must be true or false")
 }
 
-// position reads a token that names a place in a room's timeline: one of ours, or that of a /sync. A /sync from before the
+// position reads a token that names a place in a room's timeline: one of ours, or that of a /sync, or of sliding sync. A /sync from before the
 // user was in any room of the partition has no place in it: it lies before the user's join.
 func (a *access) position(text string) (roomdb.Place, error) {
 	if place, err := roomdb.ParsePlace(text); err == nil {
@@ -141,7 +141,11 @@ func (a *access) position(text string) (roomdb.Place, error) {
 	}
 	s, err := token.ParseSync(text, a.reader.User)
 	if err != nil {
-		return 0, merr.InvalidParam("Invalid token")
+		slide, err := token.ParseSlide(text, a.reader.User)
+		if err != nil {
+			return 0, merr.InvalidParam("Invalid token")
+		}
+		s = slide.Sync
 	}
 	if pos, ok := s.At(a.room.Part); ok {
 		return roomdb.At(pos), nil

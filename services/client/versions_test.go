@@ -67,14 +67,13 @@ func TestAnnouncedVersions(t *testing.T) {
 		"org.matrix.msc4151":               recognised("POST", "/_matrix/client/unstable/org.matrix.msc4151"+room+"/report"),
 		"org.matrix.msc4326":               masquerade,
 		"org.matrix.msc3814":               recognised("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
-		"org.matrix.simplified_msc3575":    recognised("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
 		"uk.tcpip.msc4133":                 recognised("GET", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/"+user+"/a.b"),
 		"uk.tcpip.msc4133.stable":          recognised("GET", v3+"/profile/"+user+"/a.b"),
 		"org.matrix.label_based_filtering": func() bool { return false }, // events are not filtered by labels
 	}
-	// Of /sync, which is another role's: testSyncStateAfter and testSyncThreads of services/app. Of media, which is another's, too:
+	// Of /sync, which is another role's: testSyncStateAfter, testSyncThreads and TestSliding of services/app. Of media, which is another's, too:
 	// TestAsynchronousUpload, TestUploadAndDownload, TestThumbnails and TestPreview of services/media.
-	elsewhere := []string{"org.matrix.msc4222", "org.matrix.msc3773", "v1.7", "v1.11", "org.matrix.msc3916.stable"}
+	elsewhere := []string{"org.matrix.msc4222", "org.matrix.msc3773", "org.matrix.simplified_msc3575", "v1.7", "v1.11", "org.matrix.msc3916.stable"}
 
 	var told struct {
 		Versions []string        `json:"versions"`

@@ -26,12 +26,12 @@ var unstable = map[string]bool{
 	"org.matrix.msc4151":                     true, // reporting rooms
 	"org.matrix.msc4222":                     true, // state_after
 	"org.matrix.msc4326":                     true, // device masquerading
+	"org.matrix.simplified_msc3575":          true, // sliding sync
 	"uk.tcpip.msc4133":                       true, // profile fields
 	"uk.tcpip.msc4133.stable":                true,
 	"org.matrix.label_based_filtering":       false,
 	"org.matrix.msc3440.stable":              true, // lists of threads
 	"org.matrix.msc3916.stable":              true, // authenticated media
-	"org.matrix.simplified_msc3575":          false,
 	"io.element.e2ee_forced.public":          false,
 	"io.element.e2ee_forced.private":         false,
 	"io.element.e2ee_forced.trusted_private": false,

@@ -54,11 +54,13 @@ func (r *roomAnswer) append(b []byte) []byte {
 
 // moment is what one answer is computed from: the user's rooms, and up to where each log counts.
 type moment struct {
-	rooms  map[id.Room]*userdb.Membership
-	joined []*userdb.Membership // by partition
-	seq    int64
-	pos    []token.PartPos // by partition
-	eph    token.Ephemeral
+	rooms   map[id.Room]*userdb.Membership
+	joined  []*userdb.Membership // by partition
+	parts   []userPart
+	changes int // user.changes
+	seq     int64
+	pos     []token.PartPos // by partition
+	eph     token.Ephemeral
 }
 
 // moment takes the present. A room that the user has joined counts from its join on: if its log was not seen as far yet,
@@ -66,19 +68,15 @@ type moment struct {
 func (s *Service) moment(ctx context.Context, u *user) (*moment, error) {
 	m := &moment{eph: s.eph.now()}
 	u.mu.Lock()
-	m.rooms, m.joined, m.seq = u.rooms, u.joined, u.seq
+	m.rooms, m.joined, m.parts, m.changes, m.seq = u.rooms, u.joined, u.parts, u.changes, u.seq
 	u.mu.Unlock()
-	for _, r := range m.joined {
-		n := len(m.pos)
-		if n == 0 || m.pos[n-1].Part != r.RoomPart {
-			m.pos = append(m.pos, token.PartPos{Part: r.RoomPart, Pos: s.tail.head(r.RoomPart)})
-			n++
-		}
-		at := &m.pos[n-1]
-		if r.Pos <= at.Pos {
+	m.pos = make([]token.PartPos, len(m.parts))
+	for i, p := range m.parts {
+		at := &m.pos[i]
+		if at.Part, at.Pos = p.part, s.tail.head(p.part); p.pos <= at.Pos {
 			continue
 		}
-		if err := s.reader.WaitFor(ctx, at.Part, r.Pos); err != nil {
+		if err := s.reader.WaitFor(ctx, at.Part, p.pos); err != nil {
 			return nil, err
 		}
 		at.Pos = s.tail.head(at.Part)

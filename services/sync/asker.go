@@ -117,7 +117,7 @@ func (s *Service) checkToken(ctx context.Context, p *asker) error {
 	var heads map[uint32]int64
 	for _, at := range p.since.Pos {
 		if at.Part >= s.shards.P() {
-			return merr.InvalidParam("since: partition")
+			return errPartition
 		}
 		if at.Pos <= s.tail.head(at.Part) {
 			continue
@@ -138,7 +138,10 @@ func (s *Service) checkToken(ctx context.Context, p *asker) error {
 	return nil
 }
 
-var errFuture = merr.InvalidParam("since: this token lies in the future")
+var (
+	errFuture    = merr.InvalidParam("since: this token lies in the future")
+	errPartition = merr.InvalidParam("since: partition")
+)
 
 // acknowledge deletes the to-device messages that the token proves to have arrived.
 func (s *Service) acknowledge(ctx context.Context, p *asker) error {

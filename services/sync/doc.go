@@ -22,5 +22,9 @@
 // and presence. Its functions take an asker (asker.go), a device that asks, and say what else they need, such as which events of a
 // timeline are wanted. /v3/sync is the poll (poll.go) and what takes one: answers, filters, openings, the writing of rooms.
 //
+// Sliding sync (MSC4186) is slide*.go: a request (slide.go), a user's rooms by activity (slide_order.go) and by filters (slide_filter.go),
+// what is told of rooms (slide_rooms.go, slide_write.go) and by extensions (slide_ext.go), and connections (slide_conn.go). Its requests
+// and what is stored of a connection are package sliding, which does no I/O. See docs/sliding-sync.md.
+//
 // An answer that cannot be computed is an error: a token never moves past anything that was not delivered.
 package sync

@@ -175,6 +175,17 @@ func (t *typing) any(since token.Ephemeral) bool {
 	return t.last > t.eph.from(since)
 }
 
+// typed returns the rooms in which somebody has typed lately.
+func (t *typing) typed() []id.Room {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rooms := make([]id.Room, 0, len(t.rooms))
+	for room := range t.rooms {
+		rooms = append(rooms, room)
+	}
+	return rooms
+}
+
 // event returns the m.typing event of a room.
 func (t *typing) event(room id.Room) []byte {
 	t.mu.Lock()

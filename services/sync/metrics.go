@@ -7,6 +7,8 @@ type metrics struct {
 	open     prometheus.Gauge
 	dead     prometheus.Counter
 	delivery prometheus.Histogram
+
+	connsRead, connsWritten prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -17,12 +19,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reg:  reg,
 		open: prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_sync_open_polls", Help: "Long polls that wait."}),
 		dead: prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_sync_dead_letters_total", Help: "Log entries that could not be processed."}),
+		connsRead: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hanse_sync_sliding_reads_total", Help: "Connections of sliding sync that were read from PostgreSQL.",
+		}),
+		connsWritten: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hanse_sync_sliding_writes_total", Help: "Connections of sliding sync that were written to PostgreSQL.",
+		}),
 		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "hanse_sync_delivery_seconds", Help: "From the commit of an event to the answer that tells a client of it.",
 			Buckets: []float64{.001, .0025, .005, .01, .02, .05, .1, .25, 1, 5},
 		}),
 	}
-	reg.MustRegister(m.open, m.dead, m.delivery)
+	reg.MustRegister(m.open, m.dead, m.delivery, m.connsRead, m.connsWritten)
 	return m
 }
 

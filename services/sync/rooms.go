@@ -212,6 +212,15 @@ func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment
 		if !ok {
 			after = rooms[0].JoinPos - 1
 		}
+		if quick, ok := s.quickly(m, part, rooms[:n], after); ok {
+			for _, r := range quick {
+				if r.JoinSeq <= since.UserSeq {
+					fresh = append(fresh, r)
+				}
+			}
+			rooms = rooms[n:]
+			continue
+		}
 		s.tail.changed(part, rooms[:n], after, func(r *userdb.Membership, known bool) {
 			switch {
 			case r.JoinSeq > since.UserSeq: // told in full
@@ -236,6 +245,22 @@ func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment
 		}
 	}
 	return fresh, nil
+}
+
+// quickly returns those of a user's rooms of one partition that have entries behind a position, if that takes less than to look at
+// each of the rooms.
+func (s *Service) quickly(m *moment, part uint32, rooms []*userdb.Membership, after int64) (changed []*userdb.Membership, ok bool) {
+	i, found := slices.BinarySearchFunc(m.parts, part, func(p userPart, part uint32) int { return cmp.Compare(p.part, part) })
+	if !found || after < m.parts[i].from {
+		return nil, false
+	}
+	ok = s.tail.changedIn(part, after, len(rooms), func(nid int64) {
+		at, mine := slices.BinarySearchFunc(rooms, nid, func(r *userdb.Membership, nid int64) int { return cmp.Compare(r.RoomNID, nid) })
+		if mine && !slices.Contains(changed, rooms[at]) {
+			changed = append(changed, rooms[at])
+		}
+	})
+	return changed, ok
 }
 
 // delta is what happened in a room between two positions.

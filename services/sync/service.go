@@ -85,6 +85,8 @@ type Service struct {
 	openings  *cache.Cache[openingKey, *opening]
 	underway  underway[openingKey] // of those
 	notifying *notifyingRooms
+	conns     *cache.Cache[userdb.SlidingConn, *heldConn]
+	requests  *requests
 
 	large  *httpx.Large    // answers with a large state
 	firsts *admission.Pool // first answers that are made and sent
@@ -123,6 +125,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.seqs = newSeqs(d.Users, d.Log)
 	s.openings = newOpenings(cfg.Openings, d.Registerer)
 	s.notifying = newNotifyingRooms(cfg.Openings/8, d.Registerer)
+	s.conns, s.requests = newConns(d.Registerer), newRequests(d.Registerer)
 	s.metrics.observe(s)
 	s.reader = bus.NewLogReader(s.bus, bus.ReaderConfig{
 		Name: "sync", Source: s.rooms, Heads: s.rooms.Heads, Handle: s.handle, DeadLetter: s.deadLetter, Log: s.log,
@@ -134,6 +137,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 func (s *Service) Routes(r *httpx.Router) {
 	g := r.Group("/_matrix/client/v3", "/_matrix/client/r0", "/_matrix/client/unstable").With(httpx.PlainText, s.sessions.Required, s.limited)
 	g.Handle("GET /sync", s.handleSync, httpx.LongPoll())
+	s.slideRoutes(r)
 }
 
 // limited applies the limit of requests of any kind, which the client API has too.

@@ -32,6 +32,7 @@ type partTail struct {
 	rooms map[int64]*roomTail
 	byID  map[id.Room]int64
 	queue []*entry // all entries held, oldest first
+	from  int64    // the queue has all entries of the rooms behind this position, each from when it was first watched
 	bytes int64
 }
 
@@ -45,6 +46,12 @@ type roomTail struct {
 	// fullPos is roomdb.Room's; it counts once it is known.
 	fullPos   int64
 	fullKnown bool
+	// activity counts once it is stamped.
+	activity
+	stamped bool
+	// trait counts once it is traced.
+	trait
+	traced bool
 }
 
 // entry is one entry of the log in the form that answers need.
@@ -76,7 +83,7 @@ type entry struct {
 func newTail(parts uint32, budget int64, heads map[uint32]int64, wake func(uint32, []int64), left func(roomdb.RoomKey, id.User, int64)) *tail {
 	t := &tail{parts: make([]*partTail, parts), budget: budget / int64(parts), wake: wake, left: left}
 	for i := range t.parts {
-		t.parts[i] = &partTail{head: heads[uint32(i)], rooms: make(map[int64]*roomTail), byID: make(map[id.Room]int64)}
+		t.parts[i] = &partTail{head: heads[uint32(i)], from: heads[uint32(i)], rooms: make(map[int64]*roomTail), byID: make(map[id.Room]int64)}
 	}
 	return t
 }
@@ -111,22 +118,20 @@ func (t *tail) handle(_ context.Context, d bus.Delivery) error {
 	}
 
 	p.mu.Lock()
-	for _, e := range entries {
-		// One that lost its last user between the locks is of no interest any more.
-		if r := p.rooms[e.roomNID]; r != nil {
-			p.add(r, e)
-		}
-	}
 	var concerned []int64
 	for _, e := range d.Entries {
-		r := p.rooms[e.RoomNid]
-		if r == nil {
-			continue
+		var parsed *entry
+		if len(entries) > 0 && entries[0].pos == e.Pos {
+			parsed, entries = entries[0], entries[1:]
 		}
-		if r.last < e.Pos {
-			// A room that got its first user between the locks: its entries were not parsed.
-			r.last, r.from = e.Pos, e.Pos
-			r.entries = nil
+		r := p.rooms[e.RoomNid]
+		switch {
+		case r == nil: // one that lost its last user between the locks is of no interest any more
+			continue
+		case parsed != nil:
+			p.add(r, parsed)
+		default: // a room that got its first user between the locks: its entries were not parsed
+			p.lose(r, e.RoomNid, e.Pos, d.Part)
 		}
 		if len(concerned) == 0 || concerned[len(concerned)-1] != e.RoomNid {
 			concerned = append(concerned, e.RoomNid)
@@ -149,9 +154,18 @@ func (p *partTail) add(r *roomTail, e *entry) {
 		r.fullPos, r.fullKnown = e.pos, true
 	}
 	r.last = e.pos
+	r.touch(e)
 	r.entries = append(r.entries, e)
 	p.queue = append(p.queue, e)
 	p.bytes += e.size
+}
+
+// lose notes that a room has an entry that the tail does not hold.
+func (p *partTail) lose(r *roomTail, nid, pos int64, part uint32) {
+	r.from, r.last, r.entries, r.stamped = pos, pos, nil, false
+	r.traced = false
+	e := &entry{part: part, pos: pos, roomNID: nid, size: 200}
+	p.queue, p.bytes = append(p.queue, e), p.bytes+e.size
 }
 
 // skip passes an entry that cannot be held. What the room's users ask for from before it is read from PostgreSQL, and
@@ -161,7 +175,7 @@ func (t *tail) skip(part uint32, roomNID, pos int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r := p.rooms[roomNID]; r != nil {
-		r.from, r.last, r.entries = pos, pos, nil
+		p.lose(r, roomNID, pos, part)
 	}
 	p.head = max(p.head, pos)
 }
@@ -172,6 +186,7 @@ func (p *partTail) shrink(budget int64) {
 	for p.bytes > budget && n < len(p.queue) {
 		e := p.queue[n]
 		p.bytes -= e.size
+		p.from = e.pos
 		if r := p.rooms[e.roomNID]; r != nil && len(r.entries) > 0 && r.entries[0] == e {
 			r.entries[0] = nil
 			r.entries = r.entries[1:]

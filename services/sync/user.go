@@ -40,13 +40,18 @@ type user struct {
 	rooms map[id.Room]*userdb.Membership // never changed, only replaced
 	// joined are those of them that the user is in, by partition, and keys their numbers. Only replaced, like rooms.
 	joined []*userdb.Membership
+	parts  []userPart // of these, by partition
 	in     map[roomdb.RoomKey]struct{}
 	// out is where the log says that the user is out of rooms that it is in as far as we know; see out.go.
-	out   map[roomdb.RoomKey]int64
-	reads map[roomdb.RoomKey]*readState
-	prefs *prefs
-	polls map[*asker]struct{}
-	used  time.Time
+	out      map[roomdb.RoomKey]int64
+	changes  int        // how often rooms was replaced
+	order    *order     // the rooms in order of activity, if somebody has asked for that; see slide_order.go
+	ordering sync.Mutex // held while order is brought up to date
+	reads    map[roomdb.RoomKey]*readState
+	prefs    *prefs
+	kinds    *kinds
+	polls    map[*asker]struct{}
+	used     time.Time
 	// lazy is which members' events each device has been sent; see lazy.go.
 	lazy  map[string]*lazyMembers
 	keys  map[id.Device]deviceKeys
@@ -204,15 +209,24 @@ func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
 	}
 	if len(rows) > 0 {
 		u.rooms = rooms
-		u.index()
+		u.index(us.tail.head)
+		u.changes++
 	}
 	u.seq = max(u.seq, seq)
 	raise(&u.latest, seq)
 }
 
+// userPart is what is known of a user's joined rooms in one partition.
+type userPart struct {
+	part uint32
+	pos  int64 // of the newest membership
+	from int64 // from which position on the tail holds what happened in all of the rooms, if it reaches back that far
+}
+
 // index makes what polls need of the rooms that the user is in.
-func (u *user) index() {
-	u.joined, u.in = nil, make(map[roomdb.RoomKey]struct{})
+func (u *user) index(heads func(part uint32) int64) {
+	was := u.parts
+	u.joined, u.parts, u.in = nil, nil, make(map[roomdb.RoomKey]struct{})
 	for _, r := range u.rooms {
 		if r.Membership == "join" {
 			u.joined = append(u.joined, r)
@@ -222,6 +236,19 @@ func (u *user) index() {
 	slices.SortFunc(u.joined, func(a, b *userdb.Membership) int {
 		return cmp.Or(cmp.Compare(a.RoomPart, b.RoomPart), cmp.Compare(a.RoomNID, b.RoomNID))
 	})
+	for _, r := range u.joined {
+		if n := len(u.parts); n == 0 || u.parts[n-1].part != r.RoomPart {
+			u.parts = append(u.parts, userPart{part: r.RoomPart, from: heads(r.RoomPart)})
+			// What happened in a room between a join and its being watched is told with the room, as a whole.
+			for _, p := range was {
+				if p.part == r.RoomPart {
+					u.parts[n].from = p.from
+				}
+			}
+		}
+		last := &u.parts[len(u.parts)-1]
+		last.pos = max(last.pos, r.Pos)
+	}
 }
 
 func (us *users) enter(u *user, key roomdb.RoomKey, room id.Room) {
