@@ -17,6 +17,9 @@ type lazyMembers struct {
 	pending []lazyKey // sent, but not known to have arrived
 }
 
+// maxReaders bounds the devices of a user, and their connections, of which it is remembered what they were sent.
+const maxReaders = 100
+
 // lazyOf returns what a device has been sent. It begins anew when the device begins anew. The user is locked.
 func (u *user) lazyOf(p *asker) *lazyMembers {
 	reader := string(p.device) + p.conn
@@ -25,6 +28,9 @@ func (u *user) lazyOf(p *asker) *lazyMembers {
 		return l
 	}
 	p.lazyKnown = true
+	if len(u.lazy) > maxReaders {
+		clear(u.lazy)
+	}
 	if l == nil || p.since == nil {
 		l = new(lazyMembers)
 		u.lazy[reader] = l

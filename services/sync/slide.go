@@ -16,7 +16,6 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/session"
-	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	"hanse/services/sync/sliding"
 )
@@ -98,6 +97,7 @@ func (s *Service) parseSlide(r *http.Request, stable bool) (*slide, error) {
 	if p.req, err = s.requests.parse(body, stable); err != nil {
 		return nil, err
 	}
+	httpx.KeepBody(r)() // it is not needed any more: who waits holds nothing
 	p.pos, p.presence = p.req.Pos, p.req.Presence
 	ms := p.req.Timeout
 	if !stable {
@@ -119,12 +119,9 @@ func (s *Service) parseSlide(r *http.Request, stable bool) (*slide, error) {
 		return nil, merr.InvalidParam("set_presence is not one of offline, online, unavailable")
 	}
 	p.id = userdb.SlidingConn{User: who.User, Device: who.Device, ID: p.req.Conn}
-	p.conn0()
+	p.asker.conn, p.sinceText = "\x00"+p.req.Conn, p.pos
 	return p, nil
 }
-
-// conn0 names the connection to what is remembered for each reader.
-func (p *slide) conn0() { p.asker.conn, p.sinceText = "\x00"+p.req.Conn, p.pos }
 
 // slideAlong answers as soon as there is something, or when the time is over.
 func (s *Service) slideAlong(ctx context.Context, p *slide) (*[]byte, error) {
@@ -175,7 +172,7 @@ type slideAnswer struct {
 	given   []uint16     // which of them the answer uses
 	changes sliding.Changes
 	told    map[id.Room][]id.Event // of timelines, if receipts are asked for
-	hidden  bool                   // rooms that the client knows have changed where it does not look
+	hidden  int                    // how many rooms that the client knows have changed where it does not look
 	news    bool
 	partial bool // a room was left out that is told later, or what there is does not fit into one answer
 }
@@ -390,6 +387,3 @@ func (s *Service) sidAt(ctx context.Context, row *roomdb.Room, m *moment) (int64
 	}
 	return span.After, nil
 }
-
-// memberKey is the entry of the state that says what a user is to a room.
-func memberKey(user id.User) state.Key { return state.Key{Type: memberType, StateKey: string(user)} }

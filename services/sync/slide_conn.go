@@ -126,13 +126,17 @@ func (s *Service) touchConn(ctx context.Context, p *slide) error {
 	return nil
 }
 
+// maxHidden bounds the rooms in which something has happened where a client does not look before that is noted: each is looked at again
+// with each request until then.
+const maxHidden = 64
+
 // nextPos stores what the answer changes of the connection, and returns the position that the client goes on with. An answer
 // that changes nothing, like most, stores nothing.
 func (s *Service) nextPos(ctx context.Context, p *slide, a *slideAnswer) (string, error) {
 	if p.conn == nil {
 		return s.beginConn(ctx, p, a)
 	}
-	if !a.news && a.hidden {
+	if !a.news && a.hidden > 0 && a.hidden < maxHidden {
 		return p.pos, nil // nothing was told: what the client does not look at need not be noted now
 	}
 	if a.changes.Empty() {

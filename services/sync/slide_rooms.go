@@ -181,7 +181,7 @@ func (p *slide) hide(a *slideAnswer, r *userdb.Membership) {
 	if !ok {
 		pos = r.JoinPos - 1
 	}
-	a.hidden = true
+	a.hidden++
 	a.changes.Set(key, sliding.Told{Pos: max(pos, 0), Config: was.Config})
 }
 
@@ -231,19 +231,15 @@ func (s *Service) tellRooms(ctx context.Context, p *slide, m *moment, a *slideAn
 
 // tellChanges adds what has happened in a room since the client was told of it.
 func (s *Service) tellChanges(ctx context.Context, p *slide, m *moment, a *slideAnswer, pr *prefs, t *task) error {
-	upTo, want := m.at(t.r.RoomPart), noEvents
-	if t.seen != nil {
-		want.limit = t.seen.config.Limit
+	if t.seen == nil {
+		p.hide(a, t.r)
+		return nil
 	}
+	upTo, want := m.at(t.r.RoomPart), noEvents
+	want.limit = t.seen.config.Limit
 	var err error
 	if t.d, err = s.delta(ctx, &p.asker, want, pr, t.r, t.after, upTo); err != nil {
 		return err
-	}
-	if t.seen == nil {
-		if t.known && p.since != nil {
-			p.hide(a, t.r)
-		}
-		return nil
 	}
 	v := &slideRoom{task: t, joined: -1, limited: t.d.limited, prevBatch: t.d.start(t.after, upTo)}
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: t.d.after}
@@ -370,6 +366,9 @@ func (s *Service) tellWhole(ctx context.Context, p *slide, m *moment, a *slideAn
 		row := w.rows[t.key()]
 		if row == nil || t.seen.Members() && !roomdb.WholeAt(row.FullPos, m.at(row.Part)) {
 			a.partial = true // the membership index may be ahead of the row; one that lacks members comes when they are known
+			if t.known {
+				a.changes.Forget(keyOfRoom(t.r))
+			}
 			continue
 		}
 		v, err := s.viewWhole(ctx, p, m, pr, w, t)

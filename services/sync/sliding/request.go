@@ -334,18 +334,18 @@ func unstableWant(r *unstableRoom) (w Want, err error) {
 	}
 	all := false
 	for _, e := range r.State {
-		switch typ, key := e[0], e[1]; {
-		case key == "$LAZY":
-			if typ != memberType {
-				return w, merr.InvalidParam("required_state: $LAZY is for m.room.member only")
-			}
-			w.State.Lazy = true
-		default:
+		typ, key := e[0], e[1]
+		if key != "$LAZY" {
 			all = all || typ == memberType && key == "*"
 			w.State.Include = append(w.State.Include, element{
 				Type: typ, Key: key, AnyType: typ == "*", AnyKey: key == "*", Me: key == "$ME",
 			})
+			continue
 		}
+		if typ != memberType {
+			return w, merr.InvalidParam("required_state: $LAZY is for m.room.member only")
+		}
+		w.State.Lazy = true
 	}
 	w.State.Lazy = w.State.Lazy && !all
 	w.State.index()
