@@ -135,7 +135,7 @@ func testSlidingAccountData(t *testing.T, w *world) {
 		t.Errorf("nothing has changed: %s", r.raw)
 	}
 	anna.do("PUT", v3+"/user/"+anna.id+"/rooms/"+room+"/account_data/x.room", object{"n": 2}).ok()
-	r = s.until("room data", func(r *reply) bool { return r.get(of + ".0.content.n").Int() == 2 })
+	r = s.until("room data", func(r *reply) bool { return r.get(of+".0.content.n").Int() == 2 })
 	if len(r.texts(global)) != 0 || len(r.get("rooms").Map()) != 0 {
 		t.Errorf("only the room's data have changed: %s", r.raw)
 	}
