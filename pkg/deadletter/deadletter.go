@@ -20,6 +20,7 @@ import (
 const (
 	Sync   = "sync"
 	Fedout = "fedout"
+	Client = "client" // the index of words
 )
 
 // RefusedBy is the consumer of the letters that note what a server has refused.

@@ -15,6 +15,7 @@ import (
 	"hanse/pkg/outgoing"
 	"hanse/pkg/partition"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/search"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
 )
@@ -42,6 +43,8 @@ type Replay struct {
 // the entry on. Each of them gets everything of that partition from there on once more; receivers know events that they
 // have by their ids.
 //
+// What was not indexed is indexed.
+//
 // Entries of sync are not delivered once more: clients read the database at the next full sync or gap, and in the
 // room's history. The letter is removed.
 func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint32, pos int64) (*Replay, error) {
@@ -66,6 +69,10 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 	}
 	switch by {
 	case deadletter.Sync:
+	case deadletter.Client:
+		if err := search.Again(ctx, a.shards, part, entry); err != nil {
+			return nil, err
+		}
 	case deadletter.Fedout:
 		if err := a.sendAgain(ctx, part, entry, only, done); err != nil {
 			return nil, err

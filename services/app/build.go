@@ -102,7 +102,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 		return nil, err
 	}
 	c, err := client.New(b.cfg.Client, client.Deps{
-		Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
+		Shards: b.node.PG, Members: b.node.Members, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
 		Router: b.node.Router, FedOut: b.node.FedOut(),
 		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
 		DefaultVersion: b.cfg.Room.DefaultVersion, Log: b.node.Log, Registerer: b.node.Metrics,

@@ -14,15 +14,19 @@ import (
 
 	"hanse/pkg/appservice"
 	"hanse/pkg/bus"
+	"hanse/pkg/deadletter"
 	"hanse/pkg/httpx"
 	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/partition"
 	"hanse/pkg/password"
+	"hanse/pkg/pg"
 	"hanse/pkg/presence"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
 	"hanse/pkg/roomowner"
+	"hanse/pkg/search"
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
@@ -45,6 +49,8 @@ type Limiter interface {
 
 // Deps are what the role is built from.
 type Deps struct {
+	Shards      *pg.Shards
+	Members     *partition.Members // nil: this worker does not index messages
 	Users       *userdb.DB
 	Rooms       *roomdb.DB
 	Directory   *roomdir.DB
@@ -67,6 +73,8 @@ type Deps struct {
 // Client is the role.
 type Client struct {
 	cfg      Config
+	shards   *pg.Shards
+	indexer  *search.Indexer // nil: messages are not indexed here
 	users    *userdb.DB
 	rooms    *roomdb.DB
 	bus      *bus.Bus
@@ -102,7 +110,7 @@ func New(cfg Config, d Deps) (*Client, error) {
 		return nil, errors.New("client: a dependency is missing")
 	}
 	c := &Client{
-		cfg: cfg, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
+		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
 		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, version: d.DefaultVersion, taskSem: make(chan struct{}, taskParallel),
 		large: httpx.NewLarge("client", d.Registerer),
@@ -113,6 +121,10 @@ func New(cfg Config, d Deps) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Search.Enabled && d.Members != nil {
+		c.indexer = search.NewIndexer(search.Deps{Role: deadletter.Client, Shards: d.Shards, Bus: d.Bus, Members: d.Members, Source: d.Rooms, Log: d.Log,
+			Registerer: d.Registerer})
+	}
 	c.draining, c.drain = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -121,10 +133,24 @@ func New(cfg Config, d Deps) (*Client, error) {
 func (c *Client) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.runTasks(ctx) })
+	if c.indexer != nil {
+		g.Go(func() error {
+			c.indexer.Run(ctx)
+			return nil
+		})
+	}
 	err := g.Wait()
 	c.drain()
 	c.tasks.Wait()
 	return err
+}
+
+// Drain gives what this worker indexes to others.
+func (c *Client) Drain(ctx context.Context) error {
+	if c.indexer == nil {
+		return nil
+	}
+	return c.indexer.Drain(ctx)
 }
 
 // server returns the server name that a request is for.

@@ -18,6 +18,7 @@ type Config struct {
 	Session       session.Config `yaml:"session"`
 	Tokens        Tokens         `yaml:"tokens"`
 	UserDirectory UserDirectory  `yaml:"user_directory"`
+	Search        Search         `yaml:"search"`
 	TURN          TURN           `yaml:"turn"`
 	Quotas        Quotas         `yaml:"quotas"`
 	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
@@ -44,10 +45,16 @@ type UserDirectory struct {
 	SearchAll bool `yaml:"search_all" doc:"Whether everybody finds all local users, not only those with whom a room is shared or who are in a public room."`
 }
 
+// Search is whether messages are found by their words.
+type Search struct {
+	Enabled bool `yaml:"enabled" doc:"Whether messages that are not encrypted are indexed, and clients may search in them. Switched on again, the index catches up."`
+}
+
 // Defaults are what a small server works with.
 func Defaults() Config {
 	return Config{
 		Session:      session.Defaults(),
+		Search:       Search{Enabled: true},
 		Tokens:       Tokens{Access: 5 * time.Minute, OpenID: time.Hour},
 		TURN:         TURN{Lifetime: 24 * time.Hour},
 		Quotas:       defaultQuotas(),

@@ -33,7 +33,7 @@ func (deadLetterList) Run(ctx context.Context, g *globals) error {
 }
 
 type deadLetterReplay struct {
-	Consumer  string `arg:"" help:"Who passed it over: sync, fedout, or fedout: with the name of a server that refused it."`
+	Consumer  string `arg:"" help:"Who passed it over: sync, client, fedout, or fedout: with the name of a server that refused it."`
 	Partition uint32 `arg:"" help:"Number of the partition."`
 	Position  int64  `arg:"" help:"Position in the partition's log."`
 }

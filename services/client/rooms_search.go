@@ -1,0 +1,602 @@
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"hanse/pkg/httpx"
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/merr"
+	"hanse/pkg/roomdb"
+	"hanse/pkg/search"
+	"hanse/pkg/userdb"
+	"hanse/pkg/view"
+	"hanse/pkg/words"
+)
+
+const (
+	maxSearchBody = 256 << 10
+	// maxSearchText bounds what is searched for, in bytes.
+	maxSearchText = 1000
+	// searchStep is how many matches are looked at at a time, searchSteps how often a page looks on for what the user may see.
+	searchStep, searchSteps = 100, 5
+	defaultAround           = 5
+	maxAround               = 20
+	// maxPredecessors bounds how far back the versions of a room are followed.
+	maxPredecessors = 20
+)
+
+// searchRequest is the body of POST /search.
+type searchRequest struct {
+	Categories struct {
+		RoomEvents *roomSearch `json:"room_events"`
+	} `json:"search_categories"`
+}
+
+// roomSearch asks for events.
+type roomSearch struct {
+	Term    *string         `json:"search_term"`
+	Keys    []string        `json:"keys"`
+	Filter  roomEventFilter `json:"filter"`
+	OrderBy string          `json:"order_by"`
+	Context *struct {
+		Before  *int `json:"before_limit"`
+		After   *int `json:"after_limit"`
+		Profile bool `json:"include_profile"`
+	} `json:"event_context"`
+	State     bool `json:"include_state"`
+	Groupings struct {
+		By []struct {
+			Key string `json:"key"`
+		} `json:"group_by"`
+	} `json:"groupings"`
+}
+
+func (c *Client) searchRoutes(rt *routes) {
+	rt.auth.Handle("POST /search", c.search, httpx.MaxBody(maxSearchBody))
+}
+
+// search answers POST /search (client-server API, "Server Side Search").
+func (c *Client) search(w http.ResponseWriter, r *http.Request) error {
+	var q searchRequest
+	if err := httpx.Decode(r, &q); err != nil {
+		return err
+	}
+	if !c.cfg.Search.Enabled {
+		return merr.New(http.StatusBadRequest, merr.CodeUnknown, "Search is disabled on this homeserver")
+	}
+	if q.Categories.RoomEvents == nil {
+		return httpx.OK(w, map[string]any{"search_categories": map[string]any{}})
+	}
+	if err := c.limit(r, "search"); err != nil {
+		return err
+	}
+	s, err := c.newSearcher(r, q.Categories.RoomEvents)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	if err := s.find(ctx); err != nil {
+		return err
+	}
+	return s.answer(w, r)
+}
+
+// searcher is a search under way.
+type searcher struct {
+	c    *Client
+	user id.User
+	want *roomSearch
+	page *searchPage // nil: the first one
+	// highlights are what to highlight in the results.
+	highlights []string
+	query      search.Query
+	limit      int
+	rooms      map[roomdb.RoomKey]*userdb.Membership
+	access     map[roomdb.RoomKey]*access // of rooms that have results; nil for those that cannot be read
+	ignored    view.Ignored
+
+	results []*searchResult
+	total   int64
+	next    *search.Key
+}
+
+type searchResult struct {
+	search.Hit
+	event         *roomdb.Event
+	access        *access
+	before, after []*roomdb.Event
+	start, end    roomdb.Place
+}
+
+func (c *Client) newSearcher(r *http.Request, q *roomSearch) (*searcher, error) {
+	if q.Term == nil {
+		return nil, merr.MissingParam("search_term")
+	}
+	if len(*q.Term) > maxSearchText {
+		return nil, merr.InvalidParam("search_term is too long")
+	}
+	if err := errors.Join(q.Filter.eventFilter.check(), checkRooms(q.Filter.Rooms, q.Filter.NotRooms)); err != nil {
+		return nil, err
+	}
+	s := &searcher{c: c, user: me(r).User, want: q, limit: 10, access: make(map[roomdb.RoomKey]*access)}
+	if q.Filter.Limit != nil {
+		s.limit = min(*q.Filter.Limit, 50)
+	}
+	s.query.Words, s.highlights = words.Query(*q.Term, search.MaxQuery)
+	switch q.OrderBy {
+	case "", "rank":
+		s.query.ByRank = true
+	case "recent":
+	default:
+		return nil, merr.InvalidParam("order_by must be rank or recent")
+	}
+	for _, g := range q.Groupings.By {
+		if g.Key != "room_id" && g.Key != "sender" {
+			return nil, merr.InvalidParam("Results are grouped by room_id or sender")
+		}
+	}
+	for _, key := range q.Keys {
+		field, ok := search.Fields[key]
+		if !ok {
+			return nil, merr.InvalidParam("Not a key to search: " + key)
+		}
+		s.query.Fields = append(s.query.Fields, field)
+	}
+	if q.Keys == nil {
+		s.query.Fields = []search.Field{search.Body, search.Name, search.Topic}
+	}
+	if text := r.URL.Query().Get("next_batch"); text != "" {
+		page, err := parseSearchPage(text)
+		if err != nil || page.byRank != s.query.ByRank {
+			return nil, merr.InvalidParam("Invalid next_batch")
+		}
+		s.page, s.query.After = page, &page.after
+	}
+	return s, nil
+}
+
+// find fills the page with results that the user may see.
+func (s *searcher) find(ctx context.Context) error {
+	if len(s.query.Words) == 0 || s.limit == 0 {
+		return nil
+	}
+	if err := s.whereToLook(ctx); err != nil {
+		return err
+	}
+	s.query.Limit = max(s.limit+1, searchStep)
+	for step := range searchSteps {
+		hits, total, err := search.Find(ctx, s.c.shards, s.query)
+		if errors.Is(err, search.ErrTimeout) {
+			return merr.Unavailable("The search took too long; search for more words").WithCause(err)
+		}
+		if err != nil {
+			return err
+		}
+		if step == 0 {
+			s.total = total
+		}
+		seen, err := s.look(ctx, hits)
+		if err != nil {
+			return err
+		}
+		for i, h := range hits {
+			if e := seen[i]; e != nil {
+				s.results = append(s.results, e)
+			}
+			if len(s.results) == s.limit {
+				if i+1 < len(hits) || len(hits) == s.query.Limit {
+					s.next = &hits[i].Key
+				}
+				return nil
+			}
+			s.query.After = &h.Key
+		}
+		if len(hits) < s.query.Limit {
+			return nil
+		}
+	}
+	s.next = s.query.After
+	return nil
+}
+
+// whereToLook finds the rooms that the user is or was in and that the filter lets through: of rooms that it names, also what they
+// were before upgrades.
+func (s *searcher) whereToLook(ctx context.Context) error {
+	memberships, err := s.c.users.Memberships(ctx, s.user)
+	if err != nil {
+		return err
+	}
+	ignored, err := s.c.users.AccountData(ctx, s.user, "", view.IgnoredUsers)
+	if err != nil && !errors.Is(err, userdb.ErrNotFound) {
+		return err
+	}
+	s.ignored = view.ParseIgnored(ignored)
+	byID := make(map[id.Room]*userdb.Membership, len(memberships))
+	for i := range memberships {
+		m := &memberships[i]
+		if m.Membership == join || (m.Membership == leave || m.Membership == ban) && !m.Forgotten {
+			byID[m.Room] = m
+		}
+	}
+	if rooms := s.want.Filter.Rooms; rooms != nil {
+		named := make(map[id.Room]*userdb.Membership)
+		for _, room := range *rooms {
+			if err := s.addVersions(ctx, named, byID, room); err != nil {
+				return err
+			}
+		}
+		byID = named
+	}
+	s.rooms = make(map[roomdb.RoomKey]*userdb.Membership, len(byID))
+	for room, m := range byID {
+		if s.want.Filter.NotRooms != nil && slices.Contains(*s.want.Filter.NotRooms, room) || m.RoomNID == 0 ||
+			s.page != nil && s.page.group == "room_id" && s.page.value != string(room) {
+			continue
+		}
+		key := roomdb.RoomKey{Part: m.RoomPart, NID: m.RoomNID}
+		s.rooms[key] = m
+		s.query.Rooms = append(s.query.Rooms, key)
+	}
+	return nil
+}
+
+// addVersions adds a room and those that it was upgraded from, as far as the user is or was in them.
+func (s *searcher) addVersions(ctx context.Context, to, of map[id.Room]*userdb.Membership, room id.Room) error {
+	for range maxPredecessors {
+		m := of[room]
+		if m == nil || to[room] != nil {
+			return nil
+		}
+		to[room] = m
+		row, err := s.c.rooms.Room(ctx, room)
+		if err != nil {
+			if isNotFound(err) {
+				return nil
+			}
+			return err
+		}
+		st, err := s.c.rooms.State(ctx, row.Part, row.SID)
+		if err != nil {
+			return err
+		}
+		create, err := s.c.rooms.StateEvent(ctx, row.Part, st, typeCreate, "")
+		if err != nil || create == nil {
+			return err
+		}
+		if room, err = id.ParseRoom(gjson.GetBytes(create.Content, "predecessor.room_id").Str); err != nil {
+			return nil // there is none
+		}
+	}
+	return nil
+}
+
+// look returns, for each of some matches, the result if the user may see it and the filter lets it through.
+func (s *searcher) look(ctx context.Context, hits []search.Hit) ([]*searchResult, error) {
+	nids := make(map[uint32][]int64)
+	var rooms []roomdb.RoomKey
+	for _, h := range hits {
+		nids[h.Part] = append(nids[h.Part], h.NID)
+		key := roomdb.RoomKey{Part: h.Part, NID: h.Room}
+		if _, known := s.access[key]; !known && !slices.Contains(rooms, key) {
+			rooms = append(rooms, key)
+		}
+	}
+	if err := s.open(ctx, rooms); err != nil {
+		return nil, err
+	}
+	events, err := s.c.rooms.EventsIn(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*searchResult, len(hits))
+	ofRoom := make(map[*access][]int)
+	for i, h := range hits {
+		e, a := events[h.Part][h.NID], s.access[roomdb.RoomKey{Part: h.Part, NID: h.Room}]
+		if e == nil || a == nil || h.Gone || e.RedactedBy != 0 || !e.Visible() || !s.want.Filter.wants(e.PDU) ||
+			s.page != nil && s.page.group == "sender" && s.page.value != string(e.Sender) {
+			continue
+		}
+		found[i] = &searchResult{Hit: h, event: e, access: a}
+		ofRoom[a] = append(ofRoom[a], i)
+	}
+	for a, index := range ofRoom {
+		inOrder := make([]*roomdb.Event, len(index))
+		for n, i := range index {
+			inOrder[n] = found[i].event
+		}
+		slices.SortFunc(inOrder, func(x, y *roomdb.Event) int { return int(x.Place() - y.Place()) })
+		seen, err := s.c.seen(ctx, a, inOrder)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range index {
+			if !slices.Contains(seen, found[i].event) {
+				found[i] = nil
+			}
+		}
+	}
+	return found, nil
+}
+
+// open finds out what the user may read of rooms.
+func (s *searcher) open(ctx context.Context, rooms []roomdb.RoomKey) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	rows, err := s.c.rooms.RoomsByNID(ctx, rooms)
+	if err != nil {
+		return err
+	}
+	for _, key := range rooms {
+		m := s.rooms[key]
+		s.access[key] = nil
+		row := rows[m.Room]
+		if row == nil {
+			continue
+		}
+		a := &access{room: row, reader: view.Reader{User: s.user, Joined: true}, membership: m.Membership, joined: m.JoinPos}
+		if m.Membership != join {
+			if a, err = s.c.read(ctx, s.user, m.Room); merr.HasCode(err, merr.CodeForbidden) {
+				continue
+			} else if err != nil {
+				return err
+			}
+		}
+		a.ignored = s.ignored
+		s.access[key] = a
+	}
+	return nil
+}
+
+// answer writes the results.
+func (s *searcher) answer(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	if s.want.Context != nil {
+		for _, res := range s.results {
+			if err := s.addContext(ctx, res); err != nil {
+				return err
+			}
+		}
+	}
+	rendered, err := s.render(ctx, r)
+	if err != nil {
+		return err
+	}
+	results := make([]any, len(s.results))
+	for i, res := range s.results {
+		one := map[string]any{"rank": res.Rank(&s.query), "result": json.RawMessage(rendered[res.event])}
+		if s.want.Context != nil {
+			if one["context"], err = s.context(ctx, res, rendered); err != nil {
+				return err
+			}
+		}
+		results[i] = one
+	}
+	out := map[string]any{"results": results, "count": max(s.total, int64(len(results))), "highlights": nonNil(s.highlights)}
+	if s.next != nil {
+		out["next_batch"] = s.token(searchPage{})
+	}
+	if len(s.want.Groupings.By) > 0 {
+		out["groups"] = s.groups()
+	}
+	if s.want.State {
+		if out["state"], err = s.states(ctx, r); err != nil {
+			return err
+		}
+	}
+	return httpx.OK(w, map[string]any{"search_categories": map[string]any{"room_events": out}})
+}
+
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// addContext reads the events around a result.
+func (s *searcher) addContext(ctx context.Context, res *searchResult) (err error) {
+	count := func(n *int) int {
+		if n == nil {
+			return defaultAround
+		}
+		return min(max(*n, 0), maxAround)
+	}
+	f := new(roomEventFilter)
+	place := res.event.Place()
+	if res.before, res.start, err = s.c.around(ctx, res.access, f, place, count(s.want.Context.Before), true); err != nil {
+		return err
+	}
+	res.after, res.end, err = s.c.around(ctx, res.access, f, place, count(s.want.Context.After), false)
+	return err
+}
+
+// render renders all events of the answer's timelines, those of a room together.
+func (s *searcher) render(ctx context.Context, r *http.Request) (map[*roomdb.Event][]byte, error) {
+	ofRoom := make(map[*access][]*roomdb.Event)
+	for _, res := range s.results {
+		ofRoom[res.access] = append(ofRoom[res.access], slices.Concat(res.before, []*roomdb.Event{res.event}, res.after)...)
+	}
+	rendered := make(map[*roomdb.Event][]byte)
+	for a, events := range ofRoom {
+		all, err := s.c.renderTimeline(ctx, r, a, events)
+		if err != nil {
+			return nil, err
+		}
+		for i, e := range events {
+			rendered[e] = all[i]
+		}
+	}
+	return rendered, nil
+}
+
+// context is the context of a result.
+func (s *searcher) context(ctx context.Context, res *searchResult, rendered map[*roomdb.Event][]byte) (map[string]any, error) {
+	list := func(events []*roomdb.Event) []json.RawMessage {
+		out := make([]json.RawMessage, len(events))
+		for i, e := range events {
+			out[i] = rendered[e]
+		}
+		return out
+	}
+	out := map[string]any{"start": res.start.Token(), "end": res.end.Token(), "events_before": list(res.before), "events_after": list(res.after)}
+	if !s.want.Context.Profile {
+		return out, nil
+	}
+	m, err := s.c.rooms.State(ctx, res.event.Part, res.event.SID)
+	if err != nil {
+		return nil, err
+	}
+	members, err := s.c.sendersIn(ctx, res.access.room, m, slices.Concat(res.before, []*roomdb.Event{res.event}, res.after))
+	if err != nil {
+		return nil, err
+	}
+	profiles := make(map[string]any, len(members))
+	for _, e := range members {
+		profile := make(map[string]string)
+		for _, field := range []string{"displayname", "avatar_url"} {
+			if v := gjson.GetBytes(e.Content, field); v.Type == gjson.String {
+				profile[field] = v.Str
+			}
+		}
+		profiles[*e.StateKey] = profile
+	}
+	out["profile_info"] = profiles
+	return out, nil
+}
+
+// groups says which results belong together.
+func (s *searcher) groups() map[string]any {
+	out := make(map[string]any)
+	for _, by := range s.want.Groupings.By {
+		type group struct {
+			Results []id.Event `json:"results"`
+			Order   int        `json:"order"`
+			Next    string     `json:"next_batch,omitempty"`
+		}
+		groups := make(map[string]*group)
+		for _, res := range s.results {
+			value := string(res.event.Sender)
+			if by.Key == "room_id" {
+				value = string(res.access.room.ID)
+			}
+			if groups[value] == nil {
+				groups[value] = &group{Order: len(groups) + 1}
+				if s.next != nil {
+					groups[value].Next = s.token(searchPage{group: by.Key, value: value})
+				}
+			}
+			groups[value].Results = append(groups[value].Results, res.event.ID)
+		}
+		out[by.Key] = groups
+	}
+	return out
+}
+
+// states is the current state of the rooms that have results, as the user may see it. Of the members there are those who sent the
+// results.
+func (s *searcher) states(ctx context.Context, r *http.Request) (map[id.Room]json.RawMessage, error) {
+	ofRoom := make(map[*access][]*roomdb.Event)
+	for _, res := range s.results {
+		ofRoom[res.access] = append(ofRoom[res.access], res.event)
+	}
+	out := make(map[id.Room]json.RawMessage, len(ofRoom))
+	for a, results := range ofRoom {
+		m, err := s.c.state(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		var nids []int64
+		for key, nid := range m.All() {
+			if key.Type != typeMember {
+				nids = append(nids, nid)
+			}
+		}
+		events, err := s.c.rooms.InOrder(ctx, a.room.Part, nids)
+		if err != nil {
+			return nil, err
+		}
+		members, err := s.c.sendersIn(ctx, a.room, m, results)
+		if err != nil {
+			return nil, err
+		}
+		rendered, err := s.c.render(ctx, r, append(events, members...))
+		if err != nil {
+			return nil, err
+		}
+		b := []byte{'['}
+		for i, e := range rendered {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, e...)
+		}
+		out[a.room.ID] = append(b, ']')
+	}
+	return out, nil
+}
+
+// searchPage is what a next_batch token says. It is no secret and needs no signature: who makes one up sees no more than by
+// other requests.
+type searchPage struct {
+	byRank       bool
+	after        search.Key
+	group, value string // a page of one group only; "" for all
+}
+
+// token is where the next page begins.
+func (s *searcher) token(p searchPage) string {
+	if s.page != nil && p.group == "" { // the next page of the same group
+		p.group, p.value = s.page.group, s.page.value
+	}
+	p.byRank, p.after = s.query.ByRank, *s.next
+	return p.encode()
+}
+
+// pageJSON is the form of a token.
+type pageJSON struct {
+	Rank   bool   `json:"r,omitempty"`
+	Length int64  `json:"l,omitempty"`
+	TS     int64  `json:"t"`
+	Part   uint32 `json:"p"`
+	NID    int64  `json:"n"`
+	Group  string `json:"g,omitempty"`
+	Value  string `json:"v,omitempty"`
+}
+
+func (p *searchPage) encode() string {
+	b, err := json.Marshal(pageJSON{p.byRank, p.after.Length, p.after.TS, p.after.Part, p.after.NID, p.group, p.value})
+	if err != nil {
+		panic(err) // there is nothing in it that could not be marshalled
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// parseSearchPage reads what encode wrote, and nothing else.
+func parseSearchPage(text string) (*searchPage, error) {
+	invalid := errors.New("not a token")
+	if len(text) > 1000 {
+		return nil, invalid
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, invalid
+	}
+	var j pageJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, invalid
+	}
+	p := &searchPage{byRank: j.Rank, after: search.Key{Length: j.Length, TS: j.TS, Part: j.Part, NID: j.NID}, group: j.Group, value: j.Value}
+	if p.encode() != text || p.group != "" && p.group != "room_id" && p.group != "sender" || p.after.Part > math.MaxInt32 {
+		return nil, invalid
+	}
+	return p, nil
+}
