@@ -157,7 +157,8 @@ func (tx *Tx) dropDevices(ctx context.Context, ids []string) ([]string, error) {
 		return nil, err
 	}
 	for _, drop := range []func(context.Context, int32, string, []string) error{
-		tx.DeleteOneTimeKeys, tx.DeleteFallbackKeys, tx.DeleteToDevice, tx.DeleteDeviceSignatures, tx.DeleteDevicePushers, tx.DeleteSlidingConnections,
+		tx.DeleteOneTimeKeys, tx.DeleteFallbackKeys, tx.DeleteToDevice, tx.DeleteDeviceSignatures, tx.DeleteDevicePushers,
+		tx.DeleteSlidingConnections, tx.DeleteDehydratedDevice,
 	} {
 		if err := drop(ctx, tx.Part, user, ids); err != nil {
 			return nil, err

@@ -106,20 +106,25 @@ type KeyUpload struct {
 // UploadKeys stores keys of a device. If the identity keys changed, the returned task tells the rooms.
 func (d *DB) UploadKeys(ctx context.Context, up KeyUpload) (task *Task, err error) {
 	_, err = d.Change(ctx, up.User, func(tx *Tx) error {
-		if task, err = tx.putIdentity(ctx, up); err != nil {
-			return err
-		}
-		if err := tx.putOneTimeKeys(ctx, up); err != nil {
-			return err
-		}
-		for _, k := range up.Fallbacks {
-			if err := tx.putFallbackKey(ctx, up, k); err != nil {
-				return err
-			}
-		}
-		return nil
+		task, err = tx.putKeys(ctx, up)
+		return err
 	})
 	return task, err
+}
+
+func (tx *Tx) putKeys(ctx context.Context, up KeyUpload) (task *Task, err error) {
+	if task, err = tx.putIdentity(ctx, up); err != nil {
+		return nil, err
+	}
+	if err := tx.putOneTimeKeys(ctx, up); err != nil {
+		return nil, err
+	}
+	for _, k := range up.Fallbacks {
+		if err := tx.putFallbackKey(ctx, up, k); err != nil {
+			return nil, err
+		}
+	}
+	return task, nil
 }
 
 func (tx *Tx) putIdentity(ctx context.Context, up KeyUpload) (*Task, error) {

@@ -50,20 +50,8 @@ func (c *Client) uploadKeys(w http.ResponseWriter, r *http.Request) error {
 	if err := httpx.Decode(r, &q); err != nil {
 		return err
 	}
-	if q.Fallback == nil {
-		q.Fallback = q.FallbackOld
-	}
-	up := userdb.KeyUpload{User: i.User, Device: device}
-	if up.Identity, err = identityKeys(q.DeviceKeys, i.User, device); err != nil {
-		return err
-	}
-	if up.OneTime, err = parseKeys("one_time_keys", q.OneTime); err != nil {
-		return err
-	}
-	if up.Fallbacks, err = parseKeys("fallback_keys", q.Fallback); err != nil {
-		return err
-	}
-	if err := oneForEachAlgorithm(up.Fallbacks); err != nil {
+	up, err := q.parse(i.User, device)
+	if err != nil {
 		return err
 	}
 	ctx := r.Context()
@@ -93,6 +81,24 @@ func (c *Client) uploadKeys(w http.ResponseWriter, r *http.Request) error {
 		counts[signedCurve] = 0 // clients wait for this one in particular
 	}
 	return httpx.OK(w, map[string]any{"one_time_key_counts": counts})
+}
+
+// parse checks the keys of an upload for a device.
+func (q *keyUpload) parse(user id.User, device id.Device) (up userdb.KeyUpload, err error) {
+	if q.Fallback == nil {
+		q.Fallback = q.FallbackOld
+	}
+	up = userdb.KeyUpload{User: user, Device: device}
+	if up.Identity, err = identityKeys(q.DeviceKeys, user, device); err != nil {
+		return up, err
+	}
+	if up.OneTime, err = parseKeys("one_time_keys", q.OneTime); err != nil {
+		return up, err
+	}
+	if up.Fallbacks, err = parseKeys("fallback_keys", q.Fallback); err != nil {
+		return up, err
+	}
+	return up, oneForEachAlgorithm(up.Fallbacks)
 }
 
 // roomForKeys refuses one-time keys beyond what a device may have.

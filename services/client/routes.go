@@ -40,7 +40,7 @@ func (c *Client) Routes(rt *httpx.Router) {
 		},
 	}
 	for _, add := range []func(*routes){
-		c.wellKnownRoutes, c.loginRoutes, c.registerRoutes, c.accountRoutes, c.deviceRoutes, c.profileRoutes,
+		c.wellKnownRoutes, c.loginRoutes, c.registerRoutes, c.accountRoutes, c.deviceRoutes, c.dehydratedRoutes, c.profileRoutes,
 		c.accountDataRoutes, c.filterRoutes, c.pushRuleRoutes, c.pusherRoutes, c.keyRoutes, c.crossSigningRoutes,
 		c.backupRoutes, c.toDeviceRoutes, c.presenceRoutes, c.directorySearchRoutes, c.searchRoutes, c.turnRoutes, c.thirdPartyRoutes, c.openIDRoutes,
 		c.mutualRoomsRoutes, c.reportRoutes, c.roomRoutes,

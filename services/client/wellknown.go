@@ -35,7 +35,7 @@ var unstable = map[string]bool{
 	"io.element.e2ee_forced.public":          false,
 	"io.element.e2ee_forced.private":         false,
 	"io.element.e2ee_forced.trusted_private": false,
-	"org.matrix.msc3814":                     false, // dehydrated devices
+	"org.matrix.msc3814":                     true, // dehydrated devices
 	"org.matrix.msc4140":                     false, // delayed events
 }
 

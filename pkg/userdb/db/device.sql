@@ -90,3 +90,13 @@ DELETE FROM access_token a USING old WHERE a.part = $1 AND a.user_id = $2 AND a.
 
 -- name: DeleteOtherAccessTokens :exec
 DELETE FROM access_token WHERE part = $1 AND user_id = $2 AND device_id = $3 AND hash <> $4;
+
+-- name: DehydratedDevice :one
+SELECT device_id, data FROM dehydrated_device WHERE part = $1 AND user_id = $2;
+
+-- name: PutDehydratedDevice :exec
+INSERT INTO dehydrated_device (part, user_id, device_id, data) VALUES ($1, $2, $3, $4)
+ON CONFLICT (part, user_id) DO UPDATE SET device_id = excluded.device_id, data = excluded.data;
+
+-- name: DeleteDehydratedDevice :exec
+DELETE FROM dehydrated_device WHERE part = $1 AND user_id = $2 AND device_id = ANY(sqlc.arg(device_ids)::text[]);

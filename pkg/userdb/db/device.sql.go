@@ -61,6 +61,22 @@ func (q *Queries) AddRefreshToken(ctx context.Context, arg AddRefreshTokenParams
 	return err
 }
 
+const dehydratedDevice = `-- name: DehydratedDevice :one
+SELECT device_id, data FROM dehydrated_device WHERE part = $1 AND user_id = $2
+`
+
+type DehydratedDeviceRow struct {
+	DeviceID string
+	Data     []byte
+}
+
+func (q *Queries) DehydratedDevice(ctx context.Context, part int32, userID string) (DehydratedDeviceRow, error) {
+	row := q.db.QueryRow(ctx, dehydratedDevice, part, userID)
+	var i DehydratedDeviceRow
+	err := row.Scan(&i.DeviceID, &i.Data)
+	return i, err
+}
+
 const deleteAllAccessTokens = `-- name: DeleteAllAccessTokens :exec
 DELETE FROM access_token WHERE part = $1 AND user_id = $2
 `
@@ -76,6 +92,15 @@ DELETE FROM refresh_token WHERE part = $1 AND user_id = $2
 
 func (q *Queries) DeleteAllRefreshTokens(ctx context.Context, part int32, userID string) error {
 	_, err := q.db.Exec(ctx, deleteAllRefreshTokens, part, userID)
+	return err
+}
+
+const deleteDehydratedDevice = `-- name: DeleteDehydratedDevice :exec
+DELETE FROM dehydrated_device WHERE part = $1 AND user_id = $2 AND device_id = ANY($3::text[])
+`
+
+func (q *Queries) DeleteDehydratedDevice(ctx context.Context, part int32, userID string, deviceIds []string) error {
+	_, err := q.db.Exec(ctx, deleteDehydratedDevice, part, userID, deviceIds)
 	return err
 }
 
@@ -307,6 +332,28 @@ func (q *Queries) LockRefreshToken(ctx context.Context, part int32, hash []byte)
 		&i.ExpiresTs,
 	)
 	return i, err
+}
+
+const putDehydratedDevice = `-- name: PutDehydratedDevice :exec
+INSERT INTO dehydrated_device (part, user_id, device_id, data) VALUES ($1, $2, $3, $4)
+ON CONFLICT (part, user_id) DO UPDATE SET device_id = excluded.device_id, data = excluded.data
+`
+
+type PutDehydratedDeviceParams struct {
+	Part     int32
+	UserID   string
+	DeviceID string
+	Data     []byte
+}
+
+func (q *Queries) PutDehydratedDevice(ctx context.Context, arg PutDehydratedDeviceParams) error {
+	_, err := q.db.Exec(ctx, putDehydratedDevice,
+		arg.Part,
+		arg.UserID,
+		arg.DeviceID,
+		arg.Data,
+	)
+	return err
 }
 
 const renameDevice = `-- name: RenameDevice :execrows
