@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 
-	"github.com/tidwall/gjson"
-
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/invitefilter"
 	"hanse/pkg/partition"
 	"hanse/pkg/userdb/db"
 )
@@ -39,16 +38,22 @@ func (d *DB) AccountData(ctx context.Context, user id.User, room id.Room, typ st
 	return content, notFound(err)
 }
 
-// BlocksInvites says whether a user blocks all invites (client-server API, "Invite permission").
-func (d *DB) BlocksInvites(ctx context.Context, user id.User) (bool, error) {
-	content, err := d.AccountData(ctx, user, "", "m.invite_permission_config")
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return gjson.GetBytes(content, "default_action").Str == "block", err
+// InviteAction returns what a user wants done with invites by another one.
+func (d *DB) InviteAction(ctx context.Context, user, inviter id.User) (invitefilter.Action, error) {
+	contents, err := d.AccountDataOf(ctx, user, invitefilter.Types...)
+	return invitefilter.Parse(contents).Of(inviter), err
 }
 
-// AccountDataSince returns the entries whose last change lies in (after, upTo], by position. After 0 these are all.
+// DeleteAccountData deletes an entry. It stays as an empty object for those who had been told of it (MSC3391).
+func (d *DB) DeleteAccountData(ctx context.Context, user id.User, room id.Room, typ string) error {
+	_, err := d.Change(ctx, user, func(tx *Tx) error {
+		return tx.DeleteAccountData(ctx, db.DeleteAccountDataParams{Part: tx.Part, UserID: string(user), RoomID: string(room), Type: typ, Seq: tx.Seq})
+	})
+	return err
+}
+
+// AccountDataSince returns the entries whose last change lies in (after, upTo], by position. After 0 these are all; else those that
+// were deleted are in it, as empty objects.
 func (d *DB) AccountDataSince(ctx context.Context, user id.User, after, upTo int64) ([]AccountData, error) {
 	q, part := d.At(user)
 	rows, err := q.AccountDataSince(ctx, db.AccountDataSinceParams{Part: part, UserID: string(user), After: after, UpTo: upTo})
@@ -57,7 +62,7 @@ func (d *DB) AccountDataSince(ctx context.Context, user id.User, after, upTo int
 	}
 	out := make([]AccountData, 0, len(rows))
 	for _, r := range rows {
-		if !r.Deleted {
+		if !r.Deleted || after > 0 {
 			out = append(out, AccountData{Room: id.Room(r.RoomID), Type: r.Type, Content: r.Content, Seq: r.Seq})
 		}
 	}

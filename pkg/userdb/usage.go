@@ -32,7 +32,7 @@ const (
 
 const (
 	sqlUsageAccountData = `SELECT count(*), coalesce(sum(octet_length(content)), 0)::bigint FROM account_data
-WHERE part = $1 AND user_id = $2 AND NOT deleted AND (room_id, type) <> ($3, $4)`
+WHERE part = $1 AND user_id = $2 AND (room_id, type) <> ($3, $4)`
 	sqlUsageInvites = `SELECT count(*), coalesce(sum(octet_length(stripped)), 0)::bigint FROM membership
 WHERE part = $1 AND user_id = $2 AND membership = 'invite' AND room_id <> $3`
 )
@@ -49,7 +49,8 @@ func (d *DB) Usage(ctx context.Context, user id.User, what Stored) (Usage, error
 	return d.usage(ctx, user, sqlUsage[what])
 }
 
-// AccountDataUsage returns how much account data a user has, but for one entry, which is to be replaced.
+// AccountDataUsage returns how much account data a user has, but for one entry, which is to be replaced. What was deleted counts too,
+// as it stays in the table.
 func (d *DB) AccountDataUsage(ctx context.Context, user id.User, room id.Room, typ string) (Usage, error) {
 	return d.usage(ctx, user, sqlUsageAccountData, string(room), typ)
 }

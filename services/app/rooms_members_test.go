@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
@@ -260,6 +261,23 @@ func testInvitePermission(t *testing.T, w *world) {
 	anna.do("POST", v3+"/createRoom", object{"invite": list{bert.id}}).fails(403, "M_INVITE_BLOCKED")
 	bert.do("PUT", config, object{}).ok()
 	anna.do("POST", in(room, "invite"), object{"user_id": bert.id}).ok()
+
+	// MSC4155: who is blocked is refused, an invite of an ignored one is made, and not told of as long as it is ignored.
+	carl := w.register(t, "carl")
+	told := func() bool {
+		return bert.do("GET", v3+"/sync?timeout=0", nil).ok().get("rooms.invite").Map()[room].Exists()
+	}
+	bert.do("PUT", config, object{"blocked_users": list{carl.id}}).ok()
+	if other := carl.create(object{}); !told() {
+		t.Error("an invite of somebody else is not told")
+	} else {
+		carl.do("POST", in(other, "invite"), object{"user_id": bert.id}).fails(403, "M_INVITE_BLOCKED")
+	}
+	bert.do("PUT", config, object{"ignored_servers": list{"*"}}).ok()
+	eventually(t, "an ignored invite is not told", func() bool { return !told() })
+	anna.do("POST", in(anna.create(object{}), "invite"), object{"user_id": bert.id}).ok()
+	bert.do("DELETE", strings.Replace(config, v3, "/_matrix/client/unstable/org.matrix.msc3391", 1), nil).ok()
+	eventually(t, "an invite is told that is ignored no more", told)
 }
 
 // Client-server API, "Getting events for a room": GET /members and /joined_members.

@@ -27,6 +27,9 @@ func (c *Client) accountDataRoutes(rt *routes) {
 	rt.guest.Handle("PUT /user/{userId}/account_data/{type}", c.putAccountData)
 	rt.guest.Handle("GET /user/{userId}/rooms/{roomId}/account_data/{type}", c.getAccountData)
 	rt.guest.Handle("PUT /user/{userId}/rooms/{roomId}/account_data/{type}", c.putAccountData)
+	old := rt.authUnstable("/org.matrix.msc3391")
+	old.Handle("DELETE /user/{userId}/account_data/{type}", c.deleteAccountData)
+	old.Handle("DELETE /user/{userId}/rooms/{roomId}/account_data/{type}", c.deleteAccountData)
 	rt.guest.Handle("GET /user/{userId}/rooms/{roomId}/tags", c.getTags)
 	rt.guest.Handle("PUT /user/{userId}/rooms/{roomId}/tags/{tag}", c.putTag)
 	rt.guest.Handle("DELETE /user/{userId}/rooms/{roomId}/tags/{tag}", c.deleteTag)
@@ -70,15 +73,42 @@ func (c *Client) getAccountData(w http.ResponseWriter, r *http.Request) error {
 	return httpx.Raw(w, http.StatusOK, content)
 }
 
-// putAccountData answers PUT .../account_data/{type} (client-server API, "Client Config"). What the server manages
-// itself cannot be written this way: 405 M_BAD_JSON.
+// settable refuses what the server manages itself: 405 M_BAD_JSON.
+func settable(room id.Room, typ string) error {
+	if typ == dataFullyRead || (room == "" && typ == dataPushRules) {
+		return merr.New(http.StatusMethodNotAllowed, merr.CodeBadJSON, "Cannot set "+typ+" through this API.")
+	}
+	return nil
+}
+
+// deleteAccountData answers DELETE .../account_data/{type} (MSC3391).
+func (c *Client) deleteAccountData(w http.ResponseWriter, r *http.Request) error {
+	user, room, typ, err := dataKey(r)
+	if err != nil {
+		return err
+	}
+	if err := settable(room, typ); err != nil {
+		return err
+	}
+	return c.dropAccountData(w, r, user, room, typ)
+}
+
+func (c *Client) dropAccountData(w http.ResponseWriter, r *http.Request, user id.User, room id.Room, typ string) error {
+	if err := c.users.DeleteAccountData(r.Context(), user, room, typ); err != nil {
+		return err
+	}
+	return httpx.Empty(w)
+}
+
+// putAccountData answers PUT .../account_data/{type} (client-server API, "Client Config"). An empty object deletes the entry
+// (MSC3391, "Backwards Compatibility").
 func (c *Client) putAccountData(w http.ResponseWriter, r *http.Request) error {
 	user, room, typ, err := dataKey(r)
 	if err != nil {
 		return err
 	}
-	if typ == dataFullyRead || (room == "" && typ == dataPushRules) {
-		return merr.New(http.StatusMethodNotAllowed, merr.CodeBadJSON, "Cannot set "+typ+" through this API.")
+	if err := settable(room, typ); err != nil {
+		return err
 	}
 	body, err := httpx.JSONBody(r)
 	if err != nil {
@@ -87,6 +117,9 @@ func (c *Client) putAccountData(w http.ResponseWriter, r *http.Request) error {
 	var content bytes.Buffer
 	if err := json.Compact(&content, body); err != nil {
 		return merr.NotJSON("The request body is not JSON")
+	}
+	if content.String() == "{}" {
+		return c.dropAccountData(w, r, user, room, typ)
 	}
 	if err := c.mayStoreData(r.Context(), user, room, typ, content.Len()); err != nil {
 		return err

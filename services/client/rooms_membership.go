@@ -13,6 +13,7 @@ import (
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/invitefilter"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
@@ -309,8 +310,8 @@ func (c *Client) mayInvite(ctx context.Context, by, invitee id.User) error {
 	if !c.isLocal(invitee) || by == invitee {
 		return nil
 	}
-	blocks, err := c.users.BlocksInvites(ctx, invitee)
-	if err == nil && blocks {
+	action, err := c.users.InviteAction(ctx, invitee, by)
+	if err == nil && action == invitefilter.Block {
 		return merr.InviteBlocked()
 	}
 	return err

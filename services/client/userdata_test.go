@@ -1,8 +1,11 @@
 package client
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"hanse/pkg/userdb"
 )
 
 // Client-server API, "Client Config".
@@ -29,6 +32,29 @@ func TestAccountData(t *testing.T) {
 	if len(data) != 2 || data[0].Seq >= data[1].Seq {
 		t.Errorf("changes: %+v", data)
 	}
+	// MSC3391: an entry is deleted, also by an empty object, and again; whoever had it is told of an empty object.
+	unstable := strings.Replace(base, v3, "/_matrix/client/unstable/org.matrix.msc3391", 1)
+	for _, path := range []string{"/account_data/org.example", "/rooms/!r:a.example/account_data/org.example"} {
+		for range 2 {
+			anna.do("DELETE", unstable+path, nil).ok()
+		}
+		anna.do("GET", base+path, nil).fails(404, "M_NOT_FOUND")
+		anna.do("PUT", base+path, map[string]any{"a": 1}).ok()
+		anna.do("PUT", base+path, map[string]any{}).ok()
+		anna.do("GET", base+path, nil).fails(404, "M_NOT_FOUND")
+	}
+	seq, err := c.users.Seq(t.Context(), anna.id)
+	must(t, err)
+	for after, want := range map[int64]int{0: 0, 1: 2} {
+		data, err := c.users.AccountDataSince(t.Context(), anna.id, after, seq)
+		must(t, err)
+		data = slices.DeleteFunc(data, func(d userdb.AccountData) bool { return d.Type != "org.example" })
+		if len(data) != want || slices.ContainsFunc(data, func(d userdb.AccountData) bool { return string(d.Content) != "{}" }) {
+			t.Errorf("told after %d: %v, want %d deletions", after, data, want)
+		}
+	}
+	anna.do("DELETE", unstable+"/account_data/m.push_rules", nil).fails(405, "M_BAD_JSON")
+	bert.do("DELETE", unstable+"/account_data/org.example", nil).fails(403, "M_FORBIDDEN")
 	anna.do("PUT", base+"/account_data/m.push_rules", map[string]any{}).fails(405, "M_BAD_JSON")
 	anna.do("PUT", base+"/account_data/m.fully_read", map[string]any{}).fails(405, "M_BAD_JSON")
 	anna.do("PUT", base+"/rooms/!r:a.example/account_data/m.fully_read", map[string]any{}).fails(405, "M_BAD_JSON")

@@ -63,17 +63,22 @@ func TestAnnouncedVersions(t *testing.T) {
 		"org.matrix.msc3827.stable": func() bool {
 			return anna.do("POST", v3+"/publicRooms", map[string]any{"filter": map[string]any{"room_types": 5}}).status == 400
 		},
-		"org.matrix.msc4140":               recognised("GET", "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"),
-		"org.matrix.msc4151":               recognised("POST", "/_matrix/client/unstable/org.matrix.msc4151"+room+"/report"),
+		"org.matrix.msc4140": recognised("GET", "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"),
+		"org.matrix.msc4151": recognised("POST", "/_matrix/client/unstable/org.matrix.msc4151"+room+"/report"),
+		"org.matrix.msc3391": func() bool {
+			return anna.do("DELETE", "/_matrix/client/unstable/org.matrix.msc3391/user/"+user+"/account_data/m.none", nil).status == 200
+		},
 		"org.matrix.msc4326":               masquerade,
 		"org.matrix.msc3814":               recognised("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
 		"uk.tcpip.msc4133":                 recognised("GET", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/"+user+"/a.b"),
 		"uk.tcpip.msc4133.stable":          recognised("GET", v3+"/profile/"+user+"/a.b"),
 		"org.matrix.label_based_filtering": func() bool { return false }, // events are not filtered by labels
 	}
-	// Of /sync, which is another role's: testSyncStateAfter, testSyncThreads and TestSliding of services/app. Of media, which is another's, too:
-	// TestAsynchronousUpload, TestUploadAndDownload, TestThumbnails and TestPreview of services/media.
-	elsewhere := []string{"org.matrix.msc4222", "org.matrix.msc3773", "org.matrix.simplified_msc3575", "v1.7", "v1.11", "org.matrix.msc3916.stable"}
+	// Of /sync, which is another role's: testSyncStateAfter, testSyncThreads and TestSliding of services/app. Of media, which is another's,
+	// too: TestAsynchronousUpload, TestUploadAndDownload, TestThumbnails and TestPreview of services/media. Of invites:
+	// testInvitePermission of services/app.
+	elsewhere := []string{"org.matrix.msc4222", "org.matrix.msc3773", "org.matrix.simplified_msc3575", "v1.7", "v1.11", "org.matrix.msc3916.stable",
+		"org.matrix.msc4155", "org.matrix.msc4380.stable"}
 
 	var told struct {
 		Versions []string        `json:"versions"`

@@ -27,6 +27,9 @@ var unstable = map[string]bool{
 	"org.matrix.msc4222":                     true, // state_after
 	"org.matrix.msc4326":                     true, // device masquerading
 	"org.matrix.simplified_msc3575":          true, // sliding sync
+	"org.matrix.msc3391":                     true, // account data is deleted
+	"org.matrix.msc4155":                     true, // invite filtering
+	"org.matrix.msc4380.stable":              true, // invite blocking
 	"uk.tcpip.msc4133":                       true, // profile fields
 	"uk.tcpip.msc4133.stable":                true,
 	"org.matrix.label_based_filtering":       false,
@@ -35,7 +38,7 @@ var unstable = map[string]bool{
 	"io.element.e2ee_forced.public":          false,
 	"io.element.e2ee_forced.private":         false,
 	"io.element.e2ee_forced.trusted_private": false,
-	"org.matrix.msc3814":                     true, // dehydrated devices
+	"org.matrix.msc3814":                     true,  // dehydrated devices
 	"org.matrix.msc4140":                     false, // delayed events
 }
 

@@ -13,6 +13,7 @@ import (
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/invitefilter"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
@@ -162,7 +163,7 @@ func (f *Fedin) checkInvite(ctx context.Context, pdu *event.PDU, origin id.Serve
 	if err := f.keys.VerifyEvent(ctx, pdu); err != nil {
 		return badSignature(err)
 	}
-	if err := f.takesInvites(ctx, target); err != nil {
+	if err := f.takesInvites(ctx, target, pdu.Sender); err != nil {
 		return err
 	}
 	return f.mayWait(ctx, target, pdu.RoomID)
@@ -189,8 +190,8 @@ func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
 	return err
 }
 
-// takesInvites says whether a local user exists and wants to be invited (client-server API, "Invite permission").
-func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
+// takesInvites says whether a local user exists and wants to be invited by another one (client-server API, "Invite permission").
+func (f *Fedin) takesInvites(ctx context.Context, user, inviter id.User) error {
 	account, err := f.users.Account(ctx, user)
 	if errors.Is(err, userdb.ErrNotFound) || err == nil && account.Deactivated {
 		return merr.Forbidden("The invited user does not exist")
@@ -198,8 +199,8 @@ func (f *Fedin) takesInvites(ctx context.Context, user id.User) error {
 	if err != nil {
 		return err
 	}
-	blocks, err := f.users.BlocksInvites(ctx, user)
-	if err == nil && blocks {
+	action, err := f.users.InviteAction(ctx, user, inviter)
+	if err == nil && action == invitefilter.Block {
 		return merr.InviteBlocked()
 	}
 	return err

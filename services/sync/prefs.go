@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/invitefilter"
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/userdb"
 	"hanse/pkg/view"
@@ -33,6 +34,7 @@ type prefs struct {
 	rooms     map[id.Room]ruleLevel
 	program   *pushrule.Program // all rules, if some look at single messages otherwise than the default ones; or nil
 	ignored   view.Ignored
+	invites   invitefilter.Rules
 	muted     []userdb.MutedTime // when the rules muted everything; what came then does not count
 	rawRules  []byte
 	rawIgnore []byte
@@ -46,11 +48,12 @@ func (s *Service) prefsOf(ctx context.Context, u *user) (*prefs, error) {
 	if old != nil && old.seq >= seq {
 		return old, nil
 	}
-	data, err := s.userdb.AccountDataOf(ctx, u.id, pushRules, ignored)
+	data, err := s.userdb.AccountDataOf(ctx, u.id, append([]string{pushRules, ignored}, invitefilter.Types...)...)
 	if err != nil {
 		return nil, err
 	}
 	p := newPrefs(u.id, old, seq, data[pushRules], data[ignored])
+	p.invites = invitefilter.Parse(data)
 	if p.muted, err = s.userdb.MutedTimes(ctx, u.id); err != nil {
 		return nil, err
 	}
@@ -70,11 +73,15 @@ func (u *user) learn(data []userdb.AccountData, after, upTo int64) {
 		switch {
 		case d.Room == "" && d.Type == pushRules:
 			return // muted times change with the rules, and are not read here
+		case d.Room == "" && slices.Contains(invitefilter.Types, d.Type):
+			return
 		case d.Room == "" && d.Type == ignored:
 			ignore = d.Content
 		}
 	}
-	u.setPrefs(newPrefs(u.id, old, upTo, old.rawRules, ignore))
+	p := newPrefs(u.id, old, upTo, old.rawRules, ignore)
+	p.invites = old.invites
+	u.setPrefs(p)
 }
 
 func (u *user) setPrefs(p *prefs) *prefs {
@@ -156,6 +163,12 @@ func (p *prefs) mutedIn(part uint32, after, upTo int64) bool {
 	return slices.ContainsFunc(p.muted, func(m userdb.MutedTime) bool {
 		return m.Since[part] < upTo && (m.Until == nil || m.Until[part] > max(after, m.Since[part]))
 	})
+}
+
+// tellsInvite says whether the user wants to know of invites by another one (client-server API, "Ignoring Users" and "Invite
+// permission"; MSC4155).
+func (p *prefs) tellsInvite(by id.User) bool {
+	return !p.ignored.Has(by) && p.invites.Of(by) == invitefilter.Allow
 }
 
 func (p *prefs) level(room id.Room) ruleLevel {

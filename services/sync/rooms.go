@@ -150,7 +150,7 @@ func (s *Service) addInvitation(ctx context.Context, a *answer, p *poll, r *user
 		if err != nil {
 			return err
 		}
-		if !pr.ignored.Has(r.Sender) {
+		if pr.tellsInvite(r.Sender) {
 			a.invite = append(a.invite, write("invite_state"))
 		}
 	case "knock":

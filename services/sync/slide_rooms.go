@@ -513,7 +513,7 @@ func (s *Service) tellOther(ctx context.Context, p *slide, a *slideAnswer, pr *p
 		return nil
 	}
 	if !gone {
-		if t.seen == nil || t.r.Membership == "invite" && pr.ignored.Has(t.r.Sender) {
+		if t.seen == nil || t.r.Membership == "invite" && !pr.tellsInvite(t.r.Sender) {
 			return nil
 		}
 		stripped, err := s.stripped(ctx, t.r)

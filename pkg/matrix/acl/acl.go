@@ -15,7 +15,7 @@ const EventType = "m.room.server_acl"
 
 // List is the list of a room. It is immutable. A nil *List, for rooms without one, allows everybody.
 type List struct {
-	allow, deny []pattern
+	allow, deny []Glob
 	literals    bool
 }
 
@@ -36,15 +36,15 @@ func Parse(content []byte) *List {
 	return l
 }
 
-func patterns(raw json.RawMessage) []pattern {
+func patterns(raw json.RawMessage) []Glob {
 	var entries []any
 	if json.Unmarshal(raw, &entries) != nil {
 		return nil
 	}
-	out := make([]pattern, 0, len(entries))
+	out := make([]Glob, 0, len(entries))
 	for _, e := range entries {
 		if s, ok := e.(string); ok {
-			out = append(out, pattern(strings.ToLower(s)))
+			out = append(out, Glob(strings.ToLower(s)))
 		}
 	}
 	return out
@@ -55,7 +55,7 @@ func (l *List) Allows(server id.Server) bool {
 	if l == nil {
 		return true
 	}
-	host := strings.ToLower(hostOf(server))
+	host := strings.ToLower(HostOf(server))
 	if !l.literals && isLiteral(host) {
 		return false
 	}
@@ -68,7 +68,7 @@ func (l *List) Bytes() int64 {
 		return 0
 	}
 	n := int64(64)
-	for _, of := range [][]pattern{l.allow, l.deny} {
+	for _, of := range [][]Glob{l.allow, l.deny} {
 		for _, p := range of {
 			n += int64(len(p)) + 16
 		}
@@ -76,7 +76,8 @@ func (l *List) Bytes() int64 {
 	return n
 }
 
-func hostOf(server id.Server) string {
+// HostOf returns a server name without its port.
+func HostOf(server id.Server) string {
 	s := string(server)
 	if end := strings.IndexByte(s, ']'); strings.HasPrefix(s, "[") && end > 0 {
 		return s[:end+1]
@@ -93,21 +94,21 @@ func isLiteral(host string) bool {
 	return err == nil && addr.Is4()
 }
 
-func matchAny(of []pattern, host string) bool {
+func matchAny(of []Glob, host string) bool {
 	for _, p := range of {
-		if p.matches(host) {
+		if p.Matches(host) {
 			return true
 		}
 	}
 	return false
 }
 
-// pattern is a glob: * stands for any characters, ? for one.
-type pattern string
+// Glob is a pattern: * stands for any characters, ? for one.
+type Glob string
 
-// matches takes time proportional to the product of the lengths at worst: after a mismatch only the last * is tried
+// Matches says whether the whole of s is like the pattern. It takes time proportional to the product of the lengths at worst: after a mismatch only the last * is tried
 // anew.
-func (p pattern) matches(s string) bool {
+func (p Glob) Matches(s string) bool {
 	at, star, from := 0, -1, 0
 	for i := 0; i < len(s); {
 		switch {

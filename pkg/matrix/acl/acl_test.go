@@ -54,7 +54,7 @@ func TestPatternIsAGlob(t *testing.T) {
 		p := rapid.StringMatching(`[ab.*?]{0,12}`).Draw(t, "pattern")
 		s := rapid.StringMatching(`[ab.]{0,12}`).Draw(t, "text")
 		re := strings.NewReplacer(".", `\.`, "*", ".*", "?", ".").Replace(p)
-		if got, want := pattern(p).matches(s), regexp.MustCompile("^"+re+"$").MatchString(s); got != want {
+		if got, want := Glob(p).Matches(s), regexp.MustCompile("^"+re+"$").MatchString(s); got != want {
 			t.Fatalf("%q matches %q: %v", p, s, got)
 		}
 	})

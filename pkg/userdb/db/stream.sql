@@ -27,6 +27,10 @@ RETURNING seq;
 INSERT INTO account_data (part, user_id, room_id, type, content, seq) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (part, user_id, room_id, type) DO UPDATE SET content = excluded.content, deleted = false, seq = excluded.seq;
 
+-- name: DeleteAccountData :exec
+UPDATE account_data SET content = '{}', deleted = true, seq = $5
+WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted;
+
 -- name: AccountData :one
 SELECT content FROM account_data
 WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted;

@@ -284,6 +284,30 @@ func (q *Queries) BeginMute(ctx context.Context, arg BeginMuteParams) error {
 	return err
 }
 
+const deleteAccountData = `-- name: DeleteAccountData :exec
+UPDATE account_data SET content = '{}', deleted = true, seq = $5
+WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted
+`
+
+type DeleteAccountDataParams struct {
+	Part   int32
+	UserID string
+	RoomID string
+	Type   string
+	Seq    int64
+}
+
+func (q *Queries) DeleteAccountData(ctx context.Context, arg DeleteAccountDataParams) error {
+	_, err := q.db.Exec(ctx, deleteAccountData,
+		arg.Part,
+		arg.UserID,
+		arg.RoomID,
+		arg.Type,
+		arg.Seq,
+	)
+	return err
+}
+
 const deleteAllAccountData = `-- name: DeleteAllAccountData :exec
 DELETE FROM account_data WHERE part = $1 AND user_id = $2
 `
