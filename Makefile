@@ -41,12 +41,12 @@ test: ## everything that must hold: generated code, go.mod files, lint, vet, tes
 	@[ -e bin/golangci-lint ] || echo "The first time this builds its tools from source, too: tens of minutes on two cores, 10 GB of disk."
 	@$(MAKE) --no-print-directory generated tidy lint vet unit chart fuzz
 
-unit: ## all tests, end-to-end tests too
+unit: bin/versitygw ## all tests, end-to-end tests too
 	@set -e; for m in proto pkg services; do echo "== test $$m"; (cd $$m && $(GO) test $(TESTFLAGS) ./...); done
 	@echo "== test tools"; cd tools && $(GO) test $(TESTFLAGS) -p 1 ./... # whole clusters: one package after the other
 
 tidy: ## check that the go.mod and go.sum of each module say what it imports, without the workspace's help
-	@set -e; for m in $(MODULES) tools/chart tools/dendrite tools/gen tools/lint; do \
+	@set -e; for m in $(MODULES) tools/chart tools/dendrite tools/gen tools/lint tools/versitygw; do \
 		(cd $$m && GOWORK=off $(GO) mod tidy -diff) || { echo "Run GOWORK=off go mod tidy in $$m." >&2; exit 1; }; done
 
 vet:
@@ -94,6 +94,8 @@ bin/protoc-gen-go-grpc: tools/gen/go.mod
 	cd tools/gen && GOWORK=off $(GO) build -o ../../$@ google.golang.org/grpc/cmd/protoc-gen-go-grpc
 bin/dendrite: tools/dendrite/go.mod
 	cd tools/dendrite && GOWORK=off $(GO) build -o ../../$@ github.com/matrix-org/dendrite/cmd/dendrite
+bin/versitygw: tools/versitygw/go.mod
+	cd tools/versitygw && GOWORK=off $(GO) build -o ../../$@ github.com/versity/versitygw/cmd/versitygw
 
 clean: ## remove what was built; data directories stay
 	rm -rf bin

@@ -115,7 +115,7 @@ func (s *Store) unshare(ctx context.Context, m *Media) error {
 }
 
 const (
-	sqlGarbageOf   = `SELECT object FROM media_garbage WHERE part = $1 LIMIT 100`
+	sqlGarbageOf   = `SELECT object FROM media_garbage WHERE part = $1 AND due_ts <= $2 LIMIT 100`
 	sqlGarbageGone = `DELETE FROM media_garbage WHERE part = $1 AND object = ANY($2)`
 )
 
@@ -123,7 +123,7 @@ const (
 func (s *Store) collect(ctx context.Context, part uint32) error {
 	pool := s.shards.For(part)
 	for {
-		rows, err := pool.Query(ctx, sqlGarbageOf, part)
+		rows, err := pool.Query(ctx, sqlGarbageOf, part, s.now().UnixMilli())
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (s *Store) remove(ctx context.Context, object string) error {
 	if err := s.bucket.Delete(ctx, object); err != nil && !notThere(err) {
 		return err
 	}
-	if s.s3 {
+	if s.s3 != nil {
 		return nil
 	}
 	for it := s.bucket.List(&blob.ListOptions{Prefix: object + "."}); ; {

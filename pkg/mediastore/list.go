@@ -1,26 +1,27 @@
 package mediastore
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/matrix/id"
 )
 
 const sqlOfUser = `
 SELECT m.* FROM unnest($1::int[]) p, LATERAL (SELECT ` + columns + ` FROM media
-    WHERE part = p AND user_id = $2 AND state = 3 ORDER BY created_ts DESC, media_id LIMIT $3) m`
+    WHERE part = p AND user_id = $2 AND state = 3 ORDER BY %s LIMIT $3) m`
 
-// OfUser lists what a user has uploaded, the newest first, from the offset on. It reads as many rows as the offset has.
-func (s *Store) OfUser(ctx context.Context, user id.User, offset, limit int) ([]*Media, error) {
+// OfUser lists what a user has uploaded, from the offset on. It reads as many rows of each partition as the offset has.
+func (s *Store) OfUser(ctx context.Context, user id.User, o Order, offset, limit int) ([]*Media, error) {
 	var all []*Media
 	for pool, parts := range s.shards.Groups(s.allParts()) {
-		rows, err := pool.Query(ctx, sqlOfUser, ints(parts), user, offset+limit)
+		rows, err := pool.Query(ctx, fmt.Sprintf(sqlOfUser, o.sql()), ints(parts), user, offset+limit)
 		if err != nil {
 			return nil, err
 		}
@@ -30,24 +31,47 @@ func (s *Store) OfUser(ctx context.Context, user id.User, offset, limit int) ([]
 		}
 		all = append(all, found...)
 	}
-	slices.SortFunc(all, func(a, b *Media) int {
-		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Media, b.Media))
-	})
+	slices.SortFunc(all, o.compare)
 	return all[min(offset, len(all)):min(offset+limit, len(all))], nil
 }
 
-// DeleteOfUser deletes all that a user has uploaded.
+const (
+	sqlAllOfUser = `SELECT origin, media_id FROM media WHERE part = ANY($1) AND user_id = $2 AND state < 4 LIMIT $3`
+	// eraseStep is how many media of a user are read at a time, eraseWays how many are deleted at a time.
+	eraseStep, eraseWays = 500, 8
+)
+
+// DeleteOfUser deletes all that a user has uploaded, what is being uploaded, too, and ids that were created ahead.
 func (s *Store) DeleteOfUser(ctx context.Context, user id.User) (deleted int, err error) {
-	for {
-		page, err := s.OfUser(ctx, user, 0, 100)
-		if err != nil || len(page) == 0 {
-			return deleted, err
-		}
-		n, err := s.DeleteAll(ctx, page)
-		if deleted += n; err != nil {
-			return deleted, err
+	for pool, parts := range s.shards.Groups(s.allParts()) {
+		for {
+			rows, err := pool.Query(ctx, sqlAllOfUser, ints(parts), user, eraseStep)
+			if err != nil {
+				return deleted, err
+			}
+			page, err := pgx.CollectRows(rows, pgx.RowToStructByPos[ID])
+			if err != nil {
+				return deleted, err
+			}
+			g, ctx := errgroup.WithContext(ctx)
+			g.SetLimit(eraseWays)
+			for _, i := range page {
+				g.Go(func() error {
+					if err := s.Delete(ctx, i); err != nil && !errors.Is(err, ErrNotFound) {
+						return err
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				return deleted, err
+			}
+			if deleted += len(page); len(page) < eraseStep {
+				break
+			}
 		}
 	}
+	return deleted, nil
 }
 
 // DeleteAll deletes several media.
@@ -73,6 +97,8 @@ type Filter struct {
 	Nobodys bool
 	// Origin is their server, if it is not empty.
 	Origin id.Server
+	// Keep says which of a page of media stay; nil: none.
+	Keep func(ctx context.Context, page []*Media) (map[ID]bool, error)
 }
 
 const sqlMatching = `
@@ -95,7 +121,16 @@ func (s *Store) DeleteMatching(ctx context.Context, parts []uint32, f Filter, de
 			if err != nil {
 				return err
 			}
+			var keep map[ID]bool
+			if f.Keep != nil && len(page) > 0 {
+				if keep, err = f.Keep(ctx, page); err != nil {
+					return err
+				}
+			}
 			for _, m := range page {
+				if keep[m.ID] {
+					continue
+				}
 				if err := s.Delete(ctx, m.ID); err != nil && !errors.Is(err, ErrNotFound) {
 					return err
 				}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"gocloud.dev/blob"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/mediastore/s3test"
 	"hanse/pkg/pg/pgtest"
 )
 
@@ -31,10 +33,18 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// open returns a store over two shards, with files as its objects; a second one shares both.
-func open(t *testing.T) *Store {
+// stores runs a test with each kind of object store.
+func stores(t *testing.T, test func(t *testing.T, s *Store)) {
+	t.Run("file", func(t *testing.T) { test(t, open(t, "")) })
+	t.Run("S3", func(t *testing.T) { test(t, open(t, s3test.New(t).Bucket())) })
+}
+
+// open returns a store over two shards whose objects are at an URL, or in a directory.
+func open(t *testing.T, at string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), Defaults(), t.TempDir(), pgtest.NewSharded(t, 2), nil)
+	cfg := Defaults()
+	cfg.URL = at
+	s, err := Open(t.Context(), cfg, t.TempDir(), pgtest.NewSharded(t, 2), nil)
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s
@@ -85,8 +95,9 @@ func (s *Store) settled(t *testing.T) {
 	}
 }
 
-func TestPutGetDelete(t *testing.T) {
-	s := open(t)
+func TestPutGetDelete(t *testing.T) { stores(t, testPutGetDelete) }
+
+func testPutGetDelete(t *testing.T, s *Store) {
 	m := s.put(t, "hello")
 	got, err := s.Get(t.Context(), m.ID)
 	must(t, err)
@@ -122,8 +133,9 @@ func TestPutGetDelete(t *testing.T) {
 }
 
 // Media with the same bytes share one object, and it stays until the last of them is deleted.
-func TestSameBytesAreStoredOnce(t *testing.T) {
-	s := open(t)
+func TestSameBytesAreStoredOnce(t *testing.T) { stores(t, testSameBytesAreStoredOnce) }
+
+func testSameBytesAreStoredOnce(t *testing.T, s *Store) {
 	one, two := s.put(t, "same"), s.put(t, "same")
 	s.settled(t)
 	if keys, n := s.objects(t); len(keys) != 1 || n != 4 {
@@ -139,8 +151,9 @@ func TestSameBytesAreStoredOnce(t *testing.T) {
 	}
 }
 
-func TestLimits(t *testing.T) {
-	s := open(t)
+func TestLimits(t *testing.T) { stores(t, testLimits) }
+
+func testLimits(t *testing.T, s *Store) {
 	for _, n := range []int{0, 9, 10, 11} {
 		m, err := s.Put(t.Context(), Upload{ID: NewID(here), User: anna, Max: 10}, strings.NewReader(strings.Repeat("x", n)))
 		if n <= 10 && (err != nil || m.Bytes != int64(n)) || n > 10 && !errors.Is(err, ErrTooLarge) {
@@ -169,8 +182,9 @@ type errReader struct{}
 func (errReader) Read([]byte) (int, error) { return 0, errBroken }
 
 // Client-server API, content repository, asynchronous uploads: the ID comes first, its bytes once.
-func TestReserved(t *testing.T) {
-	s := open(t)
+func TestReserved(t *testing.T) { stores(t, testReserved) }
+
+func testReserved(t *testing.T, s *Store) {
 	i := NewID(here)
 	_, err := s.Reserve(t.Context(), i, anna)
 	must(t, err)
@@ -209,8 +223,9 @@ type killed struct{ step string }
 
 // What workers leave that are killed at any step of uploads and deletions goes, and nothing else: the store has as many
 // bytes as the rows say.
-func TestKilledAtAnyStep(t *testing.T) {
-	s := open(t)
+func TestKilledAtAnyStep(t *testing.T) { stores(t, testKilledAtAnyStep) }
+
+func testKilledAtAnyStep(t *testing.T, s *Store) {
 	r := rand.New(rand.NewPCG(1, 2))
 	steps := []string{"written", "stored", "shared", "hidden", "unshared"}
 	var alive []*Media
@@ -273,8 +288,9 @@ func TestKilledAtAnyStep(t *testing.T) {
 
 // Uploads and deletions of the same bytes at the same time, by two replicas, neither lose an object that is used nor keep
 // one that is not.
-func TestSharedAtTheSameTime(t *testing.T) {
-	s := open(t)
+func TestSharedAtTheSameTime(t *testing.T) { stores(t, testSharedAtTheSameTime) }
+
+func testSharedAtTheSameTime(t *testing.T, s *Store) {
 	two := *s
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -309,8 +325,9 @@ func TestSharedAtTheSameTime(t *testing.T) {
 }
 
 // Audit finds what the store has lost and what nobody knows of, and repairs both.
-func TestAudit(t *testing.T) {
-	s := open(t)
+func TestAudit(t *testing.T) { stores(t, testAudit) }
+
+func testAudit(t *testing.T, s *Store) {
 	kept, lost := s.put(t, "kept"), s.put(t, "lost")
 	must(t, s.KeepThumbnail(t.Context(), kept.ID, "1", "image/png", []byte("t")))
 	thumb, err := s.Thumbnail(t.Context(), kept.ID, "1")
@@ -348,8 +365,9 @@ func TestAudit(t *testing.T) {
 }
 
 // Media of other servers go by their last use when there are more bytes than there may be.
-func TestEvict(t *testing.T) {
-	s := open(t)
+func TestEvict(t *testing.T) { stores(t, testEvict) }
+
+func testEvict(t *testing.T, s *Store) {
 	local := s.put(t, "ours")
 	at := time.Now().Add(-48 * time.Hour)
 	var ids []ID
@@ -382,8 +400,9 @@ func TestEvict(t *testing.T) {
 	}
 }
 
-func TestQuarantineGoesByBytes(t *testing.T) {
-	s := open(t)
+func TestQuarantineGoesByBytes(t *testing.T) { stores(t, testQuarantineGoesByBytes) }
+
+func testQuarantineGoesByBytes(t *testing.T, s *Store) {
 	bad, same, guarded, other := s.put(t, "bad"), s.put(t, "bad"), s.put(t, "bad"), s.put(t, "good")
 	must(t, s.Protect(t.Context(), guarded.ID, true))
 	n, err := s.Quarantine(t.Context(), bad.ID, "@admin:a.example")
@@ -404,14 +423,15 @@ func TestQuarantineGoesByBytes(t *testing.T) {
 	}
 }
 
-func TestListAndDeleteOfUser(t *testing.T) {
-	s := open(t)
+func TestListAndDeleteOfUser(t *testing.T) { stores(t, testListAndDeleteOfUser) }
+
+func testListAndDeleteOfUser(t *testing.T, s *Store) {
 	for n := range 7 {
 		s.now = func() time.Time { return time.Unix(int64(1000+n), 0) }
 		s.put(t, fmt.Sprint("file ", n))
 	}
 	s.now = time.Now
-	page, err := s.OfUser(t.Context(), anna, 2, 3)
+	page, err := s.OfUser(t.Context(), anna, Order{}, 2, 3)
 	must(t, err)
 	for k, m := range page {
 		if c := s.content(t, m.ID); c != fmt.Sprint("file ", 4-k) {
@@ -421,10 +441,37 @@ func TestListAndDeleteOfUser(t *testing.T) {
 	if len(page) != 3 {
 		t.Errorf("%d on the page", len(page))
 	}
-	n, err := s.DeleteOfUser(t.Context(), anna)
+	for by, o := range orders {
+		for _, ascending := range []bool{true, false} {
+			page, err := s.OfUser(t.Context(), anna, Order{by, ascending}, 0, 10)
+			must(t, err)
+			if len(page) != 7 || !slices.IsSortedFunc(page, Order{by, ascending}.compare) {
+				t.Errorf("by %s (%s): %d, or not in order", by, o.column, len(page))
+			}
+		}
+	}
+	must(t, s.Protect(t.Context(), page[0].ID, true))
+	_, err = s.Quarantine(t.Context(), page[1].ID, anna)
 	must(t, err)
-	if keys, _ := s.objects(t); n != 7 || len(keys) != 0 {
-		t.Errorf("deleted %d, left %q", n, keys)
+	_, err = s.Reserve(t.Context(), NewID(here), anna)
+	must(t, err)
+	// What is being uploaded goes, too.
+	i := NewID(here)
+	body := &at{r: strings.NewReader("too late"), left: 1, do: func() {
+		n, err := s.DeleteOfUser(t.Context(), anna)
+		if err != nil || n != 9 {
+			t.Errorf("deleted %d, %v", n, err)
+		}
+	}}
+	if _, err := s.Put(t.Context(), Upload{ID: i, User: anna, Max: 100}, body); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an upload of somebody who was erased meanwhile: %v", err)
+	}
+	s.settled(t)
+	if a, err := s.Audit(t.Context(), false, 0); err != nil || a.Objects != 0 || a.Rows != 0 {
+		t.Errorf("left %+v %v", a, err)
+	}
+	if n, err := s.Reservations(t.Context(), anna); err != nil || n != 0 {
+		t.Errorf("%d reservations left, %v", n, err)
 	}
 }
 

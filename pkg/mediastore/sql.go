@@ -41,6 +41,7 @@ ON CONFLICT (part, hash) DO UPDATE SET bytes = b.bytes RETURNING object`
 	sqlUnref      = `DELETE FROM media_blob_ref WHERE part = $1 AND hash = $2 AND origin = $3 AND media_id = $4`
 	sqlDropBlob   = `DELETE FROM media_blob b WHERE part = $1 AND hash = $2 AND NOT EXISTS (SELECT FROM media_blob_ref r WHERE r.part = b.part AND r.hash = b.hash) RETURNING object`
 	sqlGarbage    = `INSERT INTO media_garbage (part, object) VALUES ($1, $2) ON CONFLICT DO NOTHING`
+	sqlLate       = `INSERT INTO media_garbage (part, object, due_ts) VALUES ($1, $2, $3) ON CONFLICT (part, object) DO UPDATE SET due_ts = excluded.due_ts`
 	sqlGone       = `UPDATE media SET state = 4, touched_ts = $4 WHERE part = $1 AND origin = $2 AND media_id = $3 AND state < 4`
 	sqlDelete     = `DELETE FROM media WHERE part = $1 AND origin = $2 AND media_id = $3 AND state = 4`
 	sqlThumbsGone = `

@@ -49,8 +49,8 @@ type Store struct {
 	bucket *blob.Bucket
 	log    *slog.Logger
 	now    func() time.Time
-	// s3 is whether the store can make links that others read by themselves.
-	s3 bool
+	// s3 is the bucket if it is one of S3; nil: a directory.
+	s3 *s3Bucket
 	// faults are what tests make go wrong, by the name of a step.
 	faults func(step string) error
 }
@@ -70,8 +70,7 @@ func Open(ctx context.Context, cfg Config, dir string, shards *pg.Shards, log *s
 	}
 	switch u.Scheme {
 	case "s3":
-		s.s3 = true
-		s.bucket, err = openS3(ctx, u)
+		s.bucket, s.s3, err = openS3(ctx, u)
 	case "file":
 		s.bucket, err = openFiles(u.Path)
 	default:

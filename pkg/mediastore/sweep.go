@@ -15,7 +15,7 @@ const (
 SELECT origin, media_id FROM media
 WHERE part = ANY($1) AND state <> 3 AND (state = 0 AND touched_ts < $2 OR state IN (1, 2) AND touched_ts < $3 OR state = 4 AND touched_ts < $4)
 LIMIT 500`
-	sqlGarbageParts = `SELECT DISTINCT part FROM media_garbage WHERE part = ANY($1)`
+	sqlGarbageParts = `SELECT DISTINCT part FROM media_garbage WHERE part = ANY($1) AND due_ts <= $2`
 	// goneFor is how long whoever deletes a media has to finish it before others do.
 	goneFor = time.Minute
 )
@@ -40,7 +40,7 @@ func (s *Store) sweep(ctx context.Context, parts []uint32, stale, gone time.Dura
 			}
 			removed++
 		}
-		rows, err := pool.Query(ctx, sqlGarbageParts, ints(parts))
+		rows, err := pool.Query(ctx, sqlGarbageParts, ints(parts), s.now().UnixMilli())
 		if err != nil {
 			return removed, err
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"time"
 
@@ -25,14 +26,11 @@ type Upload struct {
 	User     id.User
 	Type     string
 	Name     string
-	// Max is how many bytes it may have.
-	Max int64
+	// Max is how many bytes it may have, Length how many it has, if that is known and true.
+	Max, Length int64
 	// Check may refuse a media whose bytes have all arrived. It is not ready before.
 	Check func(ctx context.Context, m *Media) error
 }
-
-// uploadBuffer is what a writer of an object store that takes its parts whole holds: the least that S3 accepts.
-const uploadBuffer = 5 << 20
 
 // copyBuffer is what a file goes through on its way.
 const copyBuffer = 64 << 10
@@ -64,11 +62,14 @@ func (s *Store) Put(ctx context.Context, u Upload, r io.Reader) (*Media, error) 
 	if err := s.begin(ctx, m, u.Reserved); err != nil {
 		return nil, err
 	}
-	err := s.write(ctx, m, u.Max, r)
+	err := s.write(ctx, m, u, r)
 	if err == nil {
 		err = s.commit(ctx, m, u.Check)
 	}
 	if err != nil {
+		if _, known := s.Get(ctx, m.ID); errors.Is(known, ErrNotFound) {
+			err = ErrNotFound // it was deleted meanwhile, and what was written with it
+		}
 		s.undo(ctx, m, u.Reserved)
 		return nil, err
 	}
@@ -92,19 +93,29 @@ func (s *Store) begin(ctx context.Context, m *Media, reserved bool) error {
 }
 
 // write copies the bytes to the store, and learns their number and hash.
-func (s *Store) write(ctx context.Context, m *Media, most int64, r io.Reader) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := s.bucket.NewWriter(ctx, m.Object, &blob.WriterOptions{ContentType: "application/octet-stream",
-		DisableContentTypeDetection: true, BufferSize: uploadBuffer, MaxConcurrency: 1})
+func (s *Store) write(ctx context.Context, m *Media, u Upload, r io.Reader) (err error) {
+	seen := &seen{r: r, most: u.Max, hash: sha256.New()}
+	if s.s3 == nil {
+		err = s.writeFile(ctx, m.Object, seen)
+	} else if err = s.s3.put(ctx, m.Object, seen, u.Length); err == nil {
+		err = s.step("written")
+	}
 	if err != nil {
 		return fmt.Errorf("write media: %w", err)
 	}
-	hash := sha256.New()
-	m.Bytes, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, hash)}, struct{ io.Reader }{io.LimitReader(r, most+1)}, make([]byte, copyBuffer))
-	if err == nil && m.Bytes > most {
-		err = ErrTooLarge
+	m.Bytes, m.Hash = seen.n, seen.hash.Sum(nil)
+	return nil
+}
+
+// writeFile writes a file of a directory.
+func (s *Store) writeFile(ctx context.Context, object string, r io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := s.bucket.NewWriter(ctx, object, &blob.WriterOptions{ContentType: "application/octet-stream", DisableContentTypeDetection: true})
+	if err != nil {
+		return err
 	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	if err == nil {
 		err = s.step("written")
 	}
@@ -113,11 +124,25 @@ func (s *Store) write(ctx context.Context, m *Media, most int64, r io.Reader) er
 		_ = w.Close()
 		return err
 	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("write media: %w", err)
+	return w.Close()
+}
+
+// seen counts and hashes what is read, and ends what is too large.
+type seen struct {
+	r       io.Reader
+	n, most int64
+	hash    hash.Hash
+}
+
+// Read implements io.Reader.
+func (s *seen) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.n += int64(n)
+	s.hash.Write(p[:n])
+	if s.n > s.most {
+		return 0, ErrTooLarge
 	}
-	m.Hash = hash.Sum(nil)
-	return nil
+	return n, err
 }
 
 // blobPart is the partition of a hash.
@@ -194,6 +219,9 @@ func (s *Store) share(ctx context.Context, m *Media) (object string, err error) 
 	return object, err
 }
 
+// lateFor is how long a store may take to notice that an upload has broken off.
+const lateFor = time.Minute
+
 // undoTime bounds what is done about an upload that failed, whoever has gone away.
 const undoTime = 10 * time.Second
 
@@ -218,7 +246,19 @@ func (s *Store) undo(ctx context.Context, m *Media, reserved bool) {
 	} else {
 		err = s.Delete(ctx, m.ID)
 	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) {
+		// Somebody else has deleted it, and its object may have come after that.
+		part := m.Part()
+		if _, err = s.shards.For(part).Exec(ctx, sqlGarbage, part, m.Object); err == nil {
+			err = s.collect(ctx, part)
+		}
+	}
+	if err == nil && s.s3 != nil && m.State == Arriving {
+		// What the store has got of it may become an object only now: somebody looks again.
+		part := m.Part()
+		_, err = s.shards.For(part).Exec(ctx, sqlLate, part, m.Object, s.now().Add(lateFor).UnixMilli())
+	}
+	if err != nil {
 		s.log.WarnContext(ctx, "an upload that failed was not undone yet", "media", m.ID.String(), "err", err)
 	}
 }

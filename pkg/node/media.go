@@ -48,6 +48,15 @@ func (m media) Preview(ctx context.Context, in *mediav1.PreviewRequest, opts ...
 	return out, err
 }
 
+// Erase implements mediav1.MediaClient.
+func (m media) Erase(ctx context.Context, in *mediav1.EraseRequest, opts ...grpc.CallOption) (out *mediav1.EraseResponse, err error) {
+	err = m.tryPart(partition.Of(in.UserId), func(c mediav1.MediaClient) error {
+		out, err = c.Erase(ctx, in, opts...)
+		return err
+	})
+	return out, err
+}
+
 func (m media) try(origin, id string, call func(mediav1.MediaClient) error) error {
 	return m.tryPart(partition.Of(origin+"/"+id), call)
 }

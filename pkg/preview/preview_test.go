@@ -83,3 +83,21 @@ func FuzzPage(f *testing.F) {
 		}
 	})
 }
+
+// A text of any charset becomes a bounded, readable one.
+func FuzzText(f *testing.F) {
+	f.Add([]byte("\xfcber alles"), "text/plain; charset=iso-8859-1")
+	f.Add([]byte("\xff\xfex\x00"), "text/plain; charset=utf-16")
+	f.Add([]byte("a\x1b$B\x30"), "text/plain; charset=iso-2022-jp")
+	f.Fuzz(func(t *testing.T, text []byte, typ string) {
+		p, err := Text(strings.NewReader(string(text)), typ)
+		if err != nil {
+			return
+		}
+		for k, v := range p.OG {
+			if utf8.RuneCountInString(v) > maxValue+1 || !utf8.ValidString(v) || strings.ContainsAny(v, "\n\r\x00") {
+				t.Errorf("%q: %.50q", k, v)
+			}
+		}
+	})
+}

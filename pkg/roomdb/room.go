@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -130,6 +132,34 @@ func (d *DB) RoomsByNID(ctx context.Context, keys []RoomKey) (map[id.Room]*Room,
 			WHERE (part, room_nid) IN (SELECT * FROM unnest($1::int[], $2::bigint[]))`, parts, nids)
 	})
 	return found, err
+}
+
+// roomsStep is how many rooms EachRooms reads at a time.
+const roomsStep = 200
+
+// EachRooms calls each with all rooms, some at a time.
+func (d *DB) EachRooms(ctx context.Context, each func([]*Room) error) error {
+	for _, part := range d.allParts() {
+		for after := int64(0); ; {
+			found := make(map[id.Room]*Room)
+			err := d.scanRooms(ctx, d.shards.For(part), found, `SELECT `+roomColumns+` FROM room
+				WHERE part = $1 AND room_nid > $2 ORDER BY room_nid LIMIT $3`, int32(part), after, roomsStep)
+			if err != nil || len(found) == 0 {
+				if err != nil {
+					return err
+				}
+				break
+			}
+			rooms := slices.Collect(maps.Values(found))
+			if err := each(rooms); err != nil {
+				return err
+			}
+			for _, r := range rooms {
+				after = max(after, r.NID)
+			}
+		}
+	}
+	return nil
 }
 
 // Published returns the rooms of the public directory, in no particular order.

@@ -101,9 +101,14 @@ func (d *DB) ListAccounts(ctx context.Context, after id.User, containing string,
 }
 
 // Deactivate closes an account for good: no password, no devices, no tokens, no pushers, no account data, not in the
-// directory; with erase no profile either. The task makes somebody leave the rooms.
-func (d *DB) Deactivate(ctx context.Context, user id.User, erase bool, task Task) (Task, error) {
-	_, err := d.Change(ctx, user, func(tx *Tx) error {
+// directory; with erase no profile and no files either. Its tasks do what is left: leave the rooms, delete the files.
+func (d *DB) Deactivate(ctx context.Context, user id.User, erase bool) (tasks []Task, err error) {
+	kinds := []string{TaskDeactivate}
+	if erase {
+		kinds = append(kinds, TaskErase)
+	}
+	_, err = d.Change(ctx, user, func(tx *Tx) error {
+		tasks = nil
 		n, err := tx.Queries.Deactivate(ctx, tx.Part, string(user), erase)
 		if err != nil {
 			return err
@@ -133,14 +138,20 @@ func (d *DB) Deactivate(ctx context.Context, user id.User, erase bool, task Task
 		if err := tx.DeleteMutedTimes(ctx, tx.Part, string(user), tx.Seq); err != nil {
 			return err
 		}
-		task, err = tx.PutTask(ctx, task)
-		return err
+		for _, kind := range kinds {
+			task, err := tx.PutTask(ctx, Task{User: user, Kind: kind})
+			if err != nil {
+				return err
+			}
+			tasks = append(tasks, task)
+		}
+		return nil
 	})
 	if err != nil {
-		return task, fmt.Errorf("deactivate %s: %w", user, err)
+		return nil, fmt.Errorf("deactivate %s: %w", user, err)
 	}
 	d.revoked(user, "")
-	return task, nil
+	return tasks, nil
 }
 
 // revoked tells all workers that tokens of a user, or of one device, are no longer valid. If the bus is down, caches
@@ -165,6 +176,22 @@ func (d *DB) Profile(ctx context.Context, user id.User) (Profile, error) {
 		return Profile{}, notFound(err)
 	}
 	return profile(row.Displayname, row.AvatarUrl, row.Profile)
+}
+
+// AvatarsUsed returns those of some mxc URIs that are the avatar of a user.
+func (d *DB) AvatarsUsed(ctx context.Context, uris []string) (map[string]bool, error) {
+	used := make(map[string]bool)
+	err := d.eachShard(func(q *db.Queries, parts []int32) error {
+		found, err := q.AvatarsUsed(ctx, parts, uris)
+		for _, uri := range found {
+			used[uri] = true
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("avatars that are used: %w", err)
+	}
+	return used, nil
 }
 
 // Profiles returns display name and avatar of those of the users that have an account.

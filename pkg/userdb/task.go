@@ -14,6 +14,7 @@ const (
 	TaskProfile    = "profile"    // tell the rooms of a changed profile
 	TaskDevices    = "devices"    // tell the rooms of changed devices
 	TaskDeactivate = "deactivate" // leave the rooms of a deactivated account
+	TaskErase      = "erase"      // delete the files of an erased account
 	TaskSuccession = "succession" // take what users have set for a room along to its successor
 	TaskGuests     = "guests"     // remove guests from a room that admits none any more
 )

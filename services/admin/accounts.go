@@ -117,13 +117,13 @@ func (a *Admin) SetPassword(ctx context.Context, name, text string, logout bool)
 	return user, err
 }
 
-// Deactivate closes an account for good; a client worker makes it leave its rooms.
+// Deactivate closes an account for good; a client worker makes it leave its rooms, and with erase deletes its files.
 func (a *Admin) Deactivate(ctx context.Context, name string, erase bool) (id.User, error) {
 	user, err := a.existing(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	_, err = a.users.Deactivate(ctx, user, erase, userdb.Task{User: user, Kind: userdb.TaskDeactivate})
+	_, err = a.users.Deactivate(ctx, user, erase)
 	return user, err
 }
 

@@ -103,7 +103,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 	}
 	c, err := client.New(b.cfg.Client, client.Deps{
 		Shards: b.node.PG, Members: b.node.Members, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
-		Router: b.node.Router, FedOut: b.node.FedOut(),
+		Router: b.node.Router, FedOut: b.node.FedOut(), Media: b.node.Media(),
 		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
 		DefaultVersion: b.cfg.Room.DefaultVersion, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
@@ -172,7 +172,7 @@ func buildMedia(ctx context.Context, b *builder) (Role, error) {
 	}
 	m, err := media.New(b.cfg.Media, media.Deps{
 		Store: store, Sessions: b.sessions, Servers: b.node.Servers, Limits: b.limits, Members: b.node.Members,
-		Media: b.node.Media(), FedOut: b.node.FedOut(), Guard: &netguard.Guard{Allow: b.cfg.Federation.Allow, Deny: b.cfg.Federation.Deny}, RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
+		Users: b.users, Rooms: b.rooms, Media: b.node.Media(), FedOut: b.node.FedOut(), Guard: &netguard.Guard{Allow: b.cfg.Federation.Allow, Deny: b.cfg.Federation.Deny}, RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err

@@ -258,20 +258,31 @@ func closeAll(closers []closer, all, least time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// drain lets the roles hand over what they have.
+// drain lets the roles hand over what they have, within a time for all. First those that take a time of their own: meanwhile
+// the others work.
 func (p *process) drain() {
+	for _, r := range slices.Backward(p.running) {
+		if d, ok := r.role.(patientDrainer); ok {
+			ctx, cancel := context.WithTimeout(context.Background(), d.DrainTime())
+			p.drainRole(ctx, r.name, d)
+			cancel()
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.DrainTimeout)
 	defer cancel()
 	for _, r := range slices.Backward(p.running) {
-		d, ok := r.role.(drainer)
-		if !ok {
-			continue
+		_, patient := r.role.(patientDrainer)
+		if d, ok := r.role.(drainer); ok && !patient {
+			p.drainRole(ctx, r.name, d)
 		}
-		start := time.Now()
-		if err := d.Drain(ctx); err != nil {
-			p.log.Warn("not all partitions could be handed over", "role", r.name, "err", err)
-			continue
-		}
-		p.log.Info("drained", "role", r.name, "took", time.Since(start).String())
 	}
+}
+
+func (p *process) drainRole(ctx context.Context, name string, d drainer) {
+	start := time.Now()
+	if err := d.Drain(ctx); err != nil {
+		p.log.Warn("not all was handed over", "role", name, "err", err)
+		return
+	}
+	p.log.Info("drained", "role", name, "took", time.Since(start).String())
 }

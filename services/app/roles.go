@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Role is a running part of the process.
@@ -16,6 +17,12 @@ type Role interface {
 // drainer is a role that has something to hand over before it ends.
 type drainer interface {
 	Drain(ctx context.Context) error
+}
+
+// patientDrainer is a drainer with a time of its own.
+type patientDrainer interface {
+	drainer
+	DrainTime() time.Duration
 }
 
 // need is a listener that a role's requests come from.

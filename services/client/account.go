@@ -9,7 +9,6 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/session"
-	"hanse/pkg/userdb"
 )
 
 func (c *Client) accountRoutes(rt *routes) {
@@ -109,12 +108,12 @@ func (c *Client) deactivate(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Client) closeAccount(ctx context.Context, user id.User, erase bool) error {
-	task, err := c.users.Deactivate(ctx, user, erase, userdb.Task{User: user, Kind: userdb.TaskDeactivate})
+	tasks, err := c.users.Deactivate(ctx, user, erase)
 	if err != nil {
 		return err
 	}
 	c.sessions.Forget(user, "")
-	c.startAndWait(ctx, task)
+	c.startAndWait(ctx, tasks...)
 	return nil
 }
 

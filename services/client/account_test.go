@@ -105,6 +105,11 @@ func TestDeactivate(t *testing.T) {
 	if len(c.rooms.leaves) != 2 {
 		t.Errorf("left %v", c.rooms.leaves)
 	}
+	c.media.mu.Lock()
+	defer c.media.mu.Unlock()
+	if len(c.media.erased) != 1 || c.media.erased[0] != string(anna.id) {
+		t.Errorf("files were deleted of %v, want those of who is erased only", c.media.erased)
+	}
 }
 
 // Client-server API, "Device Management".

@@ -30,6 +30,7 @@ import (
 	"hanse/pkg/session"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
+	mediav1 "hanse/proto/media/v1"
 )
 
 // Servers are the names that the cluster serves.
@@ -59,6 +60,7 @@ type Deps struct {
 	Secret      *mac.Secret // signs what is left in Redis
 	Router      roomowner.Router
 	FedOut      fedv1.FedOutClient
+	Media       mediav1.MediaClient
 	Servers     Servers
 	Sessions    *session.Checker
 	Appservices *appservice.Registry
@@ -83,6 +85,7 @@ type Client struct {
 	nonces   *mac.Key // of nonces of the shared secret registration
 	router   roomowner.Router
 	fedout   fedv1.FedOutClient
+	media    mediav1.MediaClient
 	servers  Servers
 	sessions *session.Checker
 	apps     *appservice.Registry
@@ -106,11 +109,11 @@ func New(cfg Config, d Deps) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	if d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Router == nil || d.Bus == nil || d.Redis == nil || d.Secret == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
+	if d.Users == nil || d.Rooms == nil || d.Directory == nil || d.Router == nil || d.Media == nil || d.Bus == nil || d.Redis == nil || d.Secret == nil || d.Servers == nil || d.Sessions == nil || d.Passwords == nil || d.Limits == nil {
 		return nil, errors.New("client: a dependency is missing")
 	}
 	c := &Client{
-		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut,
+		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut, media: d.Media,
 		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
 		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, version: d.DefaultVersion, taskSem: make(chan struct{}, taskParallel),
 		large: httpx.NewLarge("client", d.Registerer),

@@ -37,6 +37,7 @@ import (
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
+	mediav1 "hanse/proto/media/v1"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -51,6 +52,7 @@ type cluster struct {
 	users  *userdb.DB
 	redis  *miniredis.Miniredis
 	rooms  *roomRecorder
+	media  *mediaRecorder
 	remote *remoteServers
 }
 
@@ -69,7 +71,7 @@ namespaces:
 func newCluster(t *testing.T, opts ...option) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &cluster{t: t, shards: pgtest.NewSharded(t, 2), redis: miniredis.RunT(t), rooms: &roomRecorder{}, remote: &remoteServers{}}
+	c := &cluster{t: t, shards: pgtest.NewSharded(t, 2), redis: miniredis.RunT(t), rooms: &roomRecorder{}, media: &mediaRecorder{}, remote: &remoteServers{}}
 	b, err := bus.Open(ctx, bus.Config{StoreDir: t.TempDir()})
 	must(t, err)
 	names, err := servers.Open(ctx, c.shards, []id.Server{"a.example", "b.example"}, nil)
@@ -89,7 +91,7 @@ func newCluster(t *testing.T, opts ...option) *cluster {
 	cfg.Registration.Enabled = true
 	deps := Deps{
 		Users: c.users, Rooms: roomdb.Open(c.shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil), Bus: b,
-		Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr()}), Secret: secret, Router: oneOwner{conn}, FedOut: fedv1.NewFedOutClient(conn),
+		Redis: redis.NewClient(&redis.Options{Addr: c.redis.Addr()}), Secret: secret, Router: oneOwner{conn}, FedOut: fedv1.NewFedOutClient(conn), Media: mediav1.NewMediaClient(conn),
 		Servers: names, Sessions: sessions, Appservices: apps, Limits: limits,
 		Passwords: password.New(password.Config{MemoryKiB: 64, Iterations: 1, Threads: 1}),
 	}
@@ -127,6 +129,7 @@ func (c *cluster) serveRoles() *grpc.ClientConn {
 	l := bufconn.Listen(1 << 16)
 	srv := grpc.NewServer()
 	roomv1.RegisterRoomServer(srv, c.rooms)
+	mediav1.RegisterMediaServer(srv, c.media)
 	fedv1.RegisterFedOutServer(srv, c.remote)
 	go func() { _ = srv.Serve(l) }()
 	c.t.Cleanup(srv.Stop)
@@ -175,6 +178,20 @@ func (r *roomRecorder) Leave(_ context.Context, q *roomv1.LeaveRequest) (*roomv1
 	defer r.mu.Unlock()
 	r.leaves = append(r.leaves, q)
 	return &roomv1.SendResponse{}, nil
+}
+
+// mediaRecorder is whose files media workers were asked to delete.
+type mediaRecorder struct {
+	mediav1.UnimplementedMediaServer
+	mu     sync.Mutex
+	erased []string
+}
+
+func (m *mediaRecorder) Erase(_ context.Context, q *mediav1.EraseRequest) (*mediav1.EraseResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.erased = append(m.erased, q.UserId)
+	return &mediav1.EraseResponse{}, nil
 }
 
 // remoteServers answers what is asked of other servers.

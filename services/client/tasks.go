@@ -14,6 +14,7 @@ import (
 	"hanse/pkg/retries"
 	"hanse/pkg/roomowner"
 	"hanse/pkg/userdb"
+	mediav1 "hanse/proto/media/v1"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -119,6 +120,9 @@ func (c *Client) runTask(ctx context.Context, t userdb.Task) error {
 		return c.tellProfile(ctx, t)
 	case userdb.TaskDeactivate:
 		return c.leaveAll(ctx, t)
+	case userdb.TaskErase:
+		_, err := c.media.Erase(ctx, &mediav1.EraseRequest{UserId: string(t.User)})
+		return err
 	case userdb.TaskSuccession:
 		return c.carryAlong(ctx, t)
 	case userdb.TaskGuests:

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -23,7 +22,13 @@ func (m *Media) adminRoutes(rt *httpx.Router) {
 	g.Handle("POST /media/unquarantine/{serverName}/{mediaId}", m.adminUnquarantine)
 	g.Handle("POST /media/protect/{mediaId}", m.adminProtect(true))
 	g.Handle("POST /media/unprotect/{mediaId}", m.adminProtect(false))
+	g.Handle("POST /media/delete", m.adminDeleteOld, httpx.LongPoll())
+	g.Handle("POST /media/{serverName}/delete", m.adminDeleteOld, httpx.LongPoll())
 	g.Handle("POST /purge_media_cache", m.adminPurge, httpx.LongPoll())
+	g.Handle("GET /room/{roomId}/media", m.adminRoomList, httpx.LongPoll())
+	g.Handle("POST /room/{roomId}/media/quarantine", m.adminRoomQuarantine, httpx.LongPoll())
+	g.Handle("POST /quarantine_media/{roomId}", m.adminRoomQuarantine, httpx.LongPoll())
+	g.Handle("GET /statistics/users/media", m.adminStatistics, httpx.LongPoll())
 	g.Handle("GET /users/{userId}/media", m.adminList)
 	g.Handle("DELETE /users/{userId}/media", m.adminDeleteOfUser, httpx.LongPoll())
 	g.Handle("POST /user/{userId}/media/quarantine", m.adminQuarantineOfUser, httpx.LongPoll())
@@ -142,21 +147,6 @@ func (m *Media) adminProtect(protected bool) httpx.Handler {
 	}
 }
 
-// adminPurge deletes media of other servers that were not used since a time.
-func (m *Media) adminPurge(w http.ResponseWriter, r *http.Request) error {
-	ms, err := strconv.ParseInt(r.URL.Query().Get("before_ts"), 10, 64)
-	if err != nil || ms < 0 {
-		return merr.InvalidParam("before_ts must be a time in milliseconds")
-	}
-	n := 0
-	err = m.store.DeleteMatching(r.Context(), m.store.AllParts(), mediastore.Filter{Remote: true, Before: time.UnixMilli(ms)}, func(*mediastore.Media) { n++ })
-	m.metrics.removed.WithLabelValues("deleted").Add(float64(n))
-	if err != nil {
-		return err
-	}
-	return httpx.OK(w, map[string]int{"deleted": n})
-}
-
 // page reads from and limit.
 func page(r *http.Request) (from, limit int, err error) {
 	q := r.URL.Query()
@@ -174,6 +164,20 @@ func page(r *http.Request) (from, limit int, err error) {
 	return min(from, 100_000), min(limit, 1000), nil
 }
 
+// orderOf reads order_by and dir: without both the newest come first.
+func orderOf(r *http.Request) (o mediastore.Order, err error) {
+	q := r.URL.Query()
+	if !q.Has("order_by") && !q.Has("dir") {
+		return o, nil
+	}
+	if o.By = q.Get("order_by"); o.By != "" && !mediastore.ValidOrder(o.By) {
+		return o, merr.InvalidParam("Query parameter order_by is none of the fields")
+	}
+	down, err := descending(q.Get("dir"))
+	o.Ascending = !down
+	return o, err
+}
+
 func (m *Media) adminList(w http.ResponseWriter, r *http.Request) error {
 	user, err := m.pathUser(r)
 	if err != nil {
@@ -183,7 +187,11 @@ func (m *Media) adminList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := m.store.OfUser(r.Context(), user, from, limit)
+	order, err := orderOf(r)
+	if err != nil {
+		return err
+	}
+	found, err := m.store.OfUser(r.Context(), user, order, from, limit)
 	if err != nil {
 		return err
 	}
@@ -211,7 +219,11 @@ func (m *Media) adminDeleteOfUser(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	found, err := m.store.OfUser(r.Context(), user, from, limit)
+	order, err := orderOf(r)
+	if err != nil {
+		return err
+	}
+	found, err := m.store.OfUser(r.Context(), user, order, from, limit)
 	if err != nil {
 		return err
 	}
@@ -234,7 +246,7 @@ func (m *Media) adminQuarantineOfUser(w http.ResponseWriter, r *http.Request) er
 	}
 	n, step := 0, 500
 	for from := 0; ; from += step {
-		found, err := m.store.OfUser(r.Context(), user, from, step)
+		found, err := m.store.OfUser(r.Context(), user, mediastore.Order{}, from, step)
 		if err != nil {
 			return err
 		}

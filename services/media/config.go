@@ -22,6 +22,8 @@ type Config struct {
 	Remote     Remote        `yaml:"remote"`
 	Retention  Retention     `yaml:"retention"`
 	Previews   Previews      `yaml:"previews"`
+	Scanner    Scanner       `yaml:"scanner"`
+	Drain      time.Duration `yaml:"drain" doc:"How long a worker that ends waits for uploads and downloads under way. What takes longer breaks off, and clients go on from there at another worker."`
 }
 
 // Thumbnails bounds what is decoded for them.
@@ -86,6 +88,8 @@ func Defaults() Config {
 		Old:        OldPaths{Enabled: true, Freeze: "2024-09-01"},
 		Previews:   Previews{Enabled: true, Page: 1 << 20, Image: 10 << 20, Time: 30 * time.Second, Keep: 48 * time.Hour, Cache: 16 << 20},
 		Thumbnails: Thumbnails{Source: 20 << 20, Pixels: 32 << 20, Memory: 512 << 20},
+		Scanner:    Scanner{Time: time.Minute, Unanswered: unansweredRefuse},
+		Drain:      time.Minute,
 		Remote:     Remote{File: 100 << 20, Cache: 10 << 30, Fetches: 64, Window: 4 << 20, Time: 10 * time.Minute, Rate: 4 << 10},
 	}
 }
@@ -108,6 +112,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Link < 0 || c.Link > time.Hour {
 		errs = append(errs, errors.New("link: at most an hour"))
+	}
+	if c.Drain < 0 {
+		errs = append(errs, errors.New("drain: not negative"))
 	}
 	return errors.Join(errs...)
 }

@@ -103,7 +103,7 @@ func (m *Media) oldDownload(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
-	done, err := m.begin()
+	done, err := m.begin("download", m.downloads)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,12 @@ func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
 	if a.name != "" {
 		f.name = a.name
 	}
-	if a.redirect {
+	return m.send(w, r, f, a.redirect)
+}
+
+// send answers with a file, or with where its client reads it from the store itself.
+func (m *Media) send(w http.ResponseWriter, r *http.Request, f file, redirect bool) error {
+	if redirect {
 		link, err := m.link(r.Context(), f)
 		if err != nil {
 			return err
@@ -135,15 +140,16 @@ func (m *Media) answer(w http.ResponseWriter, r *http.Request, a *asked) error {
 	return m.serveFile(w, r, f, "download")
 }
 
-// begin takes a place for a download.
-func (m *Media) begin() (done func(), err error) {
-	leave, err := m.downloads.enter()
+// begin takes a place for a download or an upload.
+func (m *Media) begin(what string, places gate) (done func(), err error) {
+	free, err := places.enter()
 	if err != nil {
 		return nil, err
 	}
-	under := m.metrics.busy.WithLabelValues("download")
+	leave := m.serving.enter()
+	under := m.metrics.busy.WithLabelValues(what)
 	under.Inc()
-	return func() { under.Dec(); leave() }, nil
+	return func() { under.Dec(); leave(); free() }, nil
 }
 
 // link is where a client or a server reads a file from the store itself; empty if it does not.

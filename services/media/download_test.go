@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/mediastore"
 	"hanse/pkg/userdb"
 )
 
@@ -231,31 +230,13 @@ func TestOldPathsAreFrozen(t *testing.T) {
 	closed.workers[0].do("GET", "/_matrix/media/v3/download/a.example/x", "", nil).fails(404, "M_UNRECOGNIZED")
 }
 
-// What is deleted or quarantined is not there any more at any worker when that returns.
-func TestDeletedIsGoneEverywhere(t *testing.T) {
-	c := newCluster(t)
-	token := c.login(anna)
-	one, two := c.workers[0], c.workers[1]
-	path := one.upload(token, "", []byte("secret"))
-	bad := one.upload(token, "", []byte("bad"))
-	two.do("GET", v1+"/download"+path, token, nil).ok()
-	origin, media, _ := strings.Cut(path[1:], "/")
-	i, err := mediastore.ParseID(origin, media)
-	must(t, err)
-	must(t, one.store.Delete(t.Context(), i))
-	for _, w := range c.workers {
-		w.do("GET", v1+"/download"+path, token, nil).fails(404, "M_NOT_FOUND")
-	}
-	_, media, _ = strings.Cut(bad[1:], "/")
-	if _, err := two.store.Quarantine(t.Context(), mediastore.ID{Origin: "a.example", Media: media}, anna); err != nil {
-		t.Fatal(err)
-	}
-	one.do("GET", v1+"/download"+bad, token, nil).fails(404, "M_NOT_FOUND")
-}
-
 // 1,000 downloads by clients that resume, and a worker that is killed in the middle: none fails.
 func TestKilledInTheMiddleOfDownloads(t *testing.T) {
-	c := newCluster(t)
+	objectStores(t, testKilledInTheMiddleOfDownloads)
+}
+
+func testKilledInTheMiddleOfDownloads(t *testing.T, change func(*Config)) {
+	c := newCluster(t, change)
 	token := c.login(anna)
 	content := make([]byte, 512<<10)
 	_, _ = rand.Read(content)

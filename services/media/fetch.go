@@ -62,16 +62,24 @@ func (m *Media) fetch(ctx context.Context, cancel func(), f *flight, i mediastor
 	if src.head.Bytes > most {
 		return nil, errRemoteTooLarge
 	}
-	f.setHead(src.head)
+	if m.scanner == nil {
+		f.setHead(src.head) // who waits reads along
+	}
 	up := mediastore.Upload{ID: i, Remote: true, Type: src.head.Type, Name: src.head.Name, Max: most}
-	body := &seenBody{r: &paced{r: src.body, cancel: cancel, began: time.Now(), rate: m.cfg.Remote.Rate}, f: f}
-	media, err := m.store.Put(ctx, up, body)
+	body := &seenBody{r: &paced{r: src.body, cancel: cancel, began: time.Now(), rate: m.cfg.Remote.Rate}, f: f, held: m.scanner != nil}
+	media, err := m.put(ctx, up, body)
 	switch {
 	case errors.Is(err, mediastore.ErrTooLarge):
 		return nil, errRemoteTooLarge
 	case errors.Is(err, mediastore.ErrExists):
 		// Another worker fetches it: the workers do not agree yet on who has its partition.
 		media, err = m.ready(ctx, i, remoteWait)
+	}
+	if errors.Is(err, errRejected) {
+		return nil, errNoMedia.WithCause(err)
+	}
+	if _, known := merr.As(err); known {
+		return nil, err
 	}
 	if err != nil {
 		if body.end == nil || errors.Is(body.end, io.EOF) {
@@ -81,20 +89,23 @@ func (m *Media) fetch(ctx context.Context, cancel func(), f *flight, i mediastor
 		return nil, errRemoteGone.WithCause(err)
 	}
 	m.metrics.bytes.WithLabelValues("remote").Add(float64(media.Bytes))
+	f.setHead(headOf(fileOf(media)))
 	return media, nil
 }
 
 // seenBody shows what is read to who waits for it.
 type seenBody struct {
-	r   io.Reader
-	f   *flight
-	end error
+	r io.Reader
+	f *flight
+	// held is whether nobody may see it before it is stored.
+	held bool
+	end  error
 }
 
 // Read implements io.Reader.
 func (b *seenBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	if n > 0 {
+	if n > 0 && !b.held {
 		b.f.add(append([]byte(nil), p[:n]...))
 	}
 	if err != nil {

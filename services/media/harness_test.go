@@ -24,8 +24,10 @@ import (
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/servers"
 	"hanse/pkg/session"
+	"hanse/pkg/state"
 	"hanse/pkg/userdb"
 	mediav1 "hanse/proto/media/v1"
 )
@@ -91,7 +93,8 @@ func (w *worker) start() {
 	must(t, err)
 	sessions, err := session.New(session.Defaults(), w.users, appservice.Of(), w.bus, nil, nil)
 	must(t, err)
-	w.media, err = New(w.cfg, Deps{Store: w.store, Sessions: sessions, Servers: w.names, Members: w, Media: w.cluster, FedOut: w.remote})
+	w.media, err = New(w.cfg, Deps{Store: w.store, Sessions: sessions, Servers: w.names, Members: w, Users: w.users,
+		Rooms: roomdb.Open(w.shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil), Media: w.cluster, FedOut: w.remote})
 	must(t, err)
 	rt := httpx.NewRouter(httpx.RouterConfig{Name: "client", CORS: true})
 	w.media.Routes(rt)
@@ -137,6 +140,11 @@ func (c *cluster) Serve(ctx context.Context, in *mediav1.ServeRequest, opts ...g
 // Preview implements mediav1.MediaClient.
 func (c *cluster) Preview(ctx context.Context, in *mediav1.PreviewRequest, opts ...grpc.CallOption) (*mediav1.PreviewResponse, error) {
 	return mediav1.NewMediaClient(c.workers[partition.Of(in.Url)%2].conn).Preview(ctx, in, opts...)
+}
+
+// Erase implements mediav1.MediaClient.
+func (c *cluster) Erase(ctx context.Context, in *mediav1.EraseRequest, opts ...grpc.CallOption) (*mediav1.EraseResponse, error) {
+	return mediav1.NewMediaClient(c.workers[partition.Of(in.UserId)%2].conn).Erase(ctx, in, opts...)
 }
 
 // login makes an account, and returns its access token.

@@ -22,7 +22,10 @@ import (
 	"hanse/pkg/merr"
 	"hanse/pkg/netguard"
 	"hanse/pkg/node"
+	"hanse/pkg/retries"
+	"hanse/pkg/roomdb"
 	"hanse/pkg/session"
+	"hanse/pkg/userdb"
 	fedv1 "hanse/proto/federation/v1"
 	mediav1 "hanse/proto/media/v1"
 )
@@ -53,6 +56,8 @@ type Deps struct {
 	Servers  Servers
 	Limits   Limiter // nil: no limits
 	Members  Members
+	Users    *userdb.DB
+	Rooms    *roomdb.DB
 	// Media asks the media worker that has a partition; FedOut other servers.
 	Media  mediav1.MediaClient
 	FedOut fedv1.FedOutClient
@@ -74,6 +79,8 @@ type Media struct {
 	servers  Servers
 	limits   Limiter
 	members  Members
+	users    *userdb.DB
+	rooms    *roomdb.DB
 	media    mediav1.MediaClient
 	fedout   fedv1.FedOutClient
 	freeze   time.Time
@@ -83,10 +90,13 @@ type Media struct {
 	uploads, downloads, waits, fetches gate
 
 	web      *http.Client // reaches what others name
+	scanner  *http.Client // nil: there is none
 	flights  flights
 	drawing  *semaphore.Weighted // bytes of pictures that are decoded
 	drawings singleflight.Group
 	previews *cache.Cache[string, cachedPreview]
+	troubles map[string]*retries.Log // by what failed
+	serving  serving
 	tasks    sync.WaitGroup
 	ended    context.Context
 	end      context.CancelFunc
@@ -100,23 +110,30 @@ func New(cfg Config, d Deps) (*Media, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("media: %w", err)
 	}
-	if d.Store == nil || d.Sessions == nil || d.Servers == nil || d.Members == nil {
+	if d.Store == nil || d.Sessions == nil || d.Servers == nil || d.Members == nil || d.Users == nil || d.Rooms == nil {
 		return nil, errors.New("media: a dependency is missing")
 	}
 	freeze, err := cfg.Old.freeze()
 	if err != nil {
 		return nil, fmt.Errorf("media: %w", err)
 	}
-	m := &Media{cfg: cfg, store: d.Store, sessions: d.Sessions, servers: d.Servers, limits: d.Limits, members: d.Members, media: d.Media,
+	m := &Media{cfg: cfg, store: d.Store, sessions: d.Sessions, servers: d.Servers, limits: d.Limits, members: d.Members, users: d.Users, rooms: d.Rooms, media: d.Media,
 		fedout: d.FedOut, freeze: freeze, log: d.Log, metrics: newMetrics(d.Registerer),
 		uploads: make(gate, cfg.Uploads), downloads: make(gate, cfg.Downloads), waits: make(gate, waiting), fetches: make(gate, cfg.Remote.Fetches),
-		web: newWeb(d.Guard, d.RootCAs), drawing: semaphore.NewWeighted(cfg.Thumbnails.Memory)}
+		web: newWeb(d.Guard, nil, d.RootCAs), drawing: semaphore.NewWeighted(cfg.Thumbnails.Memory)}
 	m.previews = cache.New(cache.Config[string, cachedPreview]{Name: "media_previews", Budget: cfg.Previews.Cache, MaxAge: previewed, Metrics: d.Registerer,
 		Weigh: func(key string, c cachedPreview) int64 { return int64(len(key)+len(c.json)) + 200 }})
 	m.flights.of = make(map[mediastore.ID]*flight)
 	m.ended, m.end = context.WithCancel(context.Background())
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Scanner.URL != "" {
+		m.scanner = newScanner()
+	}
+	m.troubles = make(map[string]*retries.Log)
+	for _, what := range []string{"eviction", "sweep", "retention", "scanner"} {
+		m.troubles[what] = &retries.Log{To: m.log, What: "media: " + what}
 	}
 	return m, nil
 }
@@ -168,19 +185,22 @@ func (m *Media) sweep(ctx context.Context) {
 	if m.members.Mine(0, node.RoleMedia) {
 		evicted, err := m.store.Evict(ctx, m.servers.Names(), m.cfg.Remote.Cache)
 		m.metrics.removed.WithLabelValues("evicted").Add(float64(evicted))
-		m.failed(ctx, "eviction", err)
+		m.tried(ctx, "eviction", err)
 	}
 	removed, err := m.store.Sweep(ctx, m.mine())
 	m.metrics.removed.WithLabelValues("unfinished").Add(float64(removed))
-	m.failed(ctx, "sweep", err)
+	m.tried(ctx, "sweep", err)
 }
 
-// failed counts and logs what could not be done.
-func (m *Media) failed(ctx context.Context, what string, err error) {
-	if err != nil && ctx.Err() == nil {
-		m.metrics.failures.WithLabelValues(what).Inc()
-		m.log.WarnContext(ctx, "media: not all could be done", "what", what, "err", err)
+// tried counts what could not be done, and logs the beginning and the end of an outage.
+func (m *Media) tried(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil {
+		return
 	}
+	if err != nil {
+		m.metrics.failures.WithLabelValues(what).Inc()
+	}
+	m.troubles[what].Note(err)
 }
 
 // mine are the partitions whose media this worker looks after.

@@ -266,7 +266,7 @@ func (m *Media) addPicture(ctx context.Context, og map[string]any, body io.Reade
 		return err
 	}
 	up := mediastore.Upload{ID: mediastore.NewID(m.servers.ForHost(server)), Type: about.Type, Name: cleanName(name), Max: m.cfg.Previews.Image}
-	kept, err := m.store.Put(ctx, up, io.MultiReader(bytes.NewReader(head), body))
+	kept, err := m.put(ctx, up, io.MultiReader(bytes.NewReader(head), body))
 	if err != nil {
 		return err
 	}

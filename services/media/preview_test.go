@@ -42,7 +42,7 @@ func newWebOf(t *testing.T, c *cluster) *web {
 	t.Cleanup(w.inside.Close)
 	w.url = "http://" + l.Addr().String()
 	for _, worker := range c.workers {
-		worker.media.web = newWeb(&netguard.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}, nil)
+		worker.media.web = newWeb(&netguard.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}, nil, nil)
 	}
 	return w
 }

@@ -90,6 +90,7 @@ func (m *Media) Fetch(in *mediav1.FetchRequest, stream grpc.ServerStreamingServe
 		return merr.InvalidParam("Not a media of another server")
 	}
 	as := m.servers.ForHost(in.For)
+	defer m.serving.enter()()
 	f, err := m.flightOf(i, as)
 	if err != nil {
 		return err
@@ -152,7 +153,7 @@ func (m *Media) Serve(in *mediav1.ServeRequest, stream grpc.ServerStreamingServe
 	if err != nil || !m.servers.IsLocal(i.Origin) {
 		return errNoMedia
 	}
-	done, err := m.begin()
+	done, err := m.begin("download", m.downloads)
 	if err != nil {
 		return err
 	}

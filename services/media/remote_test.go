@@ -284,7 +284,7 @@ func TestLocation(t *testing.T) {
 	token := c.login(anna)
 	at := netip.MustParseAddrPort(inside.Listener.Addr().String())
 	for _, w := range c.workers {
-		w.media.web = newWeb(&netguard.Guard{Allow: []netip.Prefix{netip.PrefixFrom(at.Addr(), 32)}}, nil)
+		w.media.web = newWeb(&netguard.Guard{Allow: []netip.Prefix{netip.PrefixFrom(at.Addr(), 32)}}, nil, nil)
 	}
 	for path, status := range map[string]int{"/file": 200, "/there": 200, "/loop": 502, "/away": 502} {
 		c.remote.answers(func(w *remoteAnswer, _ string) { w.multipart("Location: "+inside.URL+path+"\r\n", "") })

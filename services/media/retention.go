@@ -5,7 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
+	"hanse/pkg/merr"
+	mediav1 "hanse/proto/media/v1"
 )
 
 // Retention says what is deleted by itself. Protected and quarantined media stay.
@@ -25,6 +28,17 @@ func (r *Retention) Validate() error {
 	return nil
 }
 
+// Erase implements mediav1.MediaServer.
+func (m *Media) Erase(ctx context.Context, in *mediav1.EraseRequest) (*mediav1.EraseResponse, error) {
+	user, err := id.ParseUser(in.UserId)
+	if err != nil || !m.servers.IsLocal(user.Server()) {
+		return nil, merr.InvalidParam("Not a user of ours")
+	}
+	n, err := m.store.DeleteOfUser(ctx, user)
+	m.metrics.removed.WithLabelValues("deleted").Add(float64(n))
+	return &mediav1.EraseResponse{Deleted: int64(n)}, err
+}
+
 // retentionEvery is how often a worker looks for what is too old.
 const retentionEvery = 6 * time.Hour
 
@@ -41,7 +55,7 @@ func (m *Media) retain(ctx context.Context) {
 		}
 		rule.what.Before = now.Add(-rule.after)
 		err := m.store.DeleteMatching(ctx, m.mine(), rule.what, func(*mediastore.Media) { n++ })
-		m.failed(ctx, "retention", err)
+		m.tried(ctx, "retention", err)
 	}
 	m.metrics.removed.WithLabelValues("retention").Add(float64(n))
 }

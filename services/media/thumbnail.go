@@ -41,7 +41,7 @@ func (m *Media) answerThumbnail(w http.ResponseWriter, r *http.Request, old bool
 	if err != nil {
 		return err
 	}
-	done, err := m.begin()
+	done, err := m.begin("download", m.downloads)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (m *Media) answerThumbnail(w http.ResponseWriter, r *http.Request, old bool
 	if err != nil {
 		return err
 	}
-	return m.serveFile(w, r, f, "download")
+	return m.send(w, r, f, a.redirect)
 }
 
 func askSpec(r *http.Request) (thumbnail.Spec, error) {

@@ -86,26 +86,27 @@ func (m *Media) take(r *http.Request, u mediastore.Upload) (*mediastore.Media, e
 	if err := m.limit(r, "upload"); err != nil {
 		return nil, err
 	}
-	leave, err := m.uploads.enter()
+	done, err := m.begin("upload", m.uploads)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	under := m.metrics.busy.WithLabelValues("upload")
-	under.Inc()
-	defer under.Dec()
+	defer done()
 	if u.Max, err = m.mayUpload(r); err != nil {
 		return nil, err
 	}
-	u.User = session.From(r).User
+	u.User, u.Length = session.From(r).User, r.ContentLength
 	u.Type = cleanType(r.Header.Get("Content-Type"))
 	u.Name = cleanName(r.URL.Query().Get("filename"))
-	media, err := m.store.Put(r.Context(), u, httpx.StreamBody(r))
+	media, err := m.put(r.Context(), u, httpx.StreamBody(r))
 	switch {
 	case errors.Is(err, mediastore.ErrTooLarge):
 		return nil, errTooLarge
 	case errors.Is(err, mediastore.ErrExists):
 		return nil, errOverwrite
+	case errors.Is(err, mediastore.ErrNotFound):
+		return nil, errNoMedia // it was deleted meanwhile
+	case errors.Is(err, errRejected):
+		return nil, errBadContent
 	case err != nil:
 		m.storeFailed(r.Context(), err)
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -20,14 +21,14 @@ const (
 var errRedirects = errors.New("too many redirects, or one that leads away from the web")
 
 // newWeb returns a client for addresses that others name. The guard sees each address when it is connected to, after each
-// redirect and each answer of DNS. There are no proxies, cookies or credentials.
-func newWeb(guard *netguard.Guard, roots *x509.CertPool) *http.Client {
+// redirect and each answer of DNS. There are no proxies, cookies or credentials. resolver may be nil.
+func newWeb(guard *netguard.Guard, resolver *net.Resolver, roots *x509.CertPool) *http.Client {
 	if guard == nil {
 		guard = new(netguard.Guard)
 	}
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext: guard.Dialer(webDial, nil).DialContext, ForceAttemptHTTP2: true, TLSHandshakeTimeout: webDial,
+			DialContext: guard.Dialer(webDial, resolver).DialContext, ForceAttemptHTTP2: true, TLSHandshakeTimeout: webDial,
 			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 			ResponseHeaderTimeout: 20 * time.Second, MaxResponseHeaderBytes: 64 << 10, MaxConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, MaxIdleConns: 64,
 		},

@@ -3,6 +3,7 @@ package edge
 import (
 	"hash/fnv"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -21,7 +22,7 @@ func roleOf(path string) string {
 		return RoleFedin
 	case strings.HasPrefix(path, "/_matrix/media/"), strings.HasPrefix(path, "/_matrix/client/v1/media/"):
 		return RoleMedia
-	case strings.HasPrefix(path, "/_synapse/admin/v1/media/"), path == "/_synapse/admin/v1/purge_media_cache", isUserMedia(path):
+	case isMediaAdmin(path):
 		return RoleMedia
 	case isSync(path):
 		return RoleSync
@@ -30,10 +31,17 @@ func roleOf(path string) string {
 	}
 }
 
-// isUserMedia matches what administrators do with the media of a user.
-func isUserMedia(path string) bool {
-	rest, ok := strings.CutPrefix(path, "/_synapse/admin/v1/user")
-	return ok && (strings.HasPrefix(rest, "s/") && strings.HasSuffix(rest, "/media") || strings.HasPrefix(rest, "/") && strings.HasSuffix(rest, "/media/quarantine"))
+// mediaAdmin is what administrators do with media, below /_synapse/admin/v1; a star is one part of the path, or more at its end.
+var mediaAdmin = []string{"media/*", "purge_media_cache", "users/*/media", "user/*/media/quarantine", "room/*/media", "room/*/media/quarantine",
+	"quarantine_media/*", "statistics/users/media"}
+
+// isMediaAdmin matches what administrators do with media.
+func isMediaAdmin(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/_synapse/admin/v1/")
+	return ok && slices.ContainsFunc(mediaAdmin, func(pattern string) bool {
+		before, after, star := strings.Cut(pattern, "*")
+		return rest == pattern || star && len(rest) > len(before)+len(after) && strings.HasPrefix(rest, before) && strings.HasSuffix(rest, after)
+	})
 }
 
 // isSync matches /_matrix/client/<version>/sync, with versions such as v3 and r0.

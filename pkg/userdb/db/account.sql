@@ -17,6 +17,9 @@ UPDATE account SET password_hash = $3 WHERE part = $1 AND user_id = $2 AND NOT d
 -- name: SetAdmin :execrows
 UPDATE account SET admin = $3 WHERE part = $1 AND user_id = $2;
 
+-- name: AvatarsUsed :many
+SELECT DISTINCT avatar_url::text FROM account WHERE part = ANY(@parts::integer[]) AND avatar_url = ANY(@uris::text[]);
+
 -- name: Deactivate :execrows
 UPDATE account SET deactivated = true, erased = erased OR sqlc.arg(erase)::boolean,
     password_hash = CASE WHEN sqlc.arg(erase)::boolean THEN '' ELSE password_hash END,

@@ -54,6 +54,30 @@ func (q *Queries) AddWords(ctx context.Context, part int32, userID string, words
 	return err
 }
 
+const avatarsUsed = `-- name: AvatarsUsed :many
+SELECT DISTINCT avatar_url::text FROM account WHERE part = ANY($1::integer[]) AND avatar_url = ANY($2::text[])
+`
+
+func (q *Queries) AvatarsUsed(ctx context.Context, parts []int32, uris []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, avatarsUsed, parts, uris)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var avatar_url string
+		if err := rows.Scan(&avatar_url); err != nil {
+			return nil, err
+		}
+		items = append(items, avatar_url)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const createAccount = `-- name: CreateAccount :execrows
 
 INSERT INTO account (part, user_id, password_hash, admin, guest, appservice_id, displayname, created_ts)

@@ -23,6 +23,94 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type EraseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseRequest) Reset() {
+	*x = EraseRequest{}
+	mi := &file_media_v1_media_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseRequest) ProtoMessage() {}
+
+func (x *EraseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_media_v1_media_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseRequest.ProtoReflect.Descriptor instead.
+func (*EraseRequest) Descriptor() ([]byte, []int) {
+	return file_media_v1_media_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *EraseRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+type EraseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deleted       int64                  `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseResponse) Reset() {
+	*x = EraseResponse{}
+	mi := &file_media_v1_media_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseResponse) ProtoMessage() {}
+
+func (x *EraseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_media_v1_media_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseResponse.ProtoReflect.Descriptor instead.
+func (*EraseResponse) Descriptor() ([]byte, []int) {
+	return file_media_v1_media_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EraseResponse) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
 type PreviewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
@@ -34,7 +122,7 @@ type PreviewRequest struct {
 
 func (x *PreviewRequest) Reset() {
 	*x = PreviewRequest{}
-	mi := &file_media_v1_media_proto_msgTypes[0]
+	mi := &file_media_v1_media_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +134,7 @@ func (x *PreviewRequest) String() string {
 func (*PreviewRequest) ProtoMessage() {}
 
 func (x *PreviewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[0]
+	mi := &file_media_v1_media_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +147,7 @@ func (x *PreviewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewRequest.ProtoReflect.Descriptor instead.
 func (*PreviewRequest) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{0}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PreviewRequest) GetUrl() string {
@@ -86,7 +174,7 @@ type PreviewResponse struct {
 
 func (x *PreviewResponse) Reset() {
 	*x = PreviewResponse{}
-	mi := &file_media_v1_media_proto_msgTypes[1]
+	mi := &file_media_v1_media_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -98,7 +186,7 @@ func (x *PreviewResponse) String() string {
 func (*PreviewResponse) ProtoMessage() {}
 
 func (x *PreviewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[1]
+	mi := &file_media_v1_media_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -111,7 +199,7 @@ func (x *PreviewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewResponse.ProtoReflect.Descriptor instead.
 func (*PreviewResponse) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{1}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PreviewResponse) GetJson() []byte {
@@ -134,7 +222,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_media_v1_media_proto_msgTypes[2]
+	mi := &file_media_v1_media_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -146,7 +234,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[2]
+	mi := &file_media_v1_media_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -159,7 +247,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{2}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FetchRequest) GetOrigin() string {
@@ -203,7 +291,7 @@ type ServeRequest struct {
 
 func (x *ServeRequest) Reset() {
 	*x = ServeRequest{}
-	mi := &file_media_v1_media_proto_msgTypes[3]
+	mi := &file_media_v1_media_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +303,7 @@ func (x *ServeRequest) String() string {
 func (*ServeRequest) ProtoMessage() {}
 
 func (x *ServeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[3]
+	mi := &file_media_v1_media_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +316,7 @@ func (x *ServeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeRequest.ProtoReflect.Descriptor instead.
 func (*ServeRequest) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{3}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ServeRequest) GetOrigin() string {
@@ -271,7 +359,7 @@ type Thumbnail struct {
 
 func (x *Thumbnail) Reset() {
 	*x = Thumbnail{}
-	mi := &file_media_v1_media_proto_msgTypes[4]
+	mi := &file_media_v1_media_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +371,7 @@ func (x *Thumbnail) String() string {
 func (*Thumbnail) ProtoMessage() {}
 
 func (x *Thumbnail) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[4]
+	mi := &file_media_v1_media_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +384,7 @@ func (x *Thumbnail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thumbnail.ProtoReflect.Descriptor instead.
 func (*Thumbnail) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{4}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Thumbnail) GetWidth() int32 {
@@ -338,7 +426,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_media_v1_media_proto_msgTypes[5]
+	mi := &file_media_v1_media_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -350,7 +438,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[5]
+	mi := &file_media_v1_media_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -363,7 +451,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{5}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Piece) GetHead() *Head {
@@ -396,7 +484,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_media_v1_media_proto_msgTypes[6]
+	mi := &file_media_v1_media_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +496,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_media_v1_media_proto_msgTypes[6]
+	mi := &file_media_v1_media_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +509,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_media_v1_media_proto_rawDescGZIP(), []int{6}
+	return file_media_v1_media_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Head) GetType() string {
@@ -463,7 +551,11 @@ var File_media_v1_media_proto protoreflect.FileDescriptor
 
 const file_media_v1_media_proto_rawDesc = "" +
 	"\n" +
-	"\x14media/v1/media.proto\x12\x0ehanse.media.v1\"4\n" +
+	"\x14media/v1/media.proto\x12\x0ehanse.media.v1\"'\n" +
+	"\fEraseRequest\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\")\n" +
+	"\rEraseResponse\x12\x18\n" +
+	"\adeleted\x18\x01 \x01(\x03R\adeleted\"4\n" +
 	"\x0ePreviewRequest\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n" +
 	"\x03for\x18\x02 \x01(\tR\x03for\"%\n" +
@@ -494,11 +586,12 @@ const file_media_v1_media_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1a\n" +
 	"\blocation\x18\x04 \x01(\tR\blocation\x12 \n" +
-	"\vdisposition\x18\x05 \x01(\tR\vdisposition2\xd3\x01\n" +
+	"\vdisposition\x18\x05 \x01(\tR\vdisposition2\x99\x02\n" +
 	"\x05Media\x12>\n" +
 	"\x05Fetch\x12\x1c.hanse.media.v1.FetchRequest\x1a\x15.hanse.media.v1.Piece0\x01\x12>\n" +
 	"\x05Serve\x12\x1c.hanse.media.v1.ServeRequest\x1a\x15.hanse.media.v1.Piece0\x01\x12J\n" +
-	"\aPreview\x12\x1e.hanse.media.v1.PreviewRequest\x1a\x1f.hanse.media.v1.PreviewResponseB\x98\x01\n" +
+	"\aPreview\x12\x1e.hanse.media.v1.PreviewRequest\x1a\x1f.hanse.media.v1.PreviewResponse\x12D\n" +
+	"\x05Erase\x12\x1c.hanse.media.v1.EraseRequest\x1a\x1d.hanse.media.v1.EraseResponseB\x98\x01\n" +
 	"\x12com.hanse.media.v1B\n" +
 	"MediaProtoP\x01Z\x1chanse/proto/media/v1;mediav1\xa2\x02\x03HMX\xaa\x02\x0eHanse.Media.V1\xca\x02\x0eHanse\\Media\\V1\xe2\x02\x1aHanse\\Media\\V1\\GPBMetadata\xea\x02\x10Hanse::Media::V1b\x06proto3"
 
@@ -514,27 +607,31 @@ func file_media_v1_media_proto_rawDescGZIP() []byte {
 	return file_media_v1_media_proto_rawDescData
 }
 
-var file_media_v1_media_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_media_v1_media_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_media_v1_media_proto_goTypes = []any{
-	(*PreviewRequest)(nil),  // 0: hanse.media.v1.PreviewRequest
-	(*PreviewResponse)(nil), // 1: hanse.media.v1.PreviewResponse
-	(*FetchRequest)(nil),    // 2: hanse.media.v1.FetchRequest
-	(*ServeRequest)(nil),    // 3: hanse.media.v1.ServeRequest
-	(*Thumbnail)(nil),       // 4: hanse.media.v1.Thumbnail
-	(*Piece)(nil),           // 5: hanse.media.v1.Piece
-	(*Head)(nil),            // 6: hanse.media.v1.Head
+	(*EraseRequest)(nil),    // 0: hanse.media.v1.EraseRequest
+	(*EraseResponse)(nil),   // 1: hanse.media.v1.EraseResponse
+	(*PreviewRequest)(nil),  // 2: hanse.media.v1.PreviewRequest
+	(*PreviewResponse)(nil), // 3: hanse.media.v1.PreviewResponse
+	(*FetchRequest)(nil),    // 4: hanse.media.v1.FetchRequest
+	(*ServeRequest)(nil),    // 5: hanse.media.v1.ServeRequest
+	(*Thumbnail)(nil),       // 6: hanse.media.v1.Thumbnail
+	(*Piece)(nil),           // 7: hanse.media.v1.Piece
+	(*Head)(nil),            // 8: hanse.media.v1.Head
 }
 var file_media_v1_media_proto_depIdxs = []int32{
-	4, // 0: hanse.media.v1.ServeRequest.thumbnail:type_name -> hanse.media.v1.Thumbnail
-	6, // 1: hanse.media.v1.Piece.head:type_name -> hanse.media.v1.Head
-	2, // 2: hanse.media.v1.Media.Fetch:input_type -> hanse.media.v1.FetchRequest
-	3, // 3: hanse.media.v1.Media.Serve:input_type -> hanse.media.v1.ServeRequest
-	0, // 4: hanse.media.v1.Media.Preview:input_type -> hanse.media.v1.PreviewRequest
-	5, // 5: hanse.media.v1.Media.Fetch:output_type -> hanse.media.v1.Piece
-	5, // 6: hanse.media.v1.Media.Serve:output_type -> hanse.media.v1.Piece
-	1, // 7: hanse.media.v1.Media.Preview:output_type -> hanse.media.v1.PreviewResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
+	6, // 0: hanse.media.v1.ServeRequest.thumbnail:type_name -> hanse.media.v1.Thumbnail
+	8, // 1: hanse.media.v1.Piece.head:type_name -> hanse.media.v1.Head
+	4, // 2: hanse.media.v1.Media.Fetch:input_type -> hanse.media.v1.FetchRequest
+	5, // 3: hanse.media.v1.Media.Serve:input_type -> hanse.media.v1.ServeRequest
+	2, // 4: hanse.media.v1.Media.Preview:input_type -> hanse.media.v1.PreviewRequest
+	0, // 5: hanse.media.v1.Media.Erase:input_type -> hanse.media.v1.EraseRequest
+	7, // 6: hanse.media.v1.Media.Fetch:output_type -> hanse.media.v1.Piece
+	7, // 7: hanse.media.v1.Media.Serve:output_type -> hanse.media.v1.Piece
+	3, // 8: hanse.media.v1.Media.Preview:output_type -> hanse.media.v1.PreviewResponse
+	1, // 9: hanse.media.v1.Media.Erase:output_type -> hanse.media.v1.EraseResponse
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -551,7 +648,7 @@ func file_media_v1_media_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_media_v1_media_proto_rawDesc), len(file_media_v1_media_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

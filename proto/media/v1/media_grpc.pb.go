@@ -24,6 +24,7 @@ const (
 	Media_Fetch_FullMethodName   = "/hanse.media.v1.Media/Fetch"
 	Media_Serve_FullMethodName   = "/hanse.media.v1.Media/Serve"
 	Media_Preview_FullMethodName = "/hanse.media.v1.Media/Preview"
+	Media_Erase_FullMethodName   = "/hanse.media.v1.Media/Erase"
 )
 
 // MediaClient is the client API for Media service.
@@ -37,6 +38,8 @@ type MediaClient interface {
 	Serve(ctx context.Context, in *ServeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Piece], error)
 	// Preview says what is at an address of the web. Media workers ask the one that the address names.
 	Preview(ctx context.Context, in *PreviewRequest, opts ...grpc.CallOption) (*PreviewResponse, error)
+	// Erase deletes all that a user of ours has uploaded and is uploading, whether it is protected or in quarantine.
+	Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error)
 }
 
 type mediaClient struct {
@@ -95,6 +98,16 @@ func (c *mediaClient) Preview(ctx context.Context, in *PreviewRequest, opts ...g
 	return out, nil
 }
 
+func (c *mediaClient) Erase(ctx context.Context, in *EraseRequest, opts ...grpc.CallOption) (*EraseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EraseResponse)
+	err := c.cc.Invoke(ctx, Media_Erase_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MediaServer is the server API for Media service.
 // All implementations must embed UnimplementedMediaServer
 // for forward compatibility.
@@ -106,6 +119,8 @@ type MediaServer interface {
 	Serve(*ServeRequest, grpc.ServerStreamingServer[Piece]) error
 	// Preview says what is at an address of the web. Media workers ask the one that the address names.
 	Preview(context.Context, *PreviewRequest) (*PreviewResponse, error)
+	// Erase deletes all that a user of ours has uploaded and is uploading, whether it is protected or in quarantine.
+	Erase(context.Context, *EraseRequest) (*EraseResponse, error)
 	mustEmbedUnimplementedMediaServer()
 }
 
@@ -124,6 +139,9 @@ func (UnimplementedMediaServer) Serve(*ServeRequest, grpc.ServerStreamingServer[
 }
 func (UnimplementedMediaServer) Preview(context.Context, *PreviewRequest) (*PreviewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Preview not implemented")
+}
+func (UnimplementedMediaServer) Erase(context.Context, *EraseRequest) (*EraseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Erase not implemented")
 }
 func (UnimplementedMediaServer) mustEmbedUnimplementedMediaServer() {}
 func (UnimplementedMediaServer) testEmbeddedByValue()               {}
@@ -186,6 +204,24 @@ func _Media_Preview_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Media_Erase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MediaServer).Erase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Media_Erase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MediaServer).Erase(ctx, req.(*EraseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Media_ServiceDesc is the grpc.ServiceDesc for Media service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +232,10 @@ var Media_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Preview",
 			Handler:    _Media_Preview_Handler,
+		},
+		{
+			MethodName: "Erase",
+			Handler:    _Media_Erase_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
