@@ -38,6 +38,7 @@ var scenarios = []struct {
 	{"redacted everywhere", redactedEverywhere},
 	{"room versions", roomVersions},
 	{"access lists", accessLists},
+	{"media", media},
 }
 
 // TestCluster plays on clusters with two replicas of each role.
