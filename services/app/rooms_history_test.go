@@ -141,8 +141,24 @@ func testPreviews(t *testing.T, w *world) {
 	bert.do("GET", in(room, "messages")+"?dir=b", nil).fails(403, "M_FORBIDDEN")
 	bert.do("GET", in(room, "event", hidden), nil).fails(404, "M_NOT_FOUND")
 	bert.do("GET", in(room, "context", hidden), nil).fails(403, "M_FORBIDDEN")
+	bert.do("GET", in(room, "initialSync"), nil).fails(403, "M_FORBIDDEN")
+	bert.do("GET", in("!none:a.example", "initialSync"), nil).fails(403, "M_FORBIDDEN")
 	anna.set(room, "m.room.history_visibility", "", object{"history_visibility": "world_readable"})
 	shown := anna.say(room, "for everybody")
+	// GET /rooms/{roomId}/initialSync: what a stranger sees, and a member; its tokens lead on in /messages.
+	peek := bert.do("GET", in(room, "initialSync")+"?limit=50", nil).ok()
+	if ids := peek.texts("messages.chunk.#.event_id"); slices.Contains(ids, hidden) || ids[len(ids)-1] != shown ||
+		peek.get("membership").Exists() || peek.str("visibility") != "private" || !find(peek.get("state"), "m.room.create", "").Exists() {
+		t.Errorf("peeking: %s", peek.raw)
+	}
+	peek = anna.do("GET", in(room, "initialSync")+"?limit=1", nil).ok()
+	if ids := peek.texts("messages.chunk.#.event_id"); !slices.Equal(ids, []string{shown}) || peek.str("membership") != "join" {
+		t.Errorf("a member's: %s", peek.raw)
+	}
+	if ids := anna.page(room, "?dir=b&limit=2&from="+peek.str("messages.start")).texts("chunk.#.event_id"); len(ids) != 2 || ids[1] != hidden {
+		t.Errorf("before it: %v, want %s as the second", ids, hidden)
+	}
+	anna.do("GET", in(room, "initialSync")+"?limit=x", nil).fails(400, "M_INVALID_PARAM")
 	got := bert.page(room, "?dir=b&limit=50").texts("chunk.#.event_id")
 	if !slices.Contains(got, shown) || slices.Contains(got, hidden) {
 		t.Errorf("preview: %v", got)

@@ -254,11 +254,15 @@ func (c *Client) getListed(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	visibility := "private"
+	return httpx.OK(w, map[string]string{"visibility": visibilityOf(room)})
+}
+
+// visibilityOf says whether the directory shows a room.
+func visibilityOf(room *roomdb.Room) string {
 	if room.Published {
-		visibility = "public"
+		return "public"
 	}
-	return httpx.OK(w, map[string]string{"visibility": visibility})
+	return "private"
 }
 
 // putListed answers PUT /directory/list/room/{roomId}: members may who may set the canonical alias, as with Synapse.

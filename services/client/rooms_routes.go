@@ -26,6 +26,7 @@ func (c *Client) eventRoutes(rt *routes) {
 	rt.guest.Handle("GET /rooms/{roomId}/state/{eventType}/{stateKey}", c.getState)
 	rt.guest.Handle("GET /rooms/{roomId}/state/{eventType}", c.getState)
 	rt.guest.Handle("GET /rooms/{roomId}/messages", c.messages)
+	rt.guest.Handle("GET /rooms/{roomId}/initialSync", c.roomInitialSync)
 	rt.guest.Handle("GET /rooms/{roomId}/context/{eventId}", c.eventContext)
 	rt.guest.Handle("GET /rooms/{roomId}/event/{eventId}", c.roomEvent)
 	rt.guest.Handle("GET /rooms/{roomId}/members", c.roomMembers)
