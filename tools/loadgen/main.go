@@ -49,6 +49,7 @@ type cli struct {
 	Register    scenario.Register    `cmd:"" help:"Registrations."`
 	CreateRoom  scenario.CreateRoom  `cmd:"" help:"Create rooms."`
 	IdlePoll    scenario.IdlePoll    `cmd:"" help:"Memory and CPU of idle long polls."`
+	Window      scenario.Window      `cmd:"" help:"Sliding sync: the first window, or requests without news."`
 	Growth      scenario.Growth      `cmd:"" help:"Deliver in rooms of growing size."`
 	Compare     compareCmd           `cmd:"" help:"Ratios of two JSON reports."`
 }
@@ -97,7 +98,7 @@ func (c *cli) scenarios() map[string]scenario.Scenario {
 	return map[string]scenario.Scenario{
 		"send": &c.Send, "deliver": &c.Deliver, "join": &c.Join, "initial-sync": &c.InitialSync,
 		"login": &c.Login, "register": &c.Register, "create-room": &c.CreateRoom,
-		"idle-poll": &c.IdlePoll, "growth": &c.Growth, "senders": &c.Senders,
+		"idle-poll": &c.IdlePoll, "growth": &c.Growth, "senders": &c.Senders, "window": &c.Window,
 	}
 }
 

@@ -2,7 +2,9 @@ package mxclient
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -153,6 +155,24 @@ func BenchmarkScanSync(b *testing.B) {
 	for b.Loop() {
 		if _, err := ScanSync(raw, func(*ScannedRoom) error { return nil }); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestScanSlide(t *testing.T) {
+	var got []string
+	pos, err := ScanSlide([]byte(`{"pos":"p1","lists":{"all_rooms":{"count":2}},"rooms":{
+		"!a:x":{"initial":true,"timeline":[{"event_id":"$1","type":"m.room.message","content":{"body":"hi"}}],"limited":true,"prev_batch":"t1"},
+		"!b:x":{"bump_stamp":3}},"extensions":{}}`), func(r *ScannedRoom) error {
+		got = append(got, fmt.Sprint(r.Room, r.Limited, r.PrevBatch, r.Events))
+		return nil
+	})
+	if want := []string{"!a:xtruet1[{$1 m.room.message  hi}]", "!b:xfalse[]"}; err != nil || pos != "p1" || !slices.Equal(got, want) {
+		t.Errorf("%s %q, %v", pos, got, err)
+	}
+	for _, bad := range []string{``, `{}`, `{"pos":"p"} x`, `{"pos":"p","rooms":[]}`} {
+		if _, err := ScanSlide([]byte(bad), func(*ScannedRoom) error { return nil }); err == nil {
+			t.Errorf("%q is an answer", bad)
 		}
 	}
 }

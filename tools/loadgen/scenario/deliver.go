@@ -29,6 +29,7 @@ type Deliver struct {
 	Filter      string        `default:"${lazy}" help:"Filter of the polls, as JSON."`
 	PollTimeout time.Duration `default:"30s" help:"How long the server may hold a poll."`
 	Drain       time.Duration `default:"20s" help:"How long to wait for the last deliveries."`
+	Sliding     bool          `help:"Poll by sliding sync, with all rooms in the window."`
 	Shared      bool          `name:"shared-members" help:"The same members in each room."`
 	First       float64       `help:"First syncs between the polls: so many for each poll (0.5: half as many), each followed by a poll with its token."`
 }
@@ -79,7 +80,7 @@ func (d *Deliver) Run(ctx context.Context, env *Env) (*report.Report, error) {
 		return nil, err
 	}
 	r := env.report("deliver", "message", map[string]any{
-		"rooms": d.Rooms, "members": d.Members, "pollers": d.Pollers, "senders": d.Senders, "rate": d.Rate, "size": d.Size,
+		"rooms": d.Rooms, "members": d.Members, "pollers": d.Pollers, "senders": d.Senders, "rate": d.Rate, "size": d.Size, "sliding": d.Sliding,
 	})
 	audience, err := d.open(ctx, c)
 	if err != nil {
@@ -169,11 +170,9 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 	}
 	err = each(ctx, setupWorkers, len(a.readers), func(i int) error {
 		rd := a.readers[i]
-		first, err := rd.user.Sync(ctx, mxclient.SyncRequest{Filter: filter, SetPresence: "offline"})
-		if err != nil {
+		if err := d.begin(ctx, rd, filter); err != nil {
 			return fmt.Errorf("first sync of %s: %w", rd.user.UserID, err)
 		}
-		rd.since = first.NextBatch
 		for room := range rd.rooms {
 			c.books.Receiver(room, rd.user.UserID)
 		}
@@ -190,6 +189,48 @@ func (d *Deliver) open(ctx context.Context, c *chat) (*audience, error) {
 	return a, nil
 }
 
+// window is what readers ask for by sliding sync.
+func (d *Deliver) window(pos string, timeout time.Duration) mxclient.SlideRequest {
+	return mxclient.SlideRequest{Pos: pos, Last: 9999, Limit: 50, State: [][2]string{{"m.room.member", "$LAZY"}}, Timeout: timeout, SetPresence: "offline"}
+}
+
+// begin takes a token. A connection of sliding sync begins when all rooms were told: some at a time, if they are many.
+func (d *Deliver) begin(ctx context.Context, rd *reader, filter string) error {
+	if !d.Sliding {
+		first, err := rd.user.Sync(ctx, mxclient.SyncRequest{Filter: filter, SetPresence: "offline"})
+		if err == nil {
+			rd.since = first.NextBatch
+		}
+		return err
+	}
+	for {
+		raw, err := rd.user.SlideRaw(ctx, d.window(rd.since, 0))
+		if err != nil {
+			return err
+		}
+		rooms := 0
+		if rd.since, err = mxclient.ScanSlide(raw, func(*mxclient.ScannedRoom) error { rooms++; return nil }); err != nil || rooms == 0 {
+			return err
+		}
+	}
+}
+
+// poll asks for news.
+func (d *Deliver) poll(ctx context.Context, rd *reader) ([]byte, error) {
+	if d.Sliding {
+		return rd.user.SlideRaw(ctx, d.window(rd.since, d.PollTimeout))
+	}
+	return rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: d.Filter, Timeout: d.PollTimeout, SetPresence: "offline"})
+}
+
+// scan reads an answer.
+func (d *Deliver) scan(raw []byte, onRoom func(*mxclient.ScannedRoom) error) (next string, err error) {
+	if d.Sliding {
+		return mxclient.ScanSlide(raw, onRoom)
+	}
+	return mxclient.ScanSync(raw, onRoom)
+}
+
 // read polls until the end. An answer is entered into the books as a whole, and
 // the token moves on only then.
 func (a *audience) read(ctx context.Context, rd *reader, d *Deliver) {
@@ -199,7 +240,7 @@ func (a *audience) read(ctx context.Context, rd *reader, d *Deliver) {
 				a.again(ctx, "first sync", err)
 			}
 		}
-		raw, err := rd.user.SyncRaw(ctx, mxclient.SyncRequest{Since: rd.since, Filter: d.Filter, Timeout: d.PollTimeout, SetPresence: "offline"})
+		raw, err := d.poll(ctx, rd)
 		if err != nil {
 			a.again(ctx, "sync", err)
 			continue
@@ -208,7 +249,7 @@ func (a *audience) read(ctx context.Context, rd *reader, d *Deliver) {
 		a.polls.Add(1)
 		var gaps []gap
 		var shown []delivery
-		next, err := mxclient.ScanSync(raw, func(r *mxclient.ScannedRoom) error {
+		next, err := d.scan(raw, func(r *mxclient.ScannedRoom) error {
 			if !rd.rooms[r.Room] {
 				return nil
 			}
