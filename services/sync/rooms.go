@@ -203,25 +203,21 @@ func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment
 	var fresh []*userdb.Membership
 	var unknown []roomdb.RoomKey
 	maybe := make(map[id.Room]*userdb.Membership)
-	for rooms := m.joined; len(rooms) > 0; {
-		part, n := rooms[0].RoomPart, 1
-		for n < len(rooms) && rooms[n].RoomPart == part {
-			n++
-		}
+	for i := range m.parts {
+		part, rooms := m.parts[i].part, m.parts[i].rooms
 		after, ok := since.At(part)
 		if !ok {
 			after = rooms[0].JoinPos - 1
 		}
-		if quick, ok := s.quickly(m, part, rooms[:n], after); ok {
+		if quick, ok := s.quickly(&m.parts[i], after); ok {
 			for _, r := range quick {
 				if r.JoinSeq <= since.UserSeq {
 					fresh = append(fresh, r)
 				}
 			}
-			rooms = rooms[n:]
 			continue
 		}
-		s.tail.changed(part, rooms[:n], after, func(r *userdb.Membership, known bool) {
+		s.tail.changed(part, rooms, after, func(r *userdb.Membership, known bool) {
 			switch {
 			case r.JoinSeq > since.UserSeq: // told in full
 			case known:
@@ -231,7 +227,6 @@ func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment
 				maybe[r.Room] = r
 			}
 		})
-		rooms = rooms[n:]
 	}
 	if len(unknown) > 0 {
 		rows, err := s.rooms.RoomsByNID(ctx, unknown)
@@ -249,15 +244,14 @@ func (s *Service) changedSince(ctx context.Context, since *token.Sync, m *moment
 
 // quickly returns those of a user's rooms of one partition that have entries behind a position, if that takes less than to look at
 // each of the rooms.
-func (s *Service) quickly(m *moment, part uint32, rooms []*userdb.Membership, after int64) (changed []*userdb.Membership, ok bool) {
-	i, found := slices.BinarySearchFunc(m.parts, part, func(p userPart, part uint32) int { return cmp.Compare(p.part, part) })
-	if !found || after < m.parts[i].from {
+func (s *Service) quickly(p *userPart, after int64) (changed []*userdb.Membership, ok bool) {
+	if after < p.from {
 		return nil, false
 	}
-	ok = s.tail.changedIn(part, after, len(rooms), func(nid int64) {
-		at, mine := slices.BinarySearchFunc(rooms, nid, func(r *userdb.Membership, nid int64) int { return cmp.Compare(r.RoomNID, nid) })
-		if mine && !slices.Contains(changed, rooms[at]) {
-			changed = append(changed, rooms[at])
+	ok = s.tail.changedIn(p.part, after, len(p.rooms), func(nid int64) {
+		at, mine := slices.BinarySearchFunc(p.rooms, nid, func(r *userdb.Membership, nid int64) int { return cmp.Compare(r.RoomNID, nid) })
+		if mine && !slices.Contains(changed, p.rooms[at]) {
+			changed = append(changed, p.rooms[at])
 		}
 	})
 	return changed, ok

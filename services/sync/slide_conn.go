@@ -71,6 +71,7 @@ func (s *Service) findConn(ctx context.Context, p *slide) error {
 	if held == nil || held.conn.Generation != pos.Generation {
 		return unknownPos()
 	}
+	s.conns.Add(p.id, held)
 	if !s.goOn(p, held, pos.N) {
 		return unknownPos()
 	}
@@ -84,8 +85,8 @@ func (s *Service) goOn(p *slide, held *heldConn, n int64) bool {
 	}
 	if p.held = held; p.conn != held.conn {
 		p.held = &heldConn{conn: p.conn, used: held.used}
+		s.conns.Add(p.id, p.held)
 	}
-	s.conns.Add(p.id, p.held)
 	return true
 }
 

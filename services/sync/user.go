@@ -218,9 +218,10 @@ func (us *users) apply(u *user, rows []userdb.Membership, seq int64) {
 
 // userPart is what is known of a user's joined rooms in one partition.
 type userPart struct {
-	part uint32
-	pos  int64 // of the newest membership
-	from int64 // from which position on the tail holds what happened in all of the rooms, if it reaches back that far
+	part  uint32
+	rooms []*userdb.Membership
+	pos   int64 // of the newest membership
+	from  int64 // from which position on the tail holds what happened in all of the rooms, if it reaches back that far
 }
 
 // index makes what polls need of the rooms that the user is in.
@@ -236,7 +237,7 @@ func (u *user) index(heads func(part uint32) int64) {
 	slices.SortFunc(u.joined, func(a, b *userdb.Membership) int {
 		return cmp.Or(cmp.Compare(a.RoomPart, b.RoomPart), cmp.Compare(a.RoomNID, b.RoomNID))
 	})
-	for _, r := range u.joined {
+	for i, r := range u.joined {
 		if n := len(u.parts); n == 0 || u.parts[n-1].part != r.RoomPart {
 			u.parts = append(u.parts, userPart{part: r.RoomPart, from: heads(r.RoomPart)})
 			// What happened in a room between a join and its being watched is told with the room, as a whole.
@@ -248,6 +249,7 @@ func (u *user) index(heads func(part uint32) int64) {
 		}
 		last := &u.parts[len(u.parts)-1]
 		last.pos = max(last.pos, r.Pos)
+		last.rooms = u.joined[i-len(last.rooms) : i+1]
 	}
 }
 
