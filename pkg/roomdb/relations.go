@@ -15,8 +15,10 @@ import (
 const (
 	// maxReferences bounds the references that are told with an event.
 	maxReferences = 100
-	// MaxTakingPart bounds for how many users Aggregates says that they take part in a thread.
-	MaxTakingPart = 200
+	// maxReplies bounds the replies of a thread whose senders Aggregates looks at.
+	maxReplies = 2000
+	// maxTakingPart bounds for how many users Aggregates says that they take part in a thread.
+	maxTakingPart = 200
 	// RecursionDepth is how many relations lead from an event to those that Relations finds with Recurse.
 	RecursionDepth = 3
 )
@@ -32,6 +34,11 @@ type Aggregate struct {
 	TakesPart    map[id.User]struct{}
 	// References are the events that refer to the event, the oldest of them if there are many.
 	References []id.Event
+}
+
+// Crowded says that more users take part in the thread than TakesPart has, or may be in it.
+func (a *Aggregate) Crowded() bool {
+	return a.TakesPart != nil && (len(a.TakesPart) > maxTakingPart || a.Replies > maxReplies)
 }
 
 // AggregateQuery says for whom relations are summed up.
@@ -53,7 +60,7 @@ const (
 )
 
 const (
-	liveChild = `part = $1 AND room_nid = $2 AND live AND place <= $6`
+	liveChild = `part = w.part AND room_nid = w.room AND live AND place <= $6`
 	// editOf selects the newest edit of an event ("Server-side aggregation of m.replace relationships").
 	editOf = `SELECT child FROM relation WHERE ` + liveChild + ` AND parent = %[1]s.id AND sender = %[1]s.sender AND rel_type = 'm.replace'
 		AND edit AND type = %[1]s.type ORDER BY origin_ts DESC, child_id DESC LIMIT 1`
@@ -65,8 +72,8 @@ const (
 // sqlAggregates looks at each event once if nothing relates to it.
 var sqlAggregates = `
 SELECT w.n, x.kind, x.child, x.id, x.replies
-FROM unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS w (id, sender, type, n)
-CROSS JOIN LATERAL (SELECT place FROM relation WHERE part = $1 AND room_nid = $2 AND parent = w.id AND live ORDER BY place LIMIT 1) has
+FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS w (part, room, id, sender, type, n)
+CROSS JOIN LATERAL (SELECT place FROM relation WHERE part = w.part AND room_nid = w.room AND parent = w.id AND live ORDER BY place LIMIT 1) has
 CROSS JOIN LATERAL (
 	(SELECT ` + strconv.Itoa(rowEdit) + ` AS kind, child, '' AS id, 0::bigint AS replies FROM (` + fmt.Sprintf(editOf, "w") + `) e)
 	UNION ALL
@@ -74,60 +81,68 @@ CROSS JOIN LATERAL (
 		AND sender <> ALL($7) ORDER BY place LIMIT ` + strconv.Itoa(maxReferences) + `)
 	UNION ALL
 	(SELECT ` + strconv.Itoa(rowReplies) + `, 0, user_id, replies FROM thread
-		WHERE part = $1 AND room_nid = $2 AND root = w.id AND user_id = ANY($8))
+		WHERE part = w.part AND room_nid = w.room AND root = w.id AND user_id = ANY($8))
 	UNION ALL
 	(SELECT ` + strconv.Itoa(rowLatest) + `, child, '', 0 FROM (` + latestOf + `) l)
 	UNION ALL
 	(SELECT ` + strconv.Itoa(rowLatestEdit) + `, e.child, '', 0 FROM (` + latestOf + `) l CROSS JOIN LATERAL (` + fmt.Sprintf(editOf, "l") + `) e)) x
 ORDER BY w.n, x.kind`
 
-// Aggregates returns what relates to events of one room, for those to which something does: one statement, however many they are.
-func (d *DB) Aggregates(ctx context.Context, q AggregateQuery, events []*Event) (map[int64]*Aggregate, error) {
-	found := make(map[int64]*Aggregate)
-	if len(events) == 0 {
-		return found, nil
-	}
-	part, room := events[0].Part, events[0].RoomNID
-	ids, senders, types := make([]string, len(events)), make([]string, len(events)), make([]string, len(events))
-	for i, e := range events {
-		ids[i], senders[i], types[i] = string(e.ID), string(e.Sender), e.Type
-	}
+// Aggregates returns what relates to events, for those to which something does: one statement for each shard, however many they are.
+func (d *DB) Aggregates(ctx context.Context, q AggregateQuery, events []*Event) (map[*Event]*Aggregate, error) {
+	found := make(map[*Event]*Aggregate)
 	ignored := texts(q.Ignored)
 	counted := append([]string{"", string(q.Reader)}, ignored...)
-	rows, err := d.shards.For(part).Query(ctx, sqlAggregates, int32(part), room, ids, senders, types, int64(q.UpTo), ignored, counted)
-	if err != nil {
-		return nil, fmt.Errorf("read aggregations: %w", err)
+	parts := make([]uint32, len(events))
+	for i, e := range events {
+		parts[i] = e.Part
 	}
-	var n, kind, child, replies int64
-	var text string
-	_, err = pgx.ForEachRow(rows, []any{&n, &kind, &child, &text, &replies}, func() error {
-		e := events[n-1]
-		a := found[e.NID]
-		if a == nil {
-			a = new(Aggregate)
-			found[e.NID] = a
+	err := d.eachShard(parts, func(db querier, parts []int32, index []int) error {
+		n := len(index)
+		rooms, ids, senders, types := make([]int64, n), make([]string, n), make([]string, n), make([]string, n)
+		for i, at := range index {
+			e := events[at]
+			rooms[i], ids[i], senders[i], types[i] = e.RoomNID, string(e.ID), string(e.Sender), e.Type
 		}
-		switch kind {
-		case rowEdit:
-			a.Edit = child
-		case rowReference:
-			a.References = append(a.References, id.Event(text))
-		case rowReplies:
-			a.count(q, id.User(text), replies)
-		case rowLatest:
-			a.Latest = child
-		case rowLatestEdit:
-			a.LatestEdit = child
+		rows, err := db.Query(ctx, sqlAggregates, parts, rooms, ids, senders, types, int64(q.UpTo), ignored, counted)
+		if err != nil {
+			return fmt.Errorf("read aggregations: %w", err)
+		}
+		var at, kind, child, replies int64
+		var text string
+		_, err = pgx.ForEachRow(rows, []any{&at, &kind, &child, &text, &replies}, func() error {
+			e := events[index[at-1]]
+			if found[e] == nil {
+				found[e] = new(Aggregate)
+			}
+			found[e].add(q, kind, child, text, replies)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read aggregations: %w", err)
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read aggregations: %w", err)
-	}
-	if q.Reader == "" {
-		err = d.takePart(ctx, part, room, events, found)
+	if err == nil && q.Reader == "" {
+		err = d.takePart(ctx, found)
 	}
 	return found, err
+}
+
+// add takes a row of sqlAggregates.
+func (a *Aggregate) add(q AggregateQuery, kind, child int64, text string, replies int64) {
+	switch kind {
+	case rowEdit:
+		a.Edit = child
+	case rowReference:
+		a.References = append(a.References, id.Event(text))
+	case rowReplies:
+		a.count(q, id.User(text), replies)
+	case rowLatest:
+		a.Latest = child
+	case rowLatestEdit:
+		a.LatestEdit = child
+	}
 }
 
 // count takes the replies of a user to a thread; "" stands for everybody.
@@ -142,35 +157,38 @@ func (a *Aggregate) count(q AggregateQuery, user id.User, replies int64) {
 	}
 }
 
-// takePart reads who takes part in threads, one more than MaxTakingPart at most.
-func (d *DB) takePart(ctx context.Context, part uint32, room int64, events []*Event, found map[int64]*Aggregate) error {
-	roots := make(map[id.Event]*Aggregate)
-	var ids []string
-	for _, e := range events {
-		if a := found[e.NID]; a != nil && a.Latest != 0 {
-			roots[e.ID], ids = a, append(ids, string(e.ID))
+// takePart reads who takes part in threads, one more than maxTakingPart at most.
+func (d *DB) takePart(ctx context.Context, found map[*Event]*Aggregate) error {
+	var roots []*Event
+	var parts []uint32
+	for e, a := range found {
+		if a.Latest != 0 {
 			a.TakesPart = make(map[id.User]struct{})
+			roots, parts = append(roots, e), append(parts, e.Part)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
-	}
-	rows, err := d.shards.For(part).Query(ctx, `SELECT w.id, t.sender FROM unnest($3::text[]) AS w (id) CROSS JOIN LATERAL (
-		SELECT DISTINCT sender FROM relation WHERE part = $1 AND room_nid = $2 AND parent = w.id AND rel_type = 'm.thread' AND live LIMIT $4) t`,
-		int32(part), room, ids, MaxTakingPart+1)
-	if err != nil {
-		return fmt.Errorf("read who takes part in threads: %w", err)
-	}
-	var root id.Event
-	var user id.User
-	_, err = pgx.ForEachRow(rows, []any{&root, &user}, func() error {
-		roots[root].TakesPart[user] = struct{}{}
+	return d.eachShard(parts, func(db querier, parts []int32, index []int) error {
+		rooms, ids := make([]int64, len(index)), make([]string, len(index))
+		for i, at := range index {
+			rooms[i], ids[i] = roots[at].RoomNID, string(roots[at].ID)
+		}
+		rows, err := db.Query(ctx, `SELECT w.n, t.user_id FROM unnest($1::int[], $2::bigint[], $3::text[]) WITH ORDINALITY AS w (part, room, id, n)
+			CROSS JOIN LATERAL (SELECT DISTINCT sender AS user_id FROM (SELECT sender FROM relation WHERE part = w.part AND room_nid = w.room AND parent = w.id
+				AND rel_type = 'm.thread' AND live ORDER BY place DESC LIMIT $4) r LIMIT $5) t`, parts, rooms, ids, maxReplies, maxTakingPart+1)
+		if err != nil {
+			return fmt.Errorf("read who takes part in threads: %w", err)
+		}
+		var at int64
+		var user id.User
+		_, err = pgx.ForEachRow(rows, []any{&at, &user}, func() error {
+			found[roots[index[at-1]]].TakesPart[user] = struct{}{}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read who takes part in threads: %w", err)
+		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("read who takes part in threads: %w", err)
-	}
-	return nil
 }
 
 // RelationsQuery asks for events that relate to another one, with After < place <= UpTo.

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -29,10 +30,10 @@ type thread struct {
 	takesPart map[id.User]struct{}
 }
 
-// Bundles has those of the events to which something relates, by their numbers.
-type Bundles map[int64]*Bundle
+// Bundles has those of the events to which something relates.
+type Bundles map[*roomdb.Event]*Bundle
 
-// Bundled finds what is said of those that relate to some events of one room, for a reader.
+// Bundled finds what is said of those that relate to some events, for a reader: of one room, or of several that the reader is in.
 func Bundled(ctx context.Context, db *roomdb.DB, r Reader, ignored Ignored, events []*roomdb.Event) (Bundles, error) {
 	q := roomdb.AggregateQuery{Reader: r.User, Ignored: slices.Collect(maps.Keys(ignored)), UpTo: roomdb.End}
 	if !r.Joined && r.JoinedUntil != 0 {
@@ -42,13 +43,13 @@ func Bundled(ctx context.Context, db *roomdb.DB, r Reader, ignored Ignored, even
 	return bundles, err
 }
 
-// BundledForAll is Bundled for whoever is in the room, sees all of it and ignores nobody. It is not ok if too many users take part
-// in a thread for Bundles to hold.
-func BundledForAll(ctx context.Context, db *roomdb.DB, events []*roomdb.Event) (b Bundles, ok bool, err error) {
+// BundledForAll is Bundled for everybody who is in the events' rooms and ignores nobody. It also returns the rooms of which it
+// cannot tell: not everybody may see all of it, or too many users take part in a thread.
+func BundledForAll(ctx context.Context, db *roomdb.DB, events []*roomdb.Event) (b Bundles, closed map[roomdb.RoomKey]bool, err error) {
 	return bundled(ctx, db, roomdb.AggregateQuery{UpTo: roomdb.End}, Reader{Joined: true}, events)
 }
 
-func bundled(ctx context.Context, db *roomdb.DB, q roomdb.AggregateQuery, r Reader, events []*roomdb.Event) (Bundles, bool, error) {
+func bundled(ctx context.Context, db *roomdb.DB, q roomdb.AggregateQuery, r Reader, events []*roomdb.Event) (Bundles, map[roomdb.RoomKey]bool, error) {
 	var parents []*roomdb.Event
 	for _, e := range events {
 		// Edits and annotations are not related to (as Synapse has it), and state has no aggregations yet.
@@ -56,72 +57,90 @@ func bundled(ctx context.Context, db *roomdb.DB, q roomdb.AggregateQuery, r Read
 			parents = append(parents, e)
 		}
 	}
+	if len(parents) == 0 {
+		return nil, nil, nil
+	}
 	found, err := db.Aggregates(ctx, q, parents)
 	if err != nil || len(found) == 0 {
-		return nil, true, err
+		return nil, nil, err
 	}
-	shown, err := shownIn(ctx, db, r, events[0].Part, found)
+	shown, closed, err := shownIn(ctx, db, r, found)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	bundles := make(Bundles, len(found))
-	for _, e := range parents {
-		a := found[e.NID]
-		if a == nil {
+	for e, a := range found {
+		if a.Crowded() {
+			closed[roomOf(e)] = true
 			continue
 		}
-		if len(a.TakesPart) > roomdb.MaxTakingPart {
-			return nil, false, nil
-		}
+		of := shown[e.Part]
 		b := &Bundle{references: a.References}
 		if e.RedactedBy == 0 {
-			b.edit = shown[a.Edit]
+			b.edit = of[a.Edit]
 		}
-		if latest := shown[a.Latest]; latest != nil && a.Replies > 0 && event.RelationType(e.Content) == "" {
-			b.thread = &thread{latest: latest, edit: shown[a.LatestEdit], count: a.Replies, in: a.Own > 0 || e.Sender == q.Reader, takesPart: a.TakesPart}
+		if latest := of[a.Latest]; latest != nil && a.Replies > 0 && event.RelationType(e.Content) == "" {
+			b.thread = &thread{latest: latest, edit: of[a.LatestEdit], count: a.Replies, in: a.Own > 0 || e.Sender == q.Reader, takesPart: a.TakesPart}
 			if a.TakesPart != nil {
 				a.TakesPart[e.Sender] = struct{}{}
 			}
 		}
 		if b.edit != nil || b.thread != nil || len(b.references) > 0 {
-			bundles[e.NID] = b
+			bundles[e] = b
 		}
 	}
-	return bundles, true, nil
+	return bundles, closed, nil
 }
 
-// shownIn reads the events that bundles show, as far as the reader may see them.
-func shownIn(ctx context.Context, db *roomdb.DB, r Reader, part uint32, found map[int64]*roomdb.Aggregate) (map[int64]*roomdb.Event, error) {
-	var nids []int64
-	for _, a := range found {
+func roomOf(e *roomdb.Event) roomdb.RoomKey { return roomdb.RoomKey{Part: e.Part, NID: e.RoomNID} }
+
+// shownIn reads the events that bundles show, by partition and number, as far as the reader may see them, and returns the rooms in which
+// there are others.
+func shownIn(ctx context.Context, db *roomdb.DB, r Reader, found map[*roomdb.Event]*roomdb.Aggregate) (shown map[uint32]map[int64]*roomdb.Event, closed map[roomdb.RoomKey]bool, err error) {
+	nids := make(map[uint32][]int64)
+	for e, a := range found {
 		for _, nid := range []int64{a.Edit, a.Latest, a.LatestEdit} {
 			if nid != 0 {
-				nids = append(nids, nid)
+				nids[e.Part] = append(nids[e.Part], nid)
 			}
 		}
 	}
+	closed = make(map[roomdb.RoomKey]bool)
 	if len(nids) == 0 {
-		return nil, nil
+		return nil, closed, nil
 	}
-	stored, err := db.Events(ctx, part, nids)
+	stored, err := db.EventsIn(ctx, nids)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	seen, err := Visible(ctx, db, r, slices.SortedFunc(maps.Values(stored), func(a, b *roomdb.Event) int { return int(a.Place() - b.Place()) }))
-	if err != nil {
-		return nil, err
-	}
-	shown := make(map[int64]*roomdb.Event, len(seen))
-	for _, e := range seen {
-		if e.RedactedBy == 0 { // redacted since we asked what relates
-			shown[e.NID] = e
+	rooms := make(map[roomdb.RoomKey][]*roomdb.Event)
+	for _, events := range stored {
+		for _, e := range events {
+			rooms[roomOf(e)] = append(rooms[roomOf(e)], e)
 		}
 	}
-	return shown, nil
+	shown = make(map[uint32]map[int64]*roomdb.Event, len(stored))
+	for room, events := range rooms {
+		slices.SortFunc(events, func(a, b *roomdb.Event) int { return cmp.Compare(a.Place(), b.Place()) })
+		seen, err := Visible(ctx, db, r, events)
+		if err != nil {
+			return nil, nil, err
+		}
+		closed[room] = len(seen) < len(events)
+		if shown[room.Part] == nil {
+			shown[room.Part] = make(map[int64]*roomdb.Event)
+		}
+		for _, e := range seen {
+			if e.RedactedBy == 0 { // redacted since we asked what relates
+				shown[room.Part][e.NID] = e
+			}
+		}
+	}
+	return shown, closed, nil
 }
 
-// size is about how many bytes the bundle takes.
-func (b *Bundle) size() int {
+// Size is about how many bytes the bundle takes.
+func (b *Bundle) Size() int {
 	if b == nil {
 		return 0
 	}

@@ -39,7 +39,7 @@ func Render(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Event
 	out := make([][]byte, len(events))
 	for i, e := range events {
 		b := make([]byte, 0, len(e.Content)+400)
-		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e.NID]})
+		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]})
 	}
 	return out, nil
 }
@@ -54,7 +54,7 @@ func Append(ctx context.Context, db *roomdb.DB, f Format, b []byte, events []*ro
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e.NID]})
+		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]})
 	}
 	return b, nil
 }
@@ -85,7 +85,7 @@ func Prepare(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Even
 	l := List{marks: make([]mark, 0, len(events))}
 	for _, e := range events {
 		l.heads = f.appendHead(l.heads, e, related)
-		l.marks = append(l.marks, mark{len(l.heads), e.OriginServerTS, e.Cause, f.Bundles[e.NID]})
+		l.marks = append(l.marks, mark{len(l.heads), e.OriginServerTS, e.Cause, f.Bundles[e]})
 	}
 	l.heads = slices.Clip(l.heads)
 	return l, nil
@@ -98,7 +98,7 @@ func (l *List) Len() int { return len(l.marks) }
 func (l *List) Size() int {
 	n := len(l.heads) + 60*len(l.marks)
 	for _, m := range l.marks {
-		n += m.bundle.size()
+		n += m.bundle.Size()
 	}
 	return n
 }

@@ -19,6 +19,7 @@ func TestRelations(t *testing.T) {
 		"list of threads": testThreadList, "participated": testThreadsParticipated, "references": testReferences, "poll": testPoll,
 		"duplicate annotations": testDuplicateAnnotations, "annotations at once": testAnnotationsAtOnce, "refusals": testRelationRefusals,
 		"ignored users": testRelationsIgnored, "who left": testRelationsLeft, "filters": testRelationFilters, "many edits": testManyEdits,
+		"sync": testRelationsInSync, "sliding sync": testRelationsInSlidingSync,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -605,5 +606,86 @@ func testManyEdits(t *testing.T, w *world) {
 	}
 	if b := anna.do("GET", in(room, "event", event), nil).ok(); b.str("unsigned.m\\.relations.m\\.replace.event_id") != last || len(b.raw) > 4000 {
 		t.Errorf("%d bytes: %.2000s", len(b.raw), b.raw)
+	}
+}
+
+// bundleIn is what a timeline says of what relates to an event.
+func bundleIn(timeline gjson.Result, event string) gjson.Result {
+	for _, e := range timeline.Array() {
+		if e.Get("event_id").Str == event {
+			return e.Get("unsigned.m\\.relations")
+		}
+	}
+	return gjson.Result{}
+}
+
+// Client-server API, "Aggregations of child events": /sync has them where a timeline is limited, and in first answers, which are made
+// once for all.
+func testRelationsInSync(t *testing.T, w *world) {
+	anna, bert, carl := w.register(t, "anna"), w.register(t, "bert"), w.register(t, "carl")
+	room := anna.create(object{"preset": "public_chat"})
+	bert.join(room)
+	carl.join(room)
+	early := carl.say(room, "early")
+	carl.everywhere(room, early)
+	since := carl.do("GET", v3+"/sync", nil).ok().str("next_batch")
+	anna.say(room, "one more than fits")
+	root := anna.say(room, "root")
+	reply := bert.reply(room, root, "reply")
+	edit := anna.edit(room, root, "edited")
+	timeline := func(p *person, query string) gjson.Result {
+		return p.do("GET", v3+"/sync?"+query, nil).ok().get("rooms.join").Map()[room].Get("timeline")
+	}
+	check := func(what string, p *person, query string, count int64, in bool) {
+		t.Helper()
+		tl := timeline(p, query)
+		b := bundleIn(tl.Get("events"), root)
+		if b.Get("m\\.replace.event_id").Str != edit || b.Get("m\\.thread.count").Int() != count || b.Get("m\\.thread.current_user_participated").Bool() != in ||
+			count > 0 && b.Get("m\\.thread.latest_event.event_id").Str != reply || b.Get("m\\.thread.latest_event.room_id").Exists() {
+			t.Errorf("%s: %s", what, tl.Raw)
+		}
+	}
+	limited := "filter=" + url.QueryEscape(`{"room":{"timeline":{"limit":3}}}`)
+	for _, p := range []*person{anna, bert, carl} {
+		p.everywhere(room, edit)
+		check("a first answer", p, "", 1, p != carl)
+		check("a first answer again", p, limited, 1, p != carl)
+		check("with a filter", p, "filter="+url.QueryEscape(`{"room":{"timeline":{"limit":30,"types":["m.room.*"]}}}`), 1, p != carl)
+	}
+	check("a limited timeline", carl, "since="+since+"&filter="+url.QueryEscape(`{"room":{"timeline":{"limit":3}}}`), 1, false)
+	if tl := timeline(carl, "since="+since); tl.Get("limited").Bool() || bundleIn(tl.Get("events"), root).Exists() {
+		t.Errorf("a timeline that is not limited: %s", tl.Raw)
+	}
+	anna.do("PUT", v3+"/user/"+url.PathEscape(anna.id)+"/account_data/m.ignored_user_list", object{"ignored_users": object{bert.id: object{}}}).ok()
+	eventually(t, "who ignores is told less", func() bool {
+		b := bundleIn(timeline(anna, "").Get("events"), root)
+		return b.Get("m\\.replace.event_id").Str == edit && !b.Get("m\\.thread").Exists()
+	})
+	bert.redacts(room, reply)
+	eventually(t, "a redaction is told", func() bool {
+		b := bundleIn(timeline(carl, "").Get("events"), root)
+		return b.Get("m\\.replace.event_id").Str == edit && !b.Get("m\\.thread").Exists()
+	})
+	// Who left is told what was until then.
+	bert.do("POST", in(room, "leave"), object{}).ok()
+	anna.edit(room, root, "after")
+	left := bert.do("GET", v3+"/sync?filter="+url.QueryEscape(`{"room":{"include_leave":true,"timeline":{"limit":30}}}`), nil).ok().get("rooms.leave").Map()[room]
+	if got := bundleIn(left.Get("timeline.events"), root).Get("m\\.replace.event_id").Str; got != edit {
+		t.Errorf("who left: %s", left.Raw)
+	}
+}
+
+// MSC4186: timelines of rooms that are told for the first time have aggregations.
+func testRelationsInSlidingSync(t *testing.T, w *world) {
+	anna := w.register(t, "anna")
+	room := anna.create(object{})
+	root := anna.say(room, "root")
+	reply := anna.reply(room, root, "reply")
+	anna.everywhere(room, reply)
+	body := object{"lists": object{"all": object{"ranges": list{list{0, 19}}, "timeline_limit": 5, "required_state": list{}}}}
+	answer := anna.do("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", body).ok()
+	b := bundleIn(answer.get("rooms").Map()[room].Get("timeline"), root)
+	if b.Get("m\\.thread.latest_event.event_id").Str != reply || !b.Get("m\\.thread.current_user_participated").Bool() {
+		t.Errorf("%s", answer.raw)
 	}
 }

@@ -285,7 +285,8 @@ func (c *Client) renderRoots(ctx context.Context, r *http.Request, a *access, ro
 	f.Bundles = bundles
 	var told []*roomdb.Event
 	for _, e := range roots {
-		if !bundles[e.NID].HasThread() {
+		bundle := bundles[e]
+		if !bundle.HasThread() {
 			continue
 		}
 		if !a.ignored.Heeds(e) {
@@ -294,7 +295,7 @@ func (c *Client) renderRoots(ctx context.Context, r *http.Request, a *access, ro
 				return nil, err
 			}
 			e = hidden
-			bundles[e.NID] = bundles[e.NID].OnlyThread()
+			bundles[e] = bundle.OnlyThread()
 		}
 		told = append(told, e)
 	}

@@ -28,7 +28,7 @@ func (c *cluster) aggregate(roomID string, eventID string) roomdb.Aggregate {
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	if a := found[e.NID]; a != nil {
+	if a := found[e]; a != nil {
 		return *a
 	}
 	return roomdb.Aggregate{}

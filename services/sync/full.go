@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"hanse/pkg/matrix/id"
@@ -24,6 +25,9 @@ func (s *Service) addFull(ctx context.Context, a *answer, p *poll, m *moment, ro
 		return err
 	}
 	if load.unread, err = s.unreadOfAll(ctx, &p.asker, load.prefs, m, rooms); err != nil {
+		return err
+	}
+	if load.bundles, err = s.bundlesOf(ctx, &p.asker, load.prefs, slices.Collect(maps.Values(load.timelines))...); err != nil {
 		return err
 	}
 	for _, r := range rooms {
@@ -52,6 +56,8 @@ type fullLoad struct {
 	events    map[uint32]map[int64]*roomdb.Event
 	unread    map[roomdb.RoomKey]*unread
 	prefs     *prefs
+	bundles   view.Bundles            // what relates to the timelines
+	closed    map[roomdb.RoomKey]bool // of openings: that is not the same for everybody in the room
 }
 
 func (s *Service) loadFull(ctx context.Context, p *poll, m *moment, rooms []*userdb.Membership) (*fullLoad, error) {
@@ -197,7 +203,7 @@ func (s *Service) full(ctx context.Context, a *answer, p *poll, m *moment, r *us
 	key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 	filled := p.filled[r.Room]
 	newly := p.since != nil && (r.JoinSeq > p.since.UserSeq || filled && !p.filter.Room.State.LazyLoadMembers)
-	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: l.end(key, m.at(r.RoomPart)), unread: l.unread[key]}
+	v := &roomView{r: r, data: p.roomData[r.Room], limited: l.limited[key] || newly, prevBatch: l.end(key, m.at(r.RoomPart)), unread: l.unread[key], bundles: l.bundles}
 	events := l.timelines[key]
 	if p.since != nil && !newly {
 		// full_state: all of the state, but no event twice.

@@ -15,6 +15,7 @@ import (
 type roomView struct {
 	r         *userdb.Membership
 	timeline  []*roomdb.Event
+	bundles   view.Bundles // what relates to the timeline, if it is limited
 	limited   bool
 	prevBatch roomdb.Place
 	state     []*roomdb.Event
@@ -43,6 +44,11 @@ func (s *Service) incremental(ctx context.Context, a *answer, p *poll, m *moment
 	reader := view.Reader{User: p.who.User, Joined: true, CurrentSID: d.after}
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(d.events)); err != nil {
 		return nil, false, err
+	}
+	if v.limited {
+		if v.bundles, err = s.bundlesOf(ctx, &p.asker, pr, v.timeline); err != nil {
+			return nil, false, err
+		}
 	}
 	if len(d.members) > 0 {
 		if v.summary, err = s.summary(ctx, p.who.User, r, d.after); err != nil {

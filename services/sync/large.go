@@ -92,5 +92,5 @@ func (s *Service) appendFiltered(ctx context.Context, p *poll, b []byte, part ui
 			events = append(events, e)
 		}
 	}
-	return s.appendTold(ctx, p, b, filterState(&p.filter.Room.State, events))
+	return s.appendTold(ctx, p, b, filterState(&p.filter.Room.State, events), nil)
 }

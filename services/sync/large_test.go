@@ -83,7 +83,7 @@ func TestLargeState(t *testing.T) {
 			if len(before) > 1 && len(events) > 0 {
 				want = append(want, ',')
 			}
-			if want, err = s.appendTold(context.Background(), p, want, events); err != nil {
+			if want, err = s.appendTold(context.Background(), p, want, events, nil); err != nil {
 				t.Fatal(err)
 			}
 			var a, b []map[string]any

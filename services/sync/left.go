@@ -82,7 +82,11 @@ func (s *Service) addLeftTimeline(ctx context.Context, a *answer, p *poll, v *ro
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(d.events)); err != nil {
 		return err
 	}
-	v.limited, v.prevBatch = d.limited, d.start(after, r.Pos)
+	if v.limited, v.prevBatch = d.limited, d.start(after, r.Pos); v.limited || p.since == nil {
+		if v.bundles, err = view.Bundled(ctx, s.rooms, reader, pr.ignored, v.timeline); err != nil {
+			return err
+		}
+	}
 	if err := s.addStateDelta(ctx, p, v, d); err != nil {
 		return err
 	}

@@ -143,6 +143,13 @@ func (s *Service) openAll(ctx context.Context, p *poll, m *moment, rooms []*user
 	if err != nil {
 		return err
 	}
+	var told []*roomdb.Event
+	for _, events := range load.timelines {
+		told = append(told, events...)
+	}
+	if load.bundles, load.closed, err = view.BundledForAll(ctx, s.rooms, told); err != nil {
+		return err
+	}
 	for _, r := range rooms {
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 		o, err := s.open(ctx, p, m, key, load)
@@ -172,10 +179,10 @@ func (s *Service) open(ctx context.Context, p *poll, m *moment, key roomdb.RoomK
 	if err != nil {
 		return nil, err
 	}
-	if len(visible) < len(events) {
+	if len(visible) < len(events) || l.closed[key] {
 		return &opening{closed: true, pos: pos, last: o.last, size: 200}, nil
 	}
-	if o.timeline, err = view.Prepare(ctx, s.rooms, view.Format{}, events); err != nil {
+	if o.timeline, err = view.Prepare(ctx, s.rooms, view.Format{Bundles: l.bundles}, events); err != nil {
 		return nil, err
 	}
 	end := l.states[state.Ref{Part: key.Part, SID: o.sid}]

@@ -83,6 +83,7 @@ type Service struct {
 	filters   *filters
 	seqs      *seqs
 	openings  *cache.Cache[openingKey, *opening]
+	bundles   *cache.Cache[bundleKey, *bundleSet]
 	underway  underway[openingKey] // of those
 	notifying *notifyingRooms
 	conns     *cache.Cache[userdb.SlidingConn, *heldConn]
@@ -124,6 +125,7 @@ func New(ctx context.Context, cfg Config, d Deps) (*Service, error) {
 	s.filters = newFilters(d.Users, d.Registerer)
 	s.seqs = newSeqs(d.Users, d.Log)
 	s.openings = newOpenings(cfg.Openings, d.Registerer)
+	s.bundles = newBundleSets(d.Registerer)
 	s.notifying = newNotifyingRooms(cfg.Openings/8, d.Registerer)
 	s.conns, s.requests = newConns(d.Registerer), newRequests(d.Registerer)
 	s.metrics.observe(s)

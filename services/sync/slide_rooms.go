@@ -246,6 +246,11 @@ func (s *Service) tellChanges(ctx context.Context, p *slide, m *moment, a *slide
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(t.d.events)); err != nil {
 		return err
 	}
+	if v.limited {
+		if v.bundles, err = s.bundlesOf(ctx, &p.asker, pr, v.timeline); err != nil {
+			return err
+		}
+	}
 	v.live = len(v.timeline)
 	if err := s.addSlideDelta(ctx, p, v); err != nil {
 		return err
@@ -385,7 +390,16 @@ func (s *Service) tellWhole(ctx context.Context, p *slide, m *moment, a *slideAn
 	if err != nil {
 		return err
 	}
+	timelines := make([][]*roomdb.Event, len(views))
+	for i, v := range views {
+		timelines[i] = v.timeline
+	}
+	bundles, err := s.bundlesOf(ctx, &p.asker, pr, timelines...)
+	if err != nil {
+		return err
+	}
 	for _, v := range views {
+		v.bundles = bundles
 		for _, nid := range v.nids {
 			if e := events[v.r.RoomPart][nid]; e != nil {
 				v.state = append(v.state, e)
@@ -568,6 +582,11 @@ func (s *Service) viewLeft(ctx context.Context, p *slide, pr *prefs, t *task) (*
 	reader := view.Reader{User: p.who.User, JoinedUntil: roomdb.At(t.r.Pos)}
 	if v.timeline, err = view.Visible(ctx, s.rooms, reader, pr.ignored.Heed(t.d.events)); err != nil {
 		return nil, err
+	}
+	if v.limited || t.initial {
+		if v.bundles, err = view.Bundled(ctx, s.rooms, reader, pr.ignored, v.timeline); err != nil {
+			return nil, err
+		}
 	}
 	if !t.initial {
 		v.live = len(v.timeline)

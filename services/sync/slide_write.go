@@ -19,6 +19,7 @@ import (
 type slideRoom struct {
 	*task
 	timeline  []*roomdb.Event
+	bundles   view.Bundles // what relates to them
 	limited   bool
 	live      int // of the timeline's events, the newest: they are news
 	prevBatch roomdb.Place
@@ -207,7 +208,9 @@ func (s *Service) appendRoom(ctx context.Context, p *slide, b []byte, v *slideRo
 	}
 	if len(v.timeline) > 0 || v.initial || v.limited {
 		b = append(b, `,"timeline":[`...)
-		if b, err = view.Append(ctx, s.rooms, p.format(), b, v.timeline); err != nil {
+		f := p.format()
+		f.Bundles = v.bundles
+		if b, err = view.Append(ctx, s.rooms, f, b, v.timeline); err != nil {
 			return nil, err
 		}
 		b = append(b, ']')

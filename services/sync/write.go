@@ -15,10 +15,12 @@ func (p *asker) format() view.Format {
 }
 
 // appendTold appends events as the filter wants them.
-func (s *Service) appendTold(ctx context.Context, p *poll, b []byte, events []*roomdb.Event) ([]byte, error) {
+func (s *Service) appendTold(ctx context.Context, p *poll, b []byte, events []*roomdb.Event, bundles view.Bundles) ([]byte, error) {
 	f := p.filter
+	format := p.format()
+	format.Bundles = bundles
 	if f.EventFormat != formatFederation && len(f.EventFields) == 0 {
-		return view.Append(ctx, s.rooms, p.format(), b, events)
+		return view.Append(ctx, s.rooms, format, b, events)
 	}
 	var out [][]byte
 	if f.EventFormat == formatFederation {
@@ -28,7 +30,7 @@ func (s *Service) appendTold(ctx context.Context, p *poll, b []byte, events []*r
 		}
 	} else {
 		var err error
-		if out, err = view.Render(ctx, s.rooms, p.format(), events); err != nil {
+		if out, err = view.Render(ctx, s.rooms, format, events); err != nil {
 			return nil, err
 		}
 	}
@@ -47,13 +49,13 @@ func (s *Service) write(ctx context.Context, p *poll, v *roomView) ([]byte, erro
 			size += len(e.Content) + 400
 		}
 	}
-	b, err := s.appendTold(ctx, p, v.begin(make([]byte, 0, size)), v.timeline)
+	b, err := s.appendTold(ctx, p, v.begin(make([]byte, 0, size)), v.timeline, v.bundles)
 	if err != nil {
 		return nil, err
 	}
 	b = v.between(b, p)
 	start := len(b)
-	if b, err = s.appendTold(ctx, p, b, v.state); err != nil {
+	if b, err = s.appendTold(ctx, p, b, v.state, nil); err != nil {
 		return nil, err
 	}
 	v.rest = rest{room: v, at: len(b), more: len(b) > start}
