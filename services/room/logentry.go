@@ -10,6 +10,7 @@ import (
 	"hanse/pkg/matrix/auth"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	logv1 "hanse/proto/log/v1"
@@ -130,7 +131,7 @@ func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.E
 	if body.MentionsRoom {
 		e.mentions = append(body.Mentions[:len(body.Mentions):len(body.Mentions)], "")
 	}
-	if notifies(e.pdu, content, body.MentionsRoom) {
+	if pushrule.NotifiesAll(e.pdu, body.MentionsRoom) {
 		w.h.notifySeq++
 	}
 	return nil
@@ -143,26 +144,4 @@ func (w *writer) mayNotifyRoom(ctx context.Context, sender id.User) (bool, error
 	}
 	required, malformed := auth.PowerLevelsOf(found.lookup).Notification("room")
 	return malformed == nil && auth.PowerOf(sender, found.lookup) >= required, nil // malformed levels grant nothing
-}
-
-// notifies says whether an event counts as unread for everybody under the default push rules (client-server API,
-// "Predefined Rules"), in the order in which these are asked. Mentions of single users are counted on their own.
-func notifies(pdu *event.PDU, content gjson.Result, mentionsRoom bool) bool {
-	switch {
-	case content.Get("msgtype").Str == "m.notice": // .m.rule.suppress_notices
-		return false
-	case pdu.Type == typeMember: // .m.rule.member_event
-		return false
-	case mentionsRoom: // .m.rule.is_room_mention
-		return true
-	case pdu.Type == "m.room.tombstone": // .m.rule.tombstone
-		return pdu.StateKey != nil && *pdu.StateKey == ""
-	case content.Get(`m\.relates_to.rel_type`).Str == "m.replace": // .m.rule.suppress_edits
-		return false
-	}
-	switch pdu.Type {
-	case "m.call.invite", "m.room.message", "m.room.encrypted":
-		return true
-	}
-	return false
 }

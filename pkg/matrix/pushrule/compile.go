@@ -21,6 +21,7 @@ type Program struct {
 // step is a rule with all its conditions understood.
 type step struct {
 	kind, id   string
+	ofServer   bool
 	conditions []test
 	outcome    Outcome
 }
@@ -44,7 +45,7 @@ func Compile(set Ruleset, owner id.User) *Program {
 			if !r.Enabled {
 				continue
 			}
-			s := step{kind: kind, id: r.ID, outcome: outcomeOf(r.Actions)}
+			s := step{kind: kind, id: r.ID, ofServer: strings.HasPrefix(r.ID, "."), outcome: outcomeOf(r.Actions)}
 			var ok bool
 			if s.conditions, ok = compileConditions(kind, r, owner); !ok {
 				continue

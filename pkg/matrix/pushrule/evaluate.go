@@ -10,7 +10,8 @@ import (
 
 // Context is what conditions look at beside the event.
 type Context struct {
-	// User is whose rules they are.
+	// User is whose rules they are. Empty: somebody whom the event does not name, which gives the outcome for all users of a
+	// class but those that it names.
 	User id.User
 	// DisplayName is the user's name in the room; empty for none.
 	DisplayName string
@@ -40,8 +41,12 @@ func (p *Program) Evaluate(v *View, c Context) Outcome {
 	if v.event.Sender == c.User {
 		return Outcome{}
 	}
+	v.steps = maxSteps
 	personal := false
 	for i := range p.rules {
+		if p.rules[i].ofServer {
+			v.steps = maxSteps
+		}
 		if p.rules[i].matches(v, &c, &personal) {
 			o := p.rules[i].outcome
 			o.Personal = personal
@@ -81,14 +86,17 @@ func (m *eventMatch) holds(v *View, c *Context) (ok, depends bool) {
 	if !p.text {
 		return false, false
 	}
+	if m.self && c.User == "" {
+		return false, true
+	}
 	g := m.glob
 	if m.self {
 		g = literal(string(c.User))
 	}
 	if m.words {
-		return g.words(p.lower), m.self
+		return g.words(p.lower, &v.steps), m.self
 	}
-	return g.whole(p.lower), m.self
+	return g.whole(p.lower, &v.steps), m.self
 }
 
 func (m *eventMatch) class() string {
@@ -106,7 +114,7 @@ func (t *propertyIs) holds(v *View, c *Context) (ok, depends bool) {
 	if raw == nil {
 		return false, false
 	}
-	return bytes.Equal(raw, ownerOr(t.value, t.self, c)), t.self
+	return bytes.Equal(raw, ownerOr(t.value, t.self, c)) && !(t.self && c.User == ""), t.self
 }
 
 func (t *propertyIs) class() string { return fmt.Sprintf("is %q %q %v", t.path.text, t.value, t.self) }
@@ -119,12 +127,15 @@ type propertyContains struct {
 
 func (t *propertyContains) holds(v *View, c *Context) (ok, depends bool) {
 	raw := v.at(t.path).raw
-	if len(raw) == 0 || raw[0] != '[' {
+	if len(raw) == 0 || raw[0] != '[' || !v.steps.take(len(raw)) {
 		return false, false
 	}
 	list, err := canonjson.Elements(raw)
 	if err != nil || len(list) == 0 {
 		return false, false
+	}
+	if t.self && c.User == "" {
+		return false, true
 	}
 	want := ownerOr(t.value, t.self, c)
 	for _, e := range list {
@@ -156,7 +167,7 @@ func (displayName) holds(v *View, c *Context) (ok, depends bool) {
 	if !p.text {
 		return false, false
 	}
-	return c.DisplayName != "" && len(c.DisplayName) <= maxPattern && literalWords(c.DisplayName, p.lower), true
+	return c.DisplayName != "" && len(c.DisplayName) <= maxPattern && literalWords(c.DisplayName, p.lower, &v.steps), true
 }
 
 func (displayName) class() string { return "display name" }

@@ -28,7 +28,7 @@ func newGlob(pattern string) glob { return glob{parts: strings.Split(strings.ToL
 func literal(text string) glob { return glob{parts: []string{strings.ToLower(text)}} }
 
 // whole says whether the pattern matches all of s.
-func (g glob) whole(s string) bool {
+func (g glob) whole(s string, left *steps) bool {
 	first, rest := g.parts[0], g.parts[1:]
 	at, ok := matchAt(s, 0, first)
 	if !ok {
@@ -38,18 +38,18 @@ func (g glob) whole(s string) bool {
 		return at == len(s)
 	}
 	for _, part := range rest[:len(rest)-1] {
-		if at, ok = find(s, at, part, nil, nil); !ok {
+		if at, ok = find(s, at, part, nil, nil, left); !ok {
 			return false
 		}
 	}
 	end := func(i int) bool { return i == len(s) }
-	_, ok = find(s, at, rest[len(rest)-1], nil, end)
+	_, ok = find(s, at, rest[len(rest)-1], nil, end, left)
 	return ok
 }
 
 // words says whether the pattern matches a part of s that begins and ends at a word boundary (condition event_match,
 // content.body). Each part is taken as early as it can be: what follows a star has the more to choose from.
-func (g glob) words(s string) bool {
+func (g glob) words(s string, left *steps) bool {
 	at := 0
 	boundary := func(i int) bool { return wordBoundary(s, i) }
 	for i, part := range g.parts {
@@ -61,7 +61,7 @@ func (g glob) words(s string) bool {
 			end = boundary
 		}
 		var ok bool
-		if at, ok = find(s, at, part, begin, end); !ok {
+		if at, ok = find(s, at, part, begin, end, left); !ok {
 			return false
 		}
 	}
@@ -69,14 +69,19 @@ func (g glob) words(s string) bool {
 }
 
 // find returns the end of the first match of part at or after from, of those that begin and end where they may.
-func find(s string, from int, part string, begin, end func(int) bool) (int, bool) {
+func find(s string, from int, part string, begin, end func(int) bool, left *steps) (int, bool) {
 	plain := part != "" && strings.IndexByte(part, '?') < 0
 	for i := from; i <= len(s); {
+		if !left.take(1 + len(part)/8) {
+			return 0, false
+		}
 		if plain {
 			next := strings.Index(s[i:], part)
 			if next < 0 {
+				left.take((len(s) - i) / 8)
 				return 0, false
 			}
+			left.take(next / 8)
 			i += next
 		}
 		if begin == nil || begin(i) {
@@ -128,9 +133,9 @@ func wordByte(c byte) bool {
 }
 
 // literalWords says whether text, in any case and without special characters, stands in lower between word boundaries.
-func literalWords(text, lower string) bool {
+func literalWords(text, lower string, left *steps) bool {
 	text = strings.ToLower(text)
-	for at := 0; ; at++ {
+	for at := 0; left.take((len(lower)-at)/8 + 1); at++ {
 		next := strings.Index(lower[at:], text)
 		if next < 0 {
 			return false
@@ -140,4 +145,5 @@ func literalWords(text, lower string) bool {
 			return true
 		}
 	}
+	return false
 }

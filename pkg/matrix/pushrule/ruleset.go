@@ -121,7 +121,25 @@ func rule(name string, conditions []Condition, actions ...json.RawMessage) Rule 
 	return Rule{ID: ".m.rule." + name, Default: true, Enabled: true, Conditions: conditions, Actions: actions}
 }
 
-// Defaults returns the rules that the server has for a user (section "Predefined Rules").
+// The events of polls (MSC3381), which clients send under these names.
+const (
+	pollStart    = "org.matrix.msc3381.poll.start"
+	pollResponse = "org.matrix.msc3381.poll.response"
+	pollEnd      = "org.matrix.msc3381.poll.end"
+)
+
+// pollRule returns a default rule for polls (MSC3930).
+func pollRule(name string, conditions []Condition, actions ...json.RawMessage) Rule {
+	r := rule("poll_"+name, conditions, actions...)
+	r.ID = ".org.matrix.msc3930.rule.poll_" + name
+	return r
+}
+
+// EncryptedEventRule notifies of every encrypted event in rooms that are not muted, so that the client can decrypt it and judge by
+// itself (MSC4028). It is off until a client turns it on: clients that do not expect it count too much.
+const EncryptedEventRule = ".org.matrix.msc4028.encrypted_event"
+
+// Defaults returns the rules that the server has for a user (section "Predefined Rules", MSC3930 and MSC4028).
 func Defaults(user id.User) Ruleset {
 	me, err := json.Marshal(user)
 	if err != nil {
@@ -133,9 +151,12 @@ func Defaults(user id.User) Ruleset {
 	two := Condition{Kind: "room_member_count", Is: "2"}
 	master := rule("master", []Condition{})
 	master.Enabled = false
+	encrypted := Rule{ID: EncryptedEventRule, Default: true, Conditions: []Condition{is("event_property_is", "type", json.RawMessage(`"m.room.encrypted"`))},
+		Actions: []json.RawMessage{Notify, json.RawMessage(`{"set_tweak":"org.matrix.msc4062.dont_email"}`)}}
 	return Ruleset{
 		Override: []Rule{
 			master,
+			encrypted,
 			rule("suppress_notices", []Condition{match("content.msgtype", "m.notice")}),
 			rule("invite_for_me", []Condition{match("type", "m.room.member"), match("content.membership", "invite"), match("state_key", string(user))}, Notify, Sound("default")),
 			rule("member_event", []Condition{match("type", "m.room.member")}),
@@ -144,6 +165,7 @@ func Defaults(user id.User) Ruleset {
 			rule("tombstone", []Condition{match("type", "m.room.tombstone"), match("state_key", "")}, Notify, Highlight),
 			rule("reaction", []Condition{match("type", "m.reaction")}),
 			rule("room.server_acl", []Condition{match("type", "m.room.server_acl"), match("state_key", "")}),
+			pollRule("response", []Condition{match("type", pollResponse)}),
 			rule("suppress_edits", []Condition{is("event_property_is", `content.m\.relates_to.rel_type`, json.RawMessage(`"m.replace"`))}),
 		},
 		Content: []Rule{}, Room: []Rule{}, Sender: []Rule{},
@@ -153,6 +175,10 @@ func Defaults(user id.User) Ruleset {
 			rule("room_one_to_one", []Condition{two, match("type", "m.room.message")}, Notify, Sound("default")),
 			rule("message", []Condition{match("type", "m.room.message")}, Notify),
 			rule("encrypted", []Condition{match("type", "m.room.encrypted")}, Notify),
+			pollRule("start_one_to_one", []Condition{two, match("type", pollStart)}, Notify, Sound("default")),
+			pollRule("start", []Condition{match("type", pollStart)}, Notify),
+			pollRule("end_one_to_one", []Condition{two, match("type", pollEnd)}, Notify, Sound("default")),
+			pollRule("end", []Condition{match("type", pollEnd)}, Notify),
 		},
 	}
 }
@@ -248,7 +274,7 @@ func (r *Ruleset) SilentRooms() map[id.Room]Silence {
 		}
 	}
 	for _, rule := range r.Override {
-		if room, ok := rule.wholeRoom(); ok && rule.Enabled && !rule.Notifies() {
+		if room, ok := rule.WholeRoom(); ok && rule.Enabled && !rule.Notifies() {
 			rooms[room] = SilentAll
 		}
 	}
@@ -266,8 +292,8 @@ func (r *Rule) Notifies() bool {
 	return slices.ContainsFunc(r.Actions, func(a json.RawMessage) bool { return string(a) == `"notify"` })
 }
 
-// wholeRoom returns the room that the rule is for, if that is its only condition.
-func (r *Rule) wholeRoom() (id.Room, bool) {
+// WholeRoom returns the room that an override rule is for, if that is its only condition.
+func (r *Rule) WholeRoom() (id.Room, bool) {
 	if len(r.Conditions) != 1 {
 		return "", false
 	}

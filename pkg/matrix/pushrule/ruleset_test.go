@@ -33,8 +33,11 @@ func TestDefaultsJSON(t *testing.T) {
 	for _, r := range append(set.Override, set.Underride...) {
 		order = append(order, strings.TrimPrefix(r.ID, ".m.rule."))
 	}
-	want := "master suppress_notices invite_for_me member_event is_user_mention is_room_mention tombstone reaction room.server_acl suppress_edits " +
-		"call encrypted_room_one_to_one room_one_to_one message encrypted"
+	want := "master .org.matrix.msc4028.encrypted_event suppress_notices invite_for_me member_event is_user_mention is_room_mention tombstone reaction room.server_acl " +
+		".org.matrix.msc3930.rule.poll_response suppress_edits " +
+		"call encrypted_room_one_to_one room_one_to_one message encrypted " +
+		".org.matrix.msc3930.rule.poll_start_one_to_one .org.matrix.msc3930.rule.poll_start " +
+		".org.matrix.msc3930.rule.poll_end_one_to_one .org.matrix.msc3930.rule.poll_end"
 	if got := strings.Join(order, " "); got != want {
 		t.Errorf("rules %s", got)
 	}
@@ -75,7 +78,7 @@ func TestPut(t *testing.T) {
 			t.Fatalf("after %+v: %s", c, got)
 		}
 	}
-	if set.Override[0].ID != ".m.rule.master" || set.Override[6].ID != ".m.rule.suppress_notices" {
+	if set.Override[0].ID != ".m.rule.master" || set.Override[7].ID != ".m.rule.suppress_notices" {
 		t.Errorf("the user's rules are not between the master rule and the server's: %+v", set.Override)
 	}
 	for anchor, want := range map[string]error{"nobody": pushrule.ErrNotFound, ".m.rule.master": pushrule.ErrInvalid, ".m.rule.tombstone": pushrule.ErrInvalid} {

@@ -13,6 +13,19 @@ import (
 type View struct {
 	event *event.PDU
 	seen  []property
+	steps steps
+}
+
+// steps is how much work the rules of a user may still take. Beyond it they do not match; the rules of the server do.
+type steps int
+
+// maxSteps is some milliseconds' worth: more than thousands of ordinary rules need for a long message.
+const maxSteps steps = 1 << 21
+
+// take uses up steps, and says whether there were enough.
+func (s *steps) take(n int) bool {
+	*s -= steps(n)
+	return *s >= 0
 }
 
 // property is what stands at a path of the event.
@@ -30,8 +43,12 @@ func NewView(p *event.PDU) *View { return &View{event: p, seen: make([]property,
 func (v *View) at(p path) *property {
 	for i := range v.seen {
 		if v.seen[i].path == p.text {
+			v.steps.take(i/8 + 1)
 			return &v.seen[i]
 		}
+	}
+	if !v.steps.take(len(v.event.Content)/8 + len(v.seen)) {
+		return &property{}
 	}
 	found := property{path: p.text, raw: v.raw(p.names)}
 	if s, ok := canonjson.String(found.raw); ok {
