@@ -2,11 +2,13 @@ package bus
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
 
+	"hanse/pkg/matrix/id"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -21,6 +23,8 @@ const (
 	subjectFedout   = "hanse.fedout."
 	subjectRedacted = "hanse.redacted."
 	subjectKeys     = "hanse.keys"
+	subjectPush     = "hanse.push."
+	subjectPushers  = "hanse.pushers."
 )
 
 // maxPayload is what NATS accepts in one message (its default).
@@ -198,6 +202,58 @@ func (b *Bus) SubscribeFedout(fn func(part uint32)) (*Subscription, error) {
 		return nil, fmt.Errorf("subscribe fedout: %w", err)
 	}
 	return &Subscription{sub}, nil
+}
+
+// WakePush says that something waits for pushers of these users, all of one partition.
+func (b *Bus) WakePush(part uint32, users []id.User) error {
+	return b.publishNames(subject(subjectPush, part), "push", users)
+}
+
+// SubscribePush hears for whose pushers something waits.
+func (b *Bus) SubscribePush(fn func(part uint32, users []id.User)) (*Subscription, error) {
+	return b.subscribeNames(subjectPush, fn)
+}
+
+// PublishPusher says that a user of a partition has set a pusher.
+func (b *Bus) PublishPusher(part uint32, user id.User) error {
+	return b.publishNames(subject(subjectPushers, part), "pusher", []id.User{user})
+}
+
+// SubscribePushers hears who has set a pusher.
+func (b *Bus) SubscribePushers(fn func(part uint32, users []id.User)) (*Subscription, error) {
+	return b.subscribeNames(subjectPushers, fn)
+}
+
+// publishNames sends user ids, in as many messages as they need.
+func (b *Bus) publishNames(subject, kind string, users []id.User) error {
+	for some := range slices.Chunk(users, namesAtOnce) {
+		m := &logv1.UserChanges{Users: make([]*logv1.UserSeq, len(some))}
+		for i, u := range some {
+			m.Users[i] = &logv1.UserSeq{UserId: string(u)}
+		}
+		if err := b.Publish(subject, kind, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// namesAtOnce keeps messages of user ids, of 255 bytes each, below what NATS accepts.
+const namesAtOnce = 1000
+
+func (b *Bus) subscribeNames(prefix string, fn func(part uint32, users []id.User)) (*Subscription, error) {
+	return Subscribe(b, prefix+"*", func(subject string, m *logv1.UserChanges) {
+		part, err := strconv.ParseUint(subject[len(prefix):], 10, 32)
+		if err != nil {
+			b.log.Warn("unknown subject on the bus", "subject", subject)
+			return
+		}
+		users := make([]id.User, len(m.Users))
+		for i, u := range m.Users {
+			users[i] = id.User(u.UserId)
+		}
+		fn(uint32(part), users)
+	})
 }
 
 func roomSubject(part uint32) string { return subject(subjectRoom, part) }

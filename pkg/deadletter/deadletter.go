@@ -21,6 +21,7 @@ const (
 	Sync   = "sync"
 	Fedout = "fedout"
 	Client = "client" // the index of words
+	Push   = "push"
 )
 
 // RefusedBy is the consumer of the letters that note what a server has refused.

@@ -136,6 +136,16 @@ func (p *Part) flush(ctx context.Context, k Keeper, all bool) error {
 	return err
 }
 
+// Reach stores at once that a log partition was handled up to a position. A role calls it in Plan after what must not be done twice
+// more often than need be; else cursors are stored every second.
+func (p *Part) Reach(ctx context.Context, logPart uint32, pos int64) error {
+	p.flushing.Lock()
+	defer p.flushing.Unlock()
+	upTo, wanted := make([]int64, len(p.stored)), make([]bool, len(p.stored))
+	upTo[logPart], wanted[logPart] = pos, true
+	return p.putCursors(ctx, upTo, wanted)
+}
+
 func (p *Part) anyActive() bool {
 	for q := range p.active {
 		if p.active[q].Load() {

@@ -46,7 +46,7 @@ type Replay struct {
 // What was not indexed is indexed.
 //
 // Entries of sync are not delivered once more: clients read the database at the next full sync or gap, and in the
-// room's history. The letter is removed.
+// room's history. Nor are those of push: their notifications would come too late. The letter is removed.
 func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint32, pos int64) (*Replay, error) {
 	if part >= a.shards.P() {
 		return nil, partition.ErrNoPartition
@@ -68,7 +68,7 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 		by, only = deadletter.Fedout, server
 	}
 	switch by {
-	case deadletter.Sync:
+	case deadletter.Sync, deadletter.Push:
 	case deadletter.Client:
 		if err := search.Again(ctx, a.shards, part, entry); err != nil {
 			return nil, err

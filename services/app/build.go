@@ -25,6 +25,7 @@ import (
 	"hanse/services/fedin"
 	"hanse/services/fedout"
 	"hanse/services/media"
+	"hanse/services/push"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -104,7 +105,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 	c, err := client.New(b.cfg.Client, client.Deps{
 		Shards: b.node.PG, Members: b.node.Members, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
 		Router: b.node.Router, FedOut: b.node.FedOut(), Media: b.node.Media(),
-		Servers: b.node.Servers, Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
+		Servers: b.node.Servers, Guard: b.guard(), Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
 		DefaultVersion: b.cfg.Room.DefaultVersion, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
@@ -172,7 +173,7 @@ func buildMedia(ctx context.Context, b *builder) (Role, error) {
 	}
 	m, err := media.New(b.cfg.Media, media.Deps{
 		Store: store, Sessions: b.sessions, Servers: b.node.Servers, Limits: b.limits, Members: b.node.Members,
-		Users: b.users, Rooms: b.rooms, Media: b.node.Media(), FedOut: b.node.FedOut(), Guard: &netguard.Guard{Allow: b.cfg.Federation.Allow, Deny: b.cfg.Federation.Deny}, RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
+		Users: b.users, Rooms: b.rooms, Media: b.node.Media(), FedOut: b.node.FedOut(), Guard: b.guard(), RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -181,6 +182,22 @@ func buildMedia(ctx context.Context, b *builder) (Role, error) {
 	m.OldRoutes(b.node.FederationAPI)
 	m.Register(b.node.GRPC)
 	return m, nil
+}
+
+func buildPush(_ context.Context, b *builder) (Role, error) {
+	roots, err := rootCAs(b.cfg.Federation.CAFiles)
+	if err != nil {
+		return nil, err
+	}
+	return push.New(b.cfg.Push, push.Deps{
+		Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
+		Guard: b.guard(), RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+}
+
+// guard says which addresses that others name may be connected to.
+func (b *builder) guard() *netguard.Guard {
+	return &netguard.Guard{Allow: b.cfg.Federation.Allow, Deny: b.cfg.Federation.Deny}
 }
 
 // rootCAs are the system's CAs and those of the files; nil if there are no files.

@@ -24,6 +24,7 @@ import (
 	"hanse/services/fedin"
 	"hanse/services/fedout"
 	"hanse/services/media"
+	"hanse/services/push"
 	"hanse/services/room"
 	syncrole "hanse/services/sync"
 )
@@ -56,6 +57,7 @@ type Config struct {
 	Fedout fedout.Config   `yaml:"fedout"`
 	Fedin  fedin.Config    `yaml:"fedin"`
 	Media  media.Config    `yaml:"media"`
+	Push   push.Config     `yaml:"push"`
 }
 
 // Memory is what the roles of a process share.
@@ -171,6 +173,7 @@ func Defaults() *Config {
 		Fedout:     fedout.Defaults(),
 		Fedin:      fedin.Defaults(),
 		Media:      media.Defaults(),
+		Push:       push.Defaults(),
 	}
 }
 

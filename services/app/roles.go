@@ -48,6 +48,7 @@ var roles = []roleSpec{
 	{"sync", needClientAPI, buildSync},
 	{"media", needClientAPI | needFederationAPI, buildMedia},
 	{"fedin", needFederationAPI, buildFedin},
+	{"push", 0, buildPush},
 }
 
 // RoleNames lists all roles.

@@ -19,6 +19,7 @@ import (
 	"hanse/pkg/mac"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/netguard"
 	"hanse/pkg/partition"
 	"hanse/pkg/password"
 	"hanse/pkg/pg"
@@ -50,18 +51,20 @@ type Limiter interface {
 
 // Deps are what the role is built from.
 type Deps struct {
-	Shards      *pg.Shards
-	Members     *partition.Members // nil: this worker does not index messages
-	Users       *userdb.DB
-	Rooms       *roomdb.DB
-	Directory   *roomdir.DB
-	Bus         *bus.Bus
-	Redis       redis.UniversalClient
-	Secret      *mac.Secret // signs what is left in Redis
-	Router      roomowner.Router
-	FedOut      fedv1.FedOutClient
-	Media       mediav1.MediaClient
-	Servers     Servers
+	Shards    *pg.Shards
+	Members   *partition.Members // nil: this worker does not index messages
+	Users     *userdb.DB
+	Rooms     *roomdb.DB
+	Directory *roomdir.DB
+	Bus       *bus.Bus
+	Redis     redis.UniversalClient
+	Secret    *mac.Secret // signs what is left in Redis
+	Router    roomowner.Router
+	FedOut    fedv1.FedOutClient
+	Media     mediav1.MediaClient
+	Servers   Servers
+	// Guard says which addresses push gateways may have; nil: public ones.
+	Guard       *netguard.Guard
 	Sessions    *session.Checker
 	Appservices *appservice.Registry
 	Passwords   *password.Hasher
@@ -87,6 +90,7 @@ type Client struct {
 	fedout   fedv1.FedOutClient
 	media    mediav1.MediaClient
 	servers  Servers
+	guard    *netguard.Guard
 	sessions *session.Checker
 	apps     *appservice.Registry
 	hasher   *password.Hasher
@@ -114,9 +118,12 @@ func New(cfg Config, d Deps) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, bus: d.Bus, redis: d.Redis, uia: d.Secret.Key("uia"), nonces: d.Secret.Key("nonce"), router: d.Router, fedout: d.FedOut, media: d.Media,
-		servers: d.Servers, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
+		servers: d.Servers, guard: d.Guard, sessions: d.Sessions, apps: d.Appservices, hasher: d.Passwords, limits: d.Limits, log: d.Log,
 		presence: presence.New(d.Redis, d.Bus), dir: d.Directory, version: d.DefaultVersion, taskSem: make(chan struct{}, taskParallel),
 		large: httpx.NewLarge("client", d.Registerer),
+	}
+	if c.guard == nil {
+		c.guard = new(netguard.Guard)
 	}
 	if c.version == "" {
 		c.version = roomversion.Default

@@ -3,12 +3,16 @@ package client
 import (
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/merr"
+	"hanse/pkg/netguard"
+	"hanse/pkg/partition"
 	"hanse/pkg/userdb"
 	"hanse/pkg/userdb/db"
 )
@@ -28,6 +32,23 @@ type pusher struct {
 	Lang              *string         `json:"lang"`
 	Data              json.RawMessage `json:"data"`
 	Append            bool            `json:"append,omitempty"`
+	// Enabled and Device have one name until MSC3881 is part of the specification, and another one then.
+	Enabled         *bool  `json:"enabled,omitempty"`
+	EnabledUnstable *bool  `json:"org.matrix.msc3881.enabled,omitempty"`
+	Device          string `json:"device_id,omitempty"`
+	DeviceUnstable  string `json:"org.matrix.msc3881.device_id,omitempty"`
+	// NoBadge asks for notifications without counts (MSC4076). Clients send it beside the data or among it.
+	NoBadge *bool `json:"org.matrix.msc4076.disable_badge_count,omitempty"`
+}
+
+// enabled says whether the pusher is to notify: unless the client says otherwise.
+func (q *pusher) enabled() bool {
+	for _, e := range []*bool{q.Enabled, q.EnabledUnstable} {
+		if e != nil {
+			return *e
+		}
+	}
+	return true
 }
 
 func (c *Client) listPushers(w http.ResponseWriter, r *http.Request) error {
@@ -40,6 +61,7 @@ func (c *Client) listPushers(w http.ResponseWriter, r *http.Request) error {
 		list[i] = pusher{
 			PushKey: &p.Pushkey, Kind: &p.Kind, AppID: &p.AppID, AppDisplayName: &p.AppDisplayName,
 			DeviceDisplayName: &p.DeviceDisplayName, ProfileTag: p.ProfileTag, Lang: &p.Lang, Data: p.Data,
+			Enabled: &p.Enabled, EnabledUnstable: &p.Enabled, Device: p.DeviceID, DeviceUnstable: p.DeviceID,
 		}
 	}
 	return httpx.OK(w, map[string]any{"pushers": list})
@@ -78,7 +100,7 @@ func (c *Client) setPusher(w http.ResponseWriter, r *http.Request) error {
 		}
 		return httpx.Empty(w)
 	}
-	if err := q.check(); err != nil {
+	if err := q.check(c.guard); err != nil {
 		return err
 	}
 	for _, text := range []string{*q.AppDisplayName, *q.DeviceDisplayName, q.ProfileTag, *q.Lang, string(q.Data)} {
@@ -92,10 +114,13 @@ func (c *Client) setPusher(w http.ResponseWriter, r *http.Request) error {
 	err = c.users.PutPusher(r.Context(), db.PutPusherParams{
 		UserID: string(i.User), AppID: *q.AppID, Pushkey: *q.PushKey, DeviceID: string(i.Device), Kind: *q.Kind,
 		AppDisplayName: *q.AppDisplayName, DeviceDisplayName: *q.DeviceDisplayName, ProfileTag: q.ProfileTag,
-		Lang: *q.Lang, Data: q.Data, CreatedTs: userdb.Millis(time.Now()),
+		Lang: *q.Lang, Data: q.Data, CreatedTs: userdb.Millis(time.Now()), Enabled: q.enabled(),
 	}, !q.Append)
 	if err != nil {
 		return err
+	}
+	if err := c.bus.PublishPusher(partition.Of(string(i.User)), i.User); err != nil {
+		c.log.DebugContext(r.Context(), "announce pusher", "err", err) // the role push looks again from time to time
 	}
 	return httpx.Empty(w)
 }
@@ -113,7 +138,8 @@ func missingParam(members map[string]*string) error {
 	return nil
 }
 
-func (q *pusher) check() error {
+// check says what is wrong with a pusher, and moves to its data what belongs there.
+func (q *pusher) check(guard *netguard.Guard) error {
 	err := missingParam(map[string]*string{
 		"app_display_name": q.AppDisplayName, "device_display_name": q.DeviceDisplayName, "lang": q.Lang,
 	})
@@ -136,9 +162,22 @@ func (q *pusher) check() error {
 		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.Path != "/_matrix/push/v1/notify" {
 			return merr.InvalidParam("data.url must be an HTTP URL with the path /_matrix/push/v1/notify")
 		}
+		// Names are looked at when they are connected to.
+		if addr, err := netip.ParseAddr(u.Hostname()); err == nil && guard.Check(addr) != nil {
+			return merr.InvalidParam("data.url leads to an address that is not connected to")
+		}
 	case "email":
 	default:
 		return merr.InvalidParam("Unknown kind of pusher: " + *q.Kind)
 	}
-	return nil
+	if q.NoBadge == nil {
+		return nil
+	}
+	var all map[string]json.RawMessage
+	if err := httpx.Unmarshal(q.Data, &all); err != nil {
+		return err
+	}
+	all["org.matrix.msc4076.disable_badge_count"] = json.RawMessage(strconv.FormatBool(*q.NoBadge))
+	q.Data, err = json.Marshal(all)
+	return err
 }

@@ -205,6 +205,22 @@ func TestPushers(t *testing.T) {
 	if count(anna) != 0 || count(bert) != 1 {
 		t.Error("a pushkey belongs to who set it last")
 	}
+	// MSC3881: a pusher is on unless it is turned off, which another device may do; it stays that of the one that set it.
+	first := func(u *user) map[string]any {
+		return u.do("GET", v3+"/pushers", nil).ok().get("pushers").([]any)[0].(map[string]any)
+	}
+	device := bert.do("GET", v3+"/account/whoami", nil).ok().str("device_id")
+	if p := first(bert); p["org.matrix.msc3881.enabled"] != true || p["enabled"] != true || p["org.matrix.msc3881.device_id"] != device || p["device_id"] != device {
+		t.Errorf("%v", p)
+	}
+	bert.do("POST", v3+"/pushers/set", q(map[string]any{"org.matrix.msc3881.enabled": false})).ok()
+	if p := first(bert); p["enabled"] != false {
+		t.Errorf("%v", p)
+	}
+	bert.do("POST", v3+"/pushers/set", q(map[string]any{"enabled": true, "org.matrix.msc4076.disable_badge_count": true})).ok()
+	if p := first(bert); p["enabled"] != true || p["data"].(map[string]any)["org.matrix.msc4076.disable_badge_count"] != true {
+		t.Errorf("%v", p)
+	}
 	bert.do("POST", v3+"/pushers/set", map[string]any{"pushkey": "k", "app_id": "app", "kind": nil}).ok()
 	if count(bert) != 0 {
 		t.Error("not deleted")
@@ -218,6 +234,8 @@ func TestPushers(t *testing.T) {
 		"odd kind":    {q(map[string]any{"kind": "pigeon"}), "M_INVALID_PARAM"},
 		"no url":      {q(map[string]any{"data": map[string]any{}}), "M_INVALID_PARAM"},
 		"odd path":    {q(map[string]any{"data": map[string]any{"url": "https://x.example/notify"}}), "M_INVALID_PARAM"},
+		"loopback":    {q(map[string]any{"data": map[string]any{"url": "http://127.0.0.1/_matrix/push/v1/notify"}}), "M_INVALID_PARAM"},
+		"metadata":    {q(map[string]any{"data": map[string]any{"url": "http://[::ffff:169.254.169.254]/_matrix/push/v1/notify"}}), "M_INVALID_PARAM"},
 		"no data":     {q(map[string]any{"data": 5}), "M_MISSING_PARAM"},
 		"long key":    {q(map[string]any{"pushkey": strings.Repeat("k", 513)}), "M_INVALID_PARAM"},
 		"long app id": {q(map[string]any{"app_id": strings.Repeat("k", 65)}), "M_INVALID_PARAM"},

@@ -26,7 +26,7 @@ import (
 
 const root = "../.."
 
-var roles = []string{"client", "fedin", "fedout", "media", "room", "sync"}
+var roles = []string{"client", "fedin", "fedout", "media", "push", "room", "sync"}
 
 // objects is what the chart renders to, by name.
 type objects struct {
@@ -208,7 +208,7 @@ func (o *objects) check(t *testing.T) {
 				}
 			}
 		}
-		if world := reachesWorld(p); world != (role == "fedout" || role == "media") {
+		if world := reachesWorld(p); world != (role == "fedout" || role == "media" || role == "push") {
 			t.Errorf("%s: a way out to the world: %t", role, world)
 		}
 		if *d.Spec.Template.Spec.TerminationGracePeriodSeconds < 60 {

@@ -64,6 +64,11 @@ type Pusher struct {
 	Lang              string
 	Data              []byte
 	CreatedTs         int64
+	Enabled           bool
+	Failures          int32
+	FailingSince      int64
+	NextTry           int64
+	Badge             int64
 }
 
 type RemoteDeviceList struct {

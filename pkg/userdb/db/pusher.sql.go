@@ -61,7 +61,7 @@ func (q *Queries) DeletePusherOfOthers(ctx context.Context, arg DeletePusherOfOt
 }
 
 const pushers = `-- name: Pushers :many
-SELECT part, user_id, app_id, pushkey, device_id, kind, app_display_name, device_display_name, profile_tag, lang, data, created_ts FROM pusher WHERE part = $1 AND user_id = $2 ORDER BY created_ts, app_id, pushkey
+SELECT part, user_id, app_id, pushkey, device_id, kind, app_display_name, device_display_name, profile_tag, lang, data, created_ts, enabled, failures, failing_since, next_try, badge FROM pusher WHERE part = $1 AND user_id = $2 ORDER BY created_ts, app_id, pushkey
 `
 
 func (q *Queries) Pushers(ctx context.Context, part int32, userID string) ([]Pusher, error) {
@@ -86,6 +86,11 @@ func (q *Queries) Pushers(ctx context.Context, part int32, userID string) ([]Pus
 			&i.Lang,
 			&i.Data,
 			&i.CreatedTs,
+			&i.Enabled,
+			&i.Failures,
+			&i.FailingSince,
+			&i.NextTry,
+			&i.Badge,
 		); err != nil {
 			return nil, err
 		}
@@ -98,11 +103,12 @@ func (q *Queries) Pushers(ctx context.Context, part int32, userID string) ([]Pus
 }
 
 const putPusher = `-- name: PutPusher :exec
-INSERT INTO pusher (part, user_id, app_id, pushkey, device_id, kind, app_display_name, device_display_name, profile_tag, lang, data, created_ts)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+INSERT INTO pusher (part, user_id, app_id, pushkey, device_id, kind, app_display_name, device_display_name, profile_tag, lang, data, created_ts, enabled)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (part, user_id, app_id, pushkey) DO UPDATE
-SET device_id = excluded.device_id, kind = excluded.kind, app_display_name = excluded.app_display_name,
-    device_display_name = excluded.device_display_name, profile_tag = excluded.profile_tag, lang = excluded.lang, data = excluded.data
+SET device_id = CASE pusher.device_id WHEN '' THEN excluded.device_id ELSE pusher.device_id END, kind = excluded.kind, app_display_name = excluded.app_display_name,
+    device_display_name = excluded.device_display_name, profile_tag = excluded.profile_tag, lang = excluded.lang, data = excluded.data,
+    enabled = excluded.enabled, failures = 0, failing_since = 0, next_try = 0
 `
 
 type PutPusherParams struct {
@@ -118,8 +124,10 @@ type PutPusherParams struct {
 	Lang              string
 	Data              []byte
 	CreatedTs         int64
+	Enabled           bool
 }
 
+// The pusher stays that of the device that set it first: another one may turn it off (MSC3881).
 func (q *Queries) PutPusher(ctx context.Context, arg PutPusherParams) error {
 	_, err := q.db.Exec(ctx, putPusher,
 		arg.Part,
@@ -134,6 +142,7 @@ func (q *Queries) PutPusher(ctx context.Context, arg PutPusherParams) error {
 		arg.Lang,
 		arg.Data,
 		arg.CreatedTs,
+		arg.Enabled,
 	)
 	return err
 }

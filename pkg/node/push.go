@@ -1,0 +1,4 @@
+package node
+
+// RolePush tells push gateways of notifications.
+const RolePush = "push"

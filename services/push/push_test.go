@@ -1,0 +1,276 @@
+package push
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hanse/pkg/matrix/id"
+	"hanse/pkg/partition"
+)
+
+func people(n int) (users []id.User) {
+	for i := range n {
+		users = append(users, id.User(fmt.Sprintf("@u%d:%s", i, ours)))
+	}
+	return users
+}
+
+// Two workers share the work. While one is killed, another one comes and one drains, each notification arrives: once, but for those
+// that were on their way when the worker was killed.
+func TestKilled(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(40)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	var rooms []*room
+	for i := range 8 {
+		rooms = append(rooms, w.room(fmt.Sprint("r", i)))
+	}
+	one, two := w.start("one"), w.start("two")
+	w.share(one, two)
+	want := make(map[id.User][]string)
+	send := func() {
+		t.Helper()
+		for _, r := range rooms {
+			for i, e := range r.invite(users...) {
+				want[users[i]] = append(want[users[i]], e)
+			}
+		}
+	}
+	arrived := func() {
+		t.Helper()
+		for _, u := range users {
+			w.until(fmt.Sprintf("%s was not notified of all: %d of %d", u, len(g.of(u)), len(want[u])), func() bool {
+				got := g.of(u)
+				return !slices.ContainsFunc(want[u], func(e string) bool { return !slices.Contains(got, e) })
+			})
+		}
+	}
+	send()
+	arrived()
+	send()
+	one.kill()
+	send()
+	arrived()
+	three := w.start("three")
+	w.share(two, three)
+	send()
+	two.members.SetState(partition.Draining)
+	if err := two.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	send()
+	arrived()
+	twice, all := 0, 0
+	for _, u := range users {
+		got := g.of(u)
+		slices.Sort(got)
+		all += len(got)
+		twice += len(got) - len(slices.Compact(got))
+	}
+	if twice > 3*len(users) { // one request at a time is on its way to each, at each of the three times that partitions move
+		t.Errorf("%d of %d notifications came twice", twice, all)
+	}
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+}
+
+// Push Gateway API, "Homeserver behaviour": what fails is tried again. A pusher whose gateway was away gets one notification a room
+// afterwards, and meanwhile no more than that waits.
+func TestOutage(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(5)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	rooms := []*room{w.room("a"), w.room("b"), w.room("c")}
+	k := w.start("one")
+	w.share(k)
+	g.fails(func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "away", http.StatusServiceUnavailable) })
+	last := make(map[string]string) // event by user and room
+	for range 10 {
+		for _, r := range rooms {
+			for i, e := range r.invite(users...) {
+				last[string(users[i])+r.id] = e
+			}
+		}
+		w.until("nothing failed", func() bool {
+			return w.number(`SELECT count(*) FROM pusher WHERE failing_since > 0`) == int64(len(users))
+		})
+	}
+	w.until("more waits than one a room", func() bool { return w.number(`SELECT count(*) FROM push_pending`) <= int64(len(users)*len(rooms)) })
+	g.works()
+	for _, u := range users {
+		w.until("not notified after the outage", func() bool { return len(g.of(u)) >= len(rooms) })
+	}
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	for _, u := range users {
+		got := g.of(u)
+		if len(got) != len(rooms) {
+			t.Errorf("%s was told %d events", u, len(got))
+		}
+		for _, r := range rooms {
+			if !slices.Contains(got, last[string(u)+r.id]) {
+				t.Errorf("%s was not told the newest of %s", u, r.id)
+			}
+		}
+	}
+	if n := w.number(`SELECT count(*) FROM pusher WHERE failures > 0 OR failing_since > 0`); n != 0 {
+		t.Errorf("%d pushers still count as failing", n)
+	}
+}
+
+// A gateway that hangs keeps its own requests only.
+func TestHangingGateway(t *testing.T) {
+	w := newWorld(t)
+	hangs, good := w.gateway(), w.gateway()
+	release := make(chan struct{})
+	defer close(release)
+	var inside atomic.Int64
+	hangs.fails(func(_ http.ResponseWriter, r *http.Request) {
+		inside.Add(1)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	users := people(60)
+	for _, u := range users[:50] {
+		w.pusher(u, hangs.address())
+	}
+	for _, u := range users[50:] {
+		w.pusher(u, good.address())
+	}
+	k := w.start("one", func(c *Config) { c.Requests, c.PerGateway, c.Timeout = 40, 5, time.Minute })
+	w.share(k)
+	r := w.room("r")
+	sent := r.invite(users...)
+	w.until("the gateway does not hang", func() bool { return inside.Load() >= 5 })
+	for i, u := range users[50:] {
+		w.until(fmt.Sprintf("%s waits for another gateway", u), func() bool { return slices.Contains(good.of(u), sent[50+i]) })
+	}
+	if n := inside.Load(); n > 5 {
+		t.Errorf("%d requests to one gateway", n)
+	}
+}
+
+// Push Gateway API: "rejected". The pusher goes, with all that waits for it.
+func TestRejected(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(2)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	k := w.start("one")
+	w.share(k)
+	g.fails(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		rejected := `[]`
+		if strings.Contains(string(body), string(users[0])) {
+			rejected = `["other","` + string(users[0]) + `"]`
+		}
+		_, _ = io.WriteString(rw, `{"rejected":`+rejected+`}`)
+	})
+	w.room("a").invite(users...)
+	w.room("b").invite(users...)
+	w.until("the pusher is still there", func() bool { return w.number(`SELECT count(*) FROM pusher WHERE user_id = $1`, users[0]) == 0 })
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	if w.number(`SELECT count(*) FROM pusher`) != 1 {
+		t.Error("the other pusher went, too")
+	}
+}
+
+// What gateways answer that are overloaded, broken or hostile: the pusher waits, and nobody else is asked.
+func TestBadAnswers(t *testing.T) {
+	w := newWorld(t)
+	k := w.start("one", func(c *Config) { c.Timeout = 5 * time.Second })
+	w.share(k)
+	var reached atomic.Int64
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+	defer inside.Close()
+	now := time.Now()
+	for i, c := range []struct {
+		name    string
+		url     string // empty: a gateway that answers
+		answer  http.HandlerFunc
+		atLeast time.Duration
+	}{
+		{"429", "", func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Retry-After", "1800")
+			rw.WriteHeader(http.StatusTooManyRequests)
+		}, 29 * time.Minute},
+		{"redirect", "", func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, inside.URL+"/_matrix/push/v1/notify", http.StatusTemporaryRedirect)
+		}, 0},
+		{"huge", "", func(rw http.ResponseWriter, _ *http.Request) {
+			for range 1 << 20 {
+				if _, err := io.WriteString(rw, strings.Repeat("x", 64)); err != nil {
+					return
+				}
+			}
+		}, 0},
+		{"slow", "", func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // only then the server sees that the client has gone
+			<-r.Context().Done()
+		}, 0},
+		{"gone", "", func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusGone) }, 0},
+		{"inside of the network", "http://127.0.0.2:1/_matrix/push/v1/notify", nil, 29 * time.Minute},
+		{"metadata", "http://169.254.169.254/_matrix/push/v1/notify", nil, 29 * time.Minute},
+		{"no address", "https://%zz/_matrix/push/v1/notify", nil, 29 * time.Minute},
+	} {
+		user := id.User(fmt.Sprintf("@bad%d:%s", i, ours))
+		url := c.url
+		if url == "" {
+			g := w.gateway()
+			g.fails(c.answer)
+			url = g.address()
+		}
+		w.pusher(user, url)
+		w.room(fmt.Sprint("r", i)).invite(user)
+		w.until(c.name+": not noted", func() bool { return w.number(`SELECT failures FROM pusher WHERE user_id = $1`, user) > 0 })
+		if next := time.UnixMilli(w.number(`SELECT next_try FROM pusher WHERE user_id = $1`, user)); next.Before(now.Add(c.atLeast)) {
+			t.Errorf("%s: tried again at %v", c.name, next)
+		}
+		if w.number(`SELECT count(*) FROM push_pending WHERE user_id = $1`, user) != 1 {
+			t.Errorf("%s: what waits is lost", c.name)
+		}
+	}
+	if reached.Load() != 0 {
+		t.Error("a redirect was followed")
+	}
+}
+
+// What is older than a day is not sent, and a pusher that is turned off or gone leaves nothing behind.
+func TestGivenUp(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(3)
+	g.fails(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusBadGateway) })
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	k := w.start("one")
+	w.share(k)
+	w.room("a").invite(users...)
+	w.until("nothing waits", func() bool { return w.number(`SELECT count(*) FROM pusher WHERE failures > 0`) == 3 })
+	w.exec(0, `UPDATE push_pending SET created_ts = created_ts - 25 * 3600000 WHERE user_id = $1`, users[0])
+	w.exec(0, `UPDATE pusher SET enabled = false WHERE user_id = $1`, users[1])
+	w.exec(0, `DELETE FROM pusher WHERE user_id = $1`, users[2])
+	g.works()
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	for _, u := range users {
+		if got := g.of(u); len(got) != 0 {
+			t.Errorf("%s was told %v", u, got)
+		}
+	}
+}
