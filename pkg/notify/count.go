@@ -113,13 +113,18 @@ func Unread(ctx context.Context, db *roomdb.DB, rules *Rules, rooms []Joined) (m
 			spans = append(spans, roomdb.UnreadSpan{RoomKey: r.RoomKey, After: read.Ord, UpTo: math.MaxInt64})
 		}
 	}
-	found, err := db.Unread(ctx, rules.User, ignoredBy(rules), spans)
+	ignored := ignoredBy(rules)
+	found, err := db.Unread(ctx, rules.User, ignored, spans, make([]bool, len(spans)))
+	if err != nil {
+		return nil, err
+	}
+	silent, err := db.Silent(ctx, rules.User, ignored, spans)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rooms {
 		u, ok := found[r.RoomKey]
-		n := max(behind[r.RoomKey]-u.Silent, u.Mentions)
+		n := max(behind[r.RoomKey]-silent[r.RoomKey], u.Mentions)
 		if rules.Level(r.Room) == Mentions {
 			n = u.Mentions
 		}

@@ -26,8 +26,8 @@
 //     waits for its pushers is cut down to the newest event of each room, and given up after a day. A pusher that fails alone is
 //     tried again after a pause that grows to an hour. Retry-After is heeded.
 //   - A gateway rejects a pushkey: its pusher is deleted.
-//   - A worker is killed: the next owner reads its part of the log again from the cursor, and sends what has a row. What was on its
-//     way arrives twice.
+//   - A worker is killed: the next owner reads its part of the log again from the cursor, which is stored after each run of entries
+//     that notifies somebody, and sends what has a row. What was on its way, or in a run that was not stored yet, arrives twice.
 //   - NATS is away: rows are found by looking, every few seconds. New pushers are noticed within ten minutes at the latest.
 //   - PostgreSQL is away: nothing is evaluated; cursors stay where they are.
 package push
