@@ -48,7 +48,7 @@ type remoteFile struct {
 }
 
 // fetch fetches a media, stores it, and shows it to who waits meanwhile.
-func (m *Media) fetch(ctx context.Context, cancel func(), f *flight, i mediastore.ID, as id.Server) (*mediastore.Media, error) {
+func (m *Media) fetch(ctx context.Context, f *flight, i mediastore.ID, as id.Server) (*mediastore.Media, error) {
 	if media, err := m.store.Get(ctx, i); err == nil && media.State == mediastore.Ready {
 		f.setHead(headOf(fileOf(media))) // it has come in the meantime
 		return media, nil
@@ -66,7 +66,7 @@ func (m *Media) fetch(ctx context.Context, cancel func(), f *flight, i mediastor
 		f.setHead(src.head) // who waits reads along
 	}
 	up := mediastore.Upload{ID: i, Remote: true, Type: src.head.Type, Name: src.head.Name, Max: most}
-	body := &seenBody{r: &paced{r: src.body, cancel: cancel, began: time.Now(), rate: m.cfg.Remote.Rate}, f: f, held: m.scanner != nil}
+	body := &seenBody{r: src.body, f: f, held: m.scanner != nil}
 	media, err := m.put(ctx, up, body)
 	switch {
 	case errors.Is(err, mediastore.ErrTooLarge):
@@ -114,18 +114,23 @@ func (b *seenBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// paced ends a request whose answer comes too slowly.
+// paced ends a request whose answer comes too slowly, from its first byte on.
 type paced struct {
 	r      io.Reader
 	cancel func()
 	began  time.Time
+	slow   time.Duration
 	rate   int64
 	n      int64
 }
 
+func (m *Media) paced(r io.Reader, cancel func()) io.Reader {
+	return &paced{r: r, cancel: cancel, began: time.Now(), slow: m.slow, rate: m.cfg.Remote.Rate}
+}
+
 // Read implements io.Reader.
 func (p *paced) Read(b []byte) (int, error) {
-	allowed := slowStart + time.Duration(float64(p.n)/float64(p.rate)*float64(time.Second))
+	allowed := p.slow + time.Duration(float64(p.n)/float64(p.rate)*float64(time.Second))
 	timer := time.AfterFunc(time.Until(p.began.Add(allowed)), p.cancel)
 	defer timer.Stop()
 	n, err := p.r.Read(b)
@@ -155,7 +160,8 @@ func (m *Media) open(ctx context.Context, i mediastore.ID, as id.Server) (*remot
 type answer struct {
 	status  int
 	headers map[string]string
-	body    *relayed
+	body    io.Reader
+	cancel  func() // ends the request
 }
 
 // relayed reads the body of an answer that fedout relays.
@@ -183,7 +189,7 @@ func (r *relayed) Read(p []byte) (int, error) {
 
 func (m *Media) openPath(ctx context.Context, i mediastore.ID, as id.Server, uri string, read func(context.Context, *answer) (*remoteFile, error)) (*remoteFile, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	src, err := m.askServer(ctx, i, as, uri, read)
+	src, err := m.askServer(ctx, cancel, i, as, uri, read)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -193,7 +199,7 @@ func (m *Media) openPath(ctx context.Context, i mediastore.ID, as id.Server, uri
 	return src, nil
 }
 
-func (m *Media) askServer(ctx context.Context, i mediastore.ID, as id.Server, uri string, read func(context.Context, *answer) (*remoteFile, error)) (*remoteFile, error) {
+func (m *Media) askServer(ctx context.Context, cancel func(), i mediastore.ID, as id.Server, uri string, read func(context.Context, *answer) (*remoteFile, error)) (*remoteFile, error) {
 	stream, err := m.fedout.Do(ctx, &fedv1.DoRequest{Origin: string(as), Destination: string(i.Origin), Method: http.MethodGet, Uri: uri,
 		TimeoutMs: m.cfg.Remote.Time.Milliseconds(), MaxBytes: m.cfg.Remote.File + headRoom, IgnoreBackoff: true, Sparing: true,
 		Headers: []string{"Content-Type", "Content-Disposition", "Content-Length", "Location"}})
@@ -207,7 +213,7 @@ func (m *Media) askServer(ctx context.Context, i mediastore.ID, as id.Server, ur
 	if err != nil {
 		return nil, errRemoteGone.WithCause(err)
 	}
-	a := &answer{status: int(first.Status), headers: first.Headers, body: &relayed{stream.Recv, first.Chunk}}
+	a := &answer{int(first.Status), first.Headers, m.paced(&relayed{stream.Recv, first.Chunk}, cancel), cancel}
 	switch a.status {
 	case http.StatusOK, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		return read(ctx, a)
@@ -242,7 +248,7 @@ func remoteError(a *answer) error {
 // plain reads an answer of the deprecated endpoint.
 func (m *Media) plain(ctx context.Context, a *answer) (*remoteFile, error) {
 	if to := a.headers["Location"]; a.status != http.StatusOK {
-		return m.elsewhere(ctx, to)
+		return m.elsewhere(ctx, a.cancel, to)
 	}
 	return &remoteFile{headFrom(a.headers["Content-Type"], a.headers["Content-Disposition"], a.headers["Content-Length"]), a.body, func() {}}, nil
 }
@@ -266,13 +272,13 @@ func (m *Media) multipart(ctx context.Context, a *answer) (*remoteFile, error) {
 		return nil, errRemoteGone.WithCause(err)
 	}
 	if to := part.Header.Get("Location"); to != "" {
-		return m.elsewhere(ctx, to)
+		return m.elsewhere(ctx, a.cancel, to)
 	}
 	return &remoteFile{headFrom(part.Header.Get("Content-Type"), part.Header.Get("Content-Disposition"), ""), part, func() {}}, nil
 }
 
 // elsewhere reads a file from where another server says that it is. The address is anybody's: the guard decides.
-func (m *Media) elsewhere(ctx context.Context, to string) (*remoteFile, error) {
+func (m *Media) elsewhere(ctx context.Context, cancel func(), to string) (*remoteFile, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, to, http.NoBody)
 	if err != nil || !isWeb(r) {
 		return nil, errRemoteGone.WithCause(fmt.Errorf("the media is at no address of the web: %.100q", to))
@@ -287,7 +293,7 @@ func (m *Media) elsewhere(ctx context.Context, to string) (*remoteFile, error) {
 		return nil, errRemoteGone.WithCause(fmt.Errorf("status %d", resp.StatusCode))
 	}
 	h := headFrom(resp.Header.Get("Content-Type"), resp.Header.Get("Content-Disposition"), strconv.FormatInt(resp.ContentLength, 10))
-	return &remoteFile{h, resp.Body, func() { resp.Body.Close() }}, nil
+	return &remoteFile{h, m.paced(resp.Body, cancel), func() { resp.Body.Close() }}, nil
 }
 
 // userAgent is how we introduce ourselves to the web.

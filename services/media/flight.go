@@ -143,7 +143,7 @@ func (m *Media) flightOf(i mediastore.ID, as id.Server) (*flight, error) {
 		defer leave()
 		ctx, cancel := context.WithTimeout(m.ended, m.cfg.Remote.Time)
 		defer cancel()
-		media, err := m.fetch(ctx, cancel, f, i, as)
+		media, err := m.fetch(ctx, f, i, as)
 		m.flights.mu.Lock()
 		delete(m.flights.of, i)
 		m.flights.mu.Unlock()

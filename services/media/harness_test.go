@@ -37,6 +37,7 @@ type cluster struct {
 	t       *testing.T
 	dir     string
 	shards  *pg.Shards
+	counter *pgtest.Counter
 	users   *userdb.DB
 	names   *servers.Registry
 	bus     *bus.Bus
@@ -58,7 +59,9 @@ type worker struct {
 
 func newCluster(t *testing.T, change ...func(*Config)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir(), shards: pgtest.NewSharded(t, 2), bus: bustest.New(t).Open("media"), cfg: Defaults(), remote: newRemoteServers(t)}
+	dbs := pgtest.Config(t, 2)
+	counter := pgtest.Counted(&dbs)
+	c := &cluster{t: t, dir: t.TempDir(), shards: pgtest.Open(t, dbs), counter: counter, bus: bustest.New(t).Open("media"), cfg: Defaults(), remote: newRemoteServers(t)}
 	var err error
 	c.names, err = servers.Open(t.Context(), c.shards, []id.Server{"a.example", "b.example"}, nil)
 	must(t, err)

@@ -95,6 +95,7 @@ type Media struct {
 	drawing  *semaphore.Weighted // bytes of pictures that are decoded
 	drawings singleflight.Group
 	previews *cache.Cache[string, cachedPreview]
+	slow     time.Duration           // how long another server may be slow
 	troubles map[string]*retries.Log // by what failed
 	serving  serving
 	tasks    sync.WaitGroup
@@ -131,6 +132,7 @@ func New(cfg Config, d Deps) (*Media, error) {
 	if cfg.Scanner.URL != "" {
 		m.scanner = newScanner()
 	}
+	m.slow = slowStart
 	m.troubles = make(map[string]*retries.Log)
 	for _, what := range []string{"eviction", "sweep", "retention", "scanner"} {
 		m.troubles[what] = &retries.Log{To: m.log, What: "media: " + what}

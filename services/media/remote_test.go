@@ -210,6 +210,26 @@ func TestRemoteFailures(t *testing.T) {
 	})
 }
 
+// A server that begins an answer and does not go on, at whichever place, is not waited for until the end of the time: Synapse breaks off
+// like this if a file is empty.
+func TestRemoteStalls(t *testing.T) {
+	c := newCluster(t)
+	token := c.login(anna)
+	for _, w := range c.workers {
+		w.media.slow, w.media.cfg.Remote.Rate = time.Millisecond, 1<<30
+	}
+	for n, pieces := range [][]string{{}, {"--xyz\r\nContent-"}, {"--xyz\r\n\r\n{}"}, {"--xyz\r\n\r\n{}\r\n--xyz\r\nContent-Type: text/plain\r\n"}} {
+		c.remote.answers(func(w *remoteAnswer, _ string) {
+			w.head(200, map[string]string{"Content-Type": "multipart/mixed; boundary=xyz"})
+			for _, piece := range pieces {
+				w.body([]byte(piece))
+			}
+			<-w.ctx.Done()
+		})
+		c.workers[n%2].do("GET", fmt.Sprintf("%s/download/remote.example/stalls%d", v1, n), token, nil).fails(502, "M_UNKNOWN")
+	}
+}
+
 // A file that many ask for at the same time, at two workers, is fetched once, and they have its bytes while it arrives.
 func TestFetchedOnceForAll(t *testing.T) {
 	c := newCluster(t, func(cfg *Config) { cfg.Remote.Window = 64 << 10 })
