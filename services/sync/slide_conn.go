@@ -145,16 +145,15 @@ func (s *Service) nextPos(ctx context.Context, p *slide, a *slideAnswer) (string
 	}
 	for range 3 {
 		after, row := p.conn.Answered(&a.changes)
-		now := time.Now()
 		moved, err := s.userdb.MoveSlidingConnection(ctx, p.id, userdb.SlidingRow{
-			Generation: row.Generation, N: row.N, Base: row.Base, Delta: row.Delta, NextN: row.NextN, Next: row.Next, UsedTs: now.UnixMilli(),
+			Generation: row.Generation, N: row.N, Base: row.Base, Delta: row.Delta, NextN: row.NextN, Next: row.Next, UsedTs: p.held.used.UnixMilli(),
 		})
 		if err != nil {
 			return "", err
 		}
 		if moved {
 			s.metrics.connsWritten.Inc()
-			s.conns.Add(p.id, &heldConn{conn: after, used: now})
+			s.conns.Add(p.id, &heldConn{conn: after, used: p.held.used})
 			return s.posOf(p, a, after.Generation, after.NextN), nil
 		}
 		// Another request went on from the same position, maybe at another worker: the client, who waits for one, has given that up.

@@ -70,9 +70,12 @@ func (s *Service) orderOf(ctx context.Context, u *user, m *moment) (*order, erro
 	o := u.order
 	u.mu.Unlock()
 	var err error
-	if o == nil {
+	switch {
+	case o == nil:
 		o, err = s.newOrder(ctx, m)
-	} else {
+	case m.changes < o.changes: // another request was faster, and knows more
+		return o, nil
+	default:
 		o, err = s.moveOn(ctx, o, m)
 	}
 	if err != nil {

@@ -32,8 +32,12 @@ func (t *task) key() roomdb.RoomKey { return roomdb.RoomKey{Part: t.r.RoomPart, 
 
 func keyOfRoom(r *userdb.Membership) sliding.Key { return sliding.KeyOf(r.RoomPart, r.RoomNID) }
 
-// maxInitial bounds the rooms that one answer tells as a whole. Others follow with the next one, which does not wait.
-const maxInitial = 300
+// What one answer tells of rooms as a whole is bounded: each counts as the events of its timeline, and roomCost for all else. Other
+// rooms follow with the next answer, which does not wait.
+const (
+	maxWhole = 3500
+	roomCost = 10
+)
 
 // todo is what an answer is made of.
 type todo struct {
@@ -67,19 +71,18 @@ func (s *Service) roomsToTell(ctx context.Context, p *slide, m *moment, x *sight
 		}
 	}
 	if !p.settled(m, x.o) {
-		initial := 0
+		cost := 0
 		x.each(func(pl *place) bool {
 			v := x.of(pl.r.Room, pl)
 			was, known := p.told().Told(keyOfRoom(pl.r))
 			if known && was.Live && !p.wantsMore(v, was) && v.config.Limit == p.told().Configs[was.Config].Limit && sameState(&v.config, &p.told().Configs[was.Config]) {
 				return true
 			}
-			if !known {
-				initial++
-			}
-			if initial > maxInitial {
-				a.partial, a.news = true, true
-				return false
+			if !known || p.wantsMore(v, was) {
+				if cost += v.config.Limit + roomCost; cost > maxWhole {
+					a.partial, a.news = true, true
+					return false
+				}
 			}
 			add(pl.r, pl.activity, v)
 			return true
