@@ -7,7 +7,7 @@ set -eu
 packages_run="postgresql"
 packages_cluster="$packages_run nats-server redis-server"
 packages_chart="promtool"
-packages_test="$packages_cluster $packages_chart gcc libc6-dev nodejs npm"
+packages_test="$packages_cluster $packages_chart gcc libc6-dev nodejs npm chromium"
 packages_interop="$packages_cluster gcc libc6-dev python3 python3-venv nodejs npm"
 
 case "${1:-run}" in
@@ -97,7 +97,7 @@ if ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 if [ -n "$missing" ]; then
-	echo "Installing Debian packages:$missing (the first time: a minute or two, and some 200 MB of disk)"
+	echo "Installing Debian packages:$missing (the first time: a few minutes; some 200 MB of disk, and 500 MB more for Chromium)"
 	# shellcheck disable=SC2086 # a list of words
 	install_packages $missing || { echo "Please install, as root: apt-get install$missing" >&2; exit 1; }
 	echo "Hanse uses these programs only; Debian's own servers of these packages are left stopped and disabled."

@@ -8,5 +8,6 @@
 // HANSE_E2E_SERVERS=1 puts everybody on one server, which tells federation's troubles from others; HANSE_E2E_KEEP=1
 // keeps data and logs; HANSE_E2E_SEEN names a file that gets the exercised operations with their answers' statuses.
 //
-// Folder world starts the servers, people are the clients, faults does harm to a cluster under load.
+// Folder world starts the servers, people are the clients, browser lets two of them use Chromium, faults does harm to a cluster under
+// load.
 package e2e

@@ -74,33 +74,47 @@ func buildGo(dir string) ([]string, error) {
 	return []string{bin}, nil
 }
 
-// installJS installs the packages of js/package-lock.json into the cache, under the lock file's hash.
 func installJS(dir string) ([]string, error) {
+	into, err := installPackages(dir)
+	return []string{"node", filepath.Join(into, "main.mjs")}, err
+}
+
+// installPackages installs the packages of js/package-lock.json into the cache, under the lock file's hash.
+func installPackages(dir string) (string, error) {
 	cache, unlock, err := cacheDir()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer unlock()
 	lock, err := os.ReadFile(filepath.Join(dir, "js", "package-lock.json"))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	into := filepath.Join(cache, fmt.Sprintf("js-%.8x", sha256.Sum256(lock)))
 	if err := copyFiles(filepath.Join(dir, "js"), into); err != nil {
-		return nil, err
+		return "", err
 	}
 	done := filepath.Join(into, "node_modules", ".installed")
 	if _, err := os.Stat(done); errors.Is(err, fs.ErrNotExist) {
 		cmd := exec.Command("npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--ignore-scripts")
 		cmd.Dir = into
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("npm ci: %w: %s", err, out)
+			return "", fmt.Errorf("npm ci: %w: %s", err, out)
 		}
 		if err := os.WriteFile(done, nil, 0o644); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	return []string{"node", filepath.Join(into, "main.mjs")}, nil
+	return into, nil
+}
+
+// Packages returns the folder of what is written in JavaScript, with its packages installed.
+func Packages() (string, error) {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		return "", errors.New("where is the source?")
+	}
+	return installPackages(filepath.Dir(filepath.Dir(file)))
 }
 
 // copyFiles copies the files of a folder, but not its folders: Node finds packages beside the program.
