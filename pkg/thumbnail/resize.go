@@ -58,6 +58,7 @@ func shrinkYCbCr(out *image.RGBA, img *image.YCbCr, part image.Rectangle, step i
 	w, h := out.Rect.Dx(), out.Rect.Dy()
 	small := image.NewYCbCr(out.Rect, image.YCbCrSubsampleRatio444)
 	n := uint32(step * step)
+	sx, sy := subsampled(img.SubsampleRatio)
 	for y := range h {
 		for x := range w {
 			var sum uint32
@@ -69,20 +70,41 @@ func shrinkYCbCr(out *image.RGBA, img *image.YCbCr, part image.Rectangle, step i
 			}
 			i := small.YOffset(x, y)
 			small.Y[i] = uint8(sum / n)
-			small.Cb[i], small.Cr[i] = chroma(img, part.Min.X+x*step, part.Min.Y+y*step, step)
+			small.Cb[i], small.Cr[i] = chroma(img, part.Min.X+x*step, part.Min.Y+y*step, step, sx, sy)
 		}
 	}
 	draw.Draw(out, out.Rect, small, image.Point{}, draw.Src)
 }
 
-// chroma is the mean colour of a square, over the samples that lie in it.
-func chroma(img *image.YCbCr, x, y, step int) (cb, cr uint8) {
-	var b, r, n uint32
-	for dy := 0; dy < step; dy += 2 {
-		for dx := 0; dx < step; dx += 2 {
-			i := img.COffset(x+dx, y+dy)
-			b, r, n = b+uint32(img.Cb[i]), r+uint32(img.Cr[i]), n+1
+// chroma is the mean colour of a square, over the samples that lie in it, whole or in part.
+func chroma(img *image.YCbCr, x, y, step, sx, sy int) (cb, cr uint8) {
+	cols, rows := (x+step-1)/sx-x/sx+1, (y+step-1)/sy-y/sy+1
+	var b, r uint32
+	for at, end := img.COffset(x, y), img.COffset(x, y)+rows*img.CStride; at < end; at += img.CStride {
+		for _, v := range img.Cb[at : at+cols] {
+			b += uint32(v)
+		}
+		for _, v := range img.Cr[at : at+cols] {
+			r += uint32(v)
 		}
 	}
+	n := uint32(rows * cols)
 	return uint8(b / n), uint8(r / n)
+}
+
+// subsampled is how many pixels a sample of colour stands for, across and down.
+func subsampled(r image.YCbCrSubsampleRatio) (sx, sy int) {
+	switch r {
+	case image.YCbCrSubsampleRatio422:
+		return 2, 1
+	case image.YCbCrSubsampleRatio420:
+		return 2, 2
+	case image.YCbCrSubsampleRatio440:
+		return 1, 2
+	case image.YCbCrSubsampleRatio411:
+		return 4, 1
+	case image.YCbCrSubsampleRatio410:
+		return 4, 2
+	}
+	return 1, 1
 }

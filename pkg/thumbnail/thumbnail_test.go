@@ -231,6 +231,43 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// The colour of a square is the mean of all its samples, however many pixels one stands for, and wherever the picture begins.
+func TestColoursOfSquares(t *testing.T) {
+	for _, ratio := range []image.YCbCrSubsampleRatio{image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio420,
+		image.YCbCrSubsampleRatio440, image.YCbCrSubsampleRatio411, image.YCbCrSubsampleRatio410} {
+		whole := image.NewYCbCr(image.Rect(0, 0, 67, 53), ratio)
+		for y := range 53 {
+			for x := range 67 {
+				i := whole.COffset(x, y)
+				whole.Y[whole.YOffset(x, y)], whole.Cb[i], whole.Cr[i] = uint8(3*x), uint8(7*i), uint8(200-5*i)
+			}
+		}
+		for _, img := range []*image.YCbCr{whole, whole.SubImage(image.Rect(8, 4, 67, 53)).(*image.YCbCr)} {
+			sx, sy := subsampled(ratio)
+			for _, step := range []int{2, 3, 5, 8} {
+				for y := img.Rect.Min.Y; y+step <= img.Rect.Max.Y; y++ {
+					for x := img.Rect.Min.X; x+step <= img.Rect.Max.X; x++ {
+						seen := make(map[int]bool)
+						var b, r int
+						for dy := range step {
+							for dx := range step {
+								if i := img.COffset(x+dx, y+dy); !seen[i] {
+									seen[i] = true
+									b, r = b+int(img.Cb[i]), r+int(img.Cr[i])
+								}
+							}
+						}
+						cb, cr := chroma(img, x, y, step, sx, sy)
+						if int(cb) != b/len(seen) || int(cr) != r/len(seen) {
+							t.Fatalf("%v at %d,%d by %d: %d %d, want %d %d", ratio, x, y, step, cb, cr, b/len(seen), r/len(seen))
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestSnap(t *testing.T) {
 	for _, q := range []struct {
 		ask, want Spec

@@ -129,3 +129,36 @@ func testUploadsHoldLittle(t *testing.T, change func(*Config)) {
 	wg.Wait()
 	t.Logf("resident memory grew by %.1f MiB at most", float64(memory(t, "VmHWM")-resident)/(1<<20))
 }
+
+// Downloads of 50 MB from the file store; and of the same file from another server, if HANSE_BESIDE is its URL (nginx, say).
+func BenchmarkDownload(b *testing.B) {
+	const size = 50_000_000
+	get := func(b *testing.B, url, token string) {
+		b.SetBytes(size)
+		buffer := make([]byte, 1<<20)
+		for b.Loop() {
+			req, err := http.NewRequest("GET", url, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, buffer)
+			resp.Body.Close()
+			if err != nil || n != size {
+				b.Fatal(n, err)
+			}
+		}
+	}
+	b.Run("Hanse", func(b *testing.B) {
+		c := newCluster(b)
+		token := c.login(anna)
+		get(b, c.workers[0].url+v1+"/download"+c.workers[0].upload(token, "", make([]byte, size)), token)
+	})
+	if beside := os.Getenv("HANSE_BESIDE"); beside != "" {
+		b.Run("beside", func(b *testing.B) { get(b, beside, "") })
+	}
+}

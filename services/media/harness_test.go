@@ -34,7 +34,7 @@ import (
 
 // cluster is two media workers over the same databases and the same object store, which is a directory.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	shards  *pg.Shards
 	counter *pgtest.Counter
@@ -57,7 +57,7 @@ type worker struct {
 	conn  grpc.ClientConnInterface
 }
 
-func newCluster(t *testing.T, change ...func(*Config)) *cluster {
+func newCluster(t testing.TB, change ...func(*Config)) *cluster {
 	t.Helper()
 	dbs := pgtest.Config(t, 2)
 	counter := pgtest.Counted(&dbs)
@@ -78,7 +78,7 @@ func newCluster(t *testing.T, change ...func(*Config)) *cluster {
 	return c
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +166,7 @@ func (c *cluster) login(user id.User, change ...func(*userdb.NewAccount)) string
 }
 
 type reply struct {
-	t      *testing.T
+	t      testing.TB
 	what   string
 	status int
 	header http.Header

@@ -40,7 +40,7 @@ type remoteAnswer struct {
 	pieces chan *fedv1.DoResponse
 }
 
-func newRemoteServers(*testing.T) *remoteServers { return &remoteServers{} }
+func newRemoteServers(testing.TB) *remoteServers { return &remoteServers{} }
 
 func (r *remoteServers) answers(f func(w *remoteAnswer, uri string)) {
 	r.mu.Lock()
