@@ -97,7 +97,8 @@ if ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 if [ -n "$missing" ]; then
-	echo "Installing Debian packages:$missing (the first time: a few minutes; some 200 MB of disk, and 500 MB more for Chromium)"
+	case "$missing" in *chromium*) disk=600 ;; *) disk=200 ;; esac
+	echo "Installing Debian packages:$missing (the first time: a few minutes, and some $disk MB of disk)"
 	# shellcheck disable=SC2086 # a list of words
 	install_packages $missing || { echo "Please install, as root: apt-get install$missing" >&2; exit 1; }
 	echo "Hanse uses these programs only; Debian's own servers of these packages are left stopped and disabled."
