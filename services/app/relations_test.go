@@ -574,6 +574,8 @@ func testRelationFilters(t *testing.T, w *world) {
 	anna, bert := w.register(t, "anna"), w.register(t, "bert")
 	room := anna.create(object{"preset": "public_chat"})
 	bert.join(room)
+	bert.everywhere(room, anna.send(room, "org.example.zero", object{}))
+	since := bert.do("GET", v3+"/sync", nil).ok().str("next_batch")
 	one, two := anna.say(room, "one"), anna.say(room, "two")
 	inOne := bert.reply(room, one, "x")
 	onTwo := anna.react(room, two, "x").ok().str("event_id")
@@ -592,6 +594,19 @@ func testRelationFilters(t *testing.T, w *world) {
 		if !slices.Equal(got, want) && len(got)+len(want) > 0 {
 			t.Errorf("%s: %v, want %v", filter, got, want)
 		}
+	}
+	// The same of /sync, from a token on.
+	bert.everywhere(room, onTwo)
+	for filter, want := range map[string][]string{
+		`"related_by_rel_types":["m.thread"]`: {one}, `"related_by_senders":["` + anna.id + `"]`: {two}, `"rel_types":["m.thread"]`: {inOne},
+		`"not_rel_types":["m.thread"]`: {one, two, onTwo},
+	} {
+		answer := bert.do("GET", v3+"/sync?since="+since+"&filter="+url.QueryEscape(`{"room":{"timeline":{`+filter+`}}}`), nil).ok()
+		var got []string
+		for _, e := range answer.get("rooms.join").Map()[room].Get("timeline.events").Array() {
+			got = append(got, e.Get("event_id").Str)
+		}
+		same(t, filter, got, want)
 	}
 }
 

@@ -271,9 +271,7 @@ func (s *searcher) addVersions(ctx context.Context, to, of map[id.Room]*userdb.M
 		if err != nil || create == nil {
 			return err
 		}
-		if room, err = id.ParseRoom(gjson.GetBytes(create.Content, "predecessor.room_id").Str); err != nil {
-			return nil // there is none
-		}
+		room = id.Room(gjson.GetBytes(create.Content, "predecessor.room_id").Str)
 	}
 	return nil
 }

@@ -38,6 +38,11 @@ type roomEventFilter struct {
 	LazyLoadMembers           bool      `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
 	UnreadThreadNotifications bool      `json:"unread_thread_notifications"`
+	// What events relate to (MSC3874), and what relates to them (MSC3440).
+	RelTypes         []string  `json:"rel_types"`
+	NotRelTypes      []string  `json:"not_rel_types"`
+	RelatedBySenders []id.User `json:"related_by_senders"`
+	RelatedByTypes   []string  `json:"related_by_rel_types"`
 }
 
 type roomFilter struct {
@@ -142,7 +147,17 @@ func (f *roomEventFilter) wants(e *event.PDU) bool {
 	if !f.wantsType(e.Type) || !listed(f.Senders, f.NotSenders, e.Sender) || !f.wantsRoom(e.RoomID) {
 		return false
 	}
+	if f.RelTypes != nil || f.NotRelTypes != nil {
+		if typ := event.RelationType(e.Content); !listed(f.RelTypes, f.NotRelTypes, typ) {
+			return false
+		}
+	}
 	return f.ContainsURL == nil || *f.ContainsURL == hasURL(e)
+}
+
+// relatedBy says that it takes PostgreSQL to tell which events pass.
+func (f *roomEventFilter) relatedBy() bool {
+	return f.RelatedBySenders != nil || f.RelatedByTypes != nil
 }
 
 func hasURL(e *event.PDU) bool {
@@ -155,7 +170,7 @@ func hasURL(e *event.PDU) bool {
 // all says that no event can fail.
 func (f *roomEventFilter) all() bool {
 	return f.Types == nil && f.NotTypes == nil && f.Senders == nil && f.NotSenders == nil && f.Rooms == nil &&
-		f.NotRooms == nil && f.ContainsURL == nil
+		f.NotRooms == nil && f.ContainsURL == nil && f.RelTypes == nil && f.NotRelTypes == nil && !f.relatedBy()
 }
 
 // onlyTypes says that no event can fail but by its type.
@@ -167,5 +182,6 @@ func (f *roomEventFilter) onlyTypes() bool {
 
 // query is the filter as PostgreSQL applies it.
 func (f *roomEventFilter) query() roomdb.Filter {
-	return roomdb.Filter{Types: f.Types, NotTypes: f.NotTypes, Senders: f.Senders, NotSenders: f.NotSenders, ContainsURL: f.ContainsURL}
+	return roomdb.Filter{Types: f.Types, NotTypes: f.NotTypes, Senders: f.Senders, NotSenders: f.NotSenders, ContainsURL: f.ContainsURL,
+		RelTypes: f.RelTypes, NotRelTypes: f.NotRelTypes, RelatedByTypes: f.RelatedByTypes, RelatedBySenders: f.RelatedBySenders}
 }

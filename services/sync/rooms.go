@@ -285,7 +285,7 @@ type memberChange struct {
 // delta collects what happened in a room in (after, upTo], from the tail or from PostgreSQL. It ends before the user was
 // made to leave, of which the log may tell sooner than the membership index: the room is then told as one that was left.
 func (s *Service) delta(ctx context.Context, p *asker, want wanted, pr *prefs, r *userdb.Membership, after, upTo int64) (*delta, error) {
-	if entries, ok := s.tail.since(r.RoomPart, r.RoomNID, after, upTo); ok {
+	if entries, ok := s.tail.since(r.RoomPart, r.RoomNID, after, upTo); ok && !want.filter.relatedBy() {
 		return s.deltaOfEntries(p, want, pr, entries), nil
 	}
 	d, err := s.deltaFromDB(ctx, p, want, r, after, upTo)
