@@ -142,15 +142,14 @@ func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight,
 			pl := x.o.of(r.Room)
 			_, known := p.told().Told(keyOfRoom(r))
 			gone := r.Membership == "leave" || r.Membership == "ban"
+			var at activity
+			if pl != nil {
+				at = pl.activity
+			}
 			switch v := x.of(r.Room, pl); {
-			case gone && known || pl != nil && r.Membership != "join" && v != nil:
-				at := activity{}
-				if pl != nil {
-					at = pl.activity
-				}
+			case gone && known,
+				pl != nil && v != nil && (r.Membership != "join" || r.JoinSeq > p.since.UserSeq):
 				add(r, at, v)
-			case r.Membership == "join" && r.JoinSeq > p.since.UserSeq && v != nil:
-				add(r, pl.activity, v)
 			}
 			if gone {
 				out.gone = append(out.gone, r)

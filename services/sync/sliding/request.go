@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -202,8 +203,8 @@ func parse[L, R any](body []byte, stable bool, room func(*R) (Want, error), list
 		r.Pos, r.Timeout, r.Presence = in.Pos, in.Timeout, in.SetPresence
 	}
 	switch {
-	case len(in.Conn) > maxConnID:
-		return nil, merr.InvalidParam("conn_id is too long")
+	case len(in.Conn) > maxConnID || strings.ContainsRune(in.Conn, 0):
+		return nil, merr.InvalidParam("conn_id is too long, or has a NUL in it")
 	case len(in.Lists) > MaxLists:
 		return nil, merr.InvalidParam("more than " + strconv.Itoa(MaxLists) + " lists")
 	case len(in.Rooms) > MaxRooms:

@@ -262,7 +262,7 @@ func TestRequest(t *testing.T) {
 	if err != nil || again.Shape() == r.Shape() {
 		t.Errorf("another range has the same shape: %v", err)
 	}
-	for _, bad := range []string{`{"lists":{"a":{"ranges":[[3,2]]}}}`, `{"conn_id":"` + strings.Repeat("x", 300) + `"}`, `{"lists":{"a":{"filters":{"tags":` + long(5000) + `}}}}`} {
+	for _, bad := range []string{`{"lists":{"a":{"ranges":[[3,2]]}}}`, `{"conn_id":"` + strings.Repeat("x", 300) + `"}`, `{"conn_id":"a\u0000"}`, `{"lists":{"a":{"filters":{"tags":` + long(5000) + `}}}}`} {
 		_, err := Parse([]byte(bad), false)
 		if e, ok := errors.AsType[*merr.Error](err); !ok || e.Code != merr.CodeInvalidParam {
 			t.Errorf("%.50s: %v", bad, err)
