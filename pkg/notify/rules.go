@@ -113,11 +113,8 @@ func (r *Rules) Off() bool { return r.off }
 // default one cut down by the level of the room.
 func (r *Rules) Own() bool { return r.program != nil }
 
-// SameAs reports whether the push rules of two are the same, whomever they ignore.
-func (r *Rules) SameAs(o *Rules) bool { return bytes.Equal(r.rawRules, o.rawRules) }
-
-// SameIgnored reports whether two ignore the same users.
-func (r *Rules) SameIgnored(o *Rules) bool { return bytes.Equal(r.rawIgnore, o.rawIgnore) }
+// Raw returns the contents that the rules were read from: those of PushRules and of view.IgnoredUsers.
+func (r *Rules) Raw() (rules, ignore []byte) { return r.rawRules, r.rawIgnore }
 
 // With returns the rules with those contents replaced that are new.
 func (r *Rules) With(rules []byte, newRules bool, ignore []byte, newIgnore bool) *Rules {
@@ -150,20 +147,22 @@ func (r *Rules) JudgeOthers(v *pushrule.View, e *event.PDU, room *Room) pushrule
 
 // Judge returns what an event means to the user. It is nothing if somebody sent it whom the user ignores.
 func (r *Rules) Judge(v *pushrule.View, e *event.PDU, room *Room) pushrule.Outcome {
-	if r.Ignored.Has(e.Sender) {
-		return pushrule.Outcome{}
-	}
-	level := r.Level(e.RoomID)
+	o := r.JudgeLoud(v, e, room)
 	if r.program != nil {
-		if r.off {
-			return pushrule.Outcome{}
-		}
+		return o
+	}
+	return r.Level(e.RoomID).Cut(o)
+}
+
+// JudgeLoud is Judge as if no room were silent for a user without rules of their own: counts apply the level of the room by themselves.
+func (r *Rules) JudgeLoud(v *pushrule.View, e *event.PDU, room *Room) pushrule.Outcome {
+	switch {
+	case r.Ignored.Has(e.Sender):
+		return pushrule.Outcome{}
+	case r.program != nil:
 		return r.program.Evaluate(v, room.contextOf(r.User, e))
 	}
-	if level == None {
-		return pushrule.Outcome{}
-	}
-	return level.Cut(defaults.Evaluate(v, room.contextOf(r.User, e)))
+	return defaults.Evaluate(v, room.contextOf(r.User, e))
 }
 
 // JudgeAll returns what an event means to those who have the default rules and are not named in it, before the level of the room

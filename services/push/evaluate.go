@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"hanse/pkg/follow"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/invitefilter"
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/notify"
@@ -175,7 +177,12 @@ func (j *judge) one(r *notify.Rules) {
 	}
 }
 
-func (j *judge) invited(ctx context.Context, key roomdb.RoomKey, user id.User) (err error) {
+// invited evaluates an invite for the invited user, unless that hides invites of the sender (MSC4155).
+func (j *judge) invited(ctx context.Context, key roomdb.RoomKey, user id.User) error {
+	data, err := j.s.users.AccountDataOf(ctx, user, invitefilter.Types...)
+	if err != nil || invitefilter.Parse(data).Of(j.pdu.Sender) != invitefilter.Allow {
+		return err
+	}
 	if j.room, err = notify.LoadRoom(ctx, j.s.rooms, key, user); err != nil {
 		return err
 	}
@@ -200,11 +207,7 @@ func (j *judge) crowd(ctx context.Context, key roomdb.RoomKey, c *crowd) (err er
 	named := j.named(c)
 	all := notify.JudgeAll(j.view, j.pdu, j.room)
 	if all.Notify {
-		for _, u := range g.plain {
-			if u != j.pdu.Sender && !named[u] {
-				j.tell(u, all)
-			}
-		}
+		j.tellAll(g.plain, named, all)
 	}
 	for _, r := range g.level {
 		if o := r.Level(j.pdu.RoomID).Cut(all); o.Notify && r.User != j.pdu.Sender && !named[r.User] && !r.Ignored.Has(j.pdu.Sender) {
@@ -231,6 +234,27 @@ func (j *judge) crowd(ctx context.Context, key roomdb.RoomKey, c *crowd) (err er
 		}
 	}
 	return nil
+}
+
+// tellAll tells users, who are in order, of an outcome: all but the sender and those whom the event names.
+func (j *judge) tellAll(users []id.User, named map[id.User]bool, o pushrule.Outcome) {
+	var but []int
+	for u := range named {
+		if at, there := slices.BinarySearch(users, u); there {
+			but = append(but, at)
+		}
+	}
+	if at, there := slices.BinarySearch(users, j.pdu.Sender); there && !named[j.pdu.Sender] {
+		but = append(but, at)
+	}
+	slices.Sort(but)
+	from := 0
+	for _, to := range append(but, len(users)) {
+		for _, u := range users[from:to] {
+			j.tell(u, o)
+		}
+		from = to + 1
+	}
 }
 
 // named are the members of a crowd for whom the default rules may say something else than for the others.

@@ -11,8 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/pushrule"
+	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/notify"
 	"hanse/pkg/partition"
+	"hanse/pkg/roomdb"
 )
 
 func people(n int) (users []id.User) {
@@ -274,5 +279,41 @@ func TestGivenUp(t *testing.T) {
 		if got := g.of(u); len(got) != 0 {
 			t.Errorf("%s was told %v", u, got)
 		}
+	}
+}
+
+// BenchmarkEvaluate evaluates a message in a room of 10,000 members. All of them have the default rules: in one room nobody has a
+// pusher, in the other one everybody, of whom the message mentions one.
+func BenchmarkEvaluate(b *testing.B) {
+	const members = 10_000
+	rules, _ := roomversion.Get("10")
+	pdu, err := event.ParseTrusted(fmt.Appendf(nil, `{"auth_events":[],"content":{"body":"hello","m.mentions":{"user_ids":["@u7:%s"]},"msgtype":"m.text"},"depth":1,"hashes":{"sha256":"x"},"origin_server_ts":1,"prev_events":[],"room_id":"!r:%s","sender":"@a:%s","signatures":{},"type":"m.room.message"}`, ours, ours, ours), "$e", rules)
+	if err != nil {
+		b.Fatal(err)
+	}
+	key := roomdb.RoomKey{Part: 1, NID: 1}
+	for name, users := range map[string][]id.User{"nobody has a pusher": nil, "everybody has one": people(members)} {
+		b.Run(name, func(b *testing.B) {
+			s := &Service{servers: local{}}
+			s.audience = newAudience(nil, nil, s.isLocal, 1<<20)
+			slices.Sort(users)
+			c := &crowd{users: users, loaded: time.Now().Add(time.Hour), room: &notify.Room{Members: members}}
+			s.audience.put(key, c)
+			for _, u := range users {
+				s.audience.users[u] = &listener{rules: notify.NewRules(u, nil, nil, nil), read: true}
+			}
+			told := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				told = 0
+				j := &judge{s: s, pdu: pdu, view: pushrule.NewView(pdu), tell: func(id.User, pushrule.Outcome) { told++ }}
+				if err := j.crowd(b.Context(), key, c); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if told != len(users) {
+				b.Fatal(told)
+			}
+		})
 	}
 }

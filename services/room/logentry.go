@@ -113,19 +113,10 @@ func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.E
 		e.thread = string(e.relation.parent)
 		body.Thread = e.thread
 	}
-	mentions := content.Get(`m\.mentions`)
-	for _, m := range mentions.Get("user_ids").Array() {
-		user := id.User(m.Str)
-		if user != e.pdu.Sender && w.s.localUser(user) && w.h.state.Has(state.Key{Type: typeMember, StateKey: m.Str}) {
-			body.Mentions = append(body.Mentions, m.Str)
-		}
-	}
-	if mentions.Get("room").Type == gjson.True {
-		may, err := w.mayNotifyRoom(ctx, e.pdu.Sender)
-		if err != nil {
+	if mentions := content.Get(`m\.mentions`); mentions.Exists() && pushrule.MayMention(e.pdu) {
+		if err := w.describeMentions(ctx, e.pdu, mentions, body); err != nil {
 			return err
 		}
-		body.MentionsRoom = may
 	}
 	e.mentions = body.Mentions
 	if body.MentionsRoom {
@@ -135,6 +126,20 @@ func (w *writer) describeContent(ctx context.Context, e *newEvent, body *logv1.E
 		w.h.notifySeq++
 	}
 	return nil
+}
+
+// describeMentions finds the local users whom an event mentions, and whether it mentions the room.
+func (w *writer) describeMentions(ctx context.Context, pdu *event.PDU, mentions gjson.Result, body *logv1.Event) (err error) {
+	for _, m := range mentions.Get("user_ids").Array() {
+		user := id.User(m.Str)
+		if user != pdu.Sender && w.s.localUser(user) && w.h.state.Has(state.Key{Type: typeMember, StateKey: m.Str}) {
+			body.Mentions = append(body.Mentions, m.Str)
+		}
+	}
+	if mentions.Get("room").Type == gjson.True {
+		body.MentionsRoom, err = w.mayNotifyRoom(ctx, pdu.Sender)
+	}
+	return err
 }
 
 func (w *writer) mayNotifyRoom(ctx context.Context, sender id.User) (bool, error) {

@@ -8,6 +8,7 @@ import (
 
 	"hanse/pkg/matrix/canonjson"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/notify"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
 )
@@ -72,11 +73,11 @@ func (t tally) append(b []byte) []byte {
 }
 
 // muted applies a rule for the whole room: only mentions notify, or nothing does.
-func (t tally) muted(level ruleLevel) tally {
+func (t tally) muted(level notify.Level) tally {
 	switch level {
-	case notifyNone:
+	case notify.None:
 		return tally{}
-	case notifyMentions:
+	case notify.Mentions:
 		return tally{t.highlights, t.highlights}
 	}
 	return t
@@ -84,7 +85,7 @@ func (t tally) muted(level ruleLevel) tally {
 
 // counts applies the rules for the whole room. With rules of the user's own these are in the tallies already.
 func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
-	level := pr.level(room)
+	level := pr.Level(room)
 	if s.tallies == nil {
 		all := max(0, s.head-s.notifySeq-s.silent)
 		u := unread{tally: tally{max(all, s.mentions), s.mentions}.muted(level)}
@@ -93,8 +94,8 @@ func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
 		}
 		return u
 	}
-	if pr.program != nil {
-		level = notifyAll
+	if pr.Own() {
+		level = notify.All
 	}
 	var u unread
 	if byThread {
@@ -179,13 +180,14 @@ func (u *user) keepRead(key roomdb.RoomKey, st *readState) {
 
 // fits says whether a state can go on with these rules.
 func (s *readState) fits(pr *prefs, byThread bool) bool {
-	if !bytes.Equal(s.ignore, pr.rawIgnore) || !slices.EqualFunc(s.silenced, pr.muted, userdb.MutedTime.Equal) {
+	rawRules, rawIgnore := pr.Raw()
+	if !bytes.Equal(s.ignore, rawIgnore) || !slices.EqualFunc(s.silenced, pr.muted, userdb.MutedTime.Equal) {
 		return false
 	}
 	if s.tallies == nil {
-		return pr.program == nil && (!byThread || s.allRead())
+		return !pr.Own() && (!byThread || s.allRead())
 	}
-	return pr.program == nil && s.rules == nil || pr.program != nil && string(s.rules) == string(pr.rawRules)
+	return !pr.Own() && s.rules == nil || pr.Own() && bytes.Equal(s.rules, rawRules)
 }
 
 // allRead says whether nothing is unread, in no thread.
@@ -332,9 +334,10 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 	states := make(map[roomdb.RoomKey]*readState, len(rooms))
 	joins := make(map[roomdb.RoomKey]int64, len(rooms))
 	ends := make(map[uint32]int64)
+	_, ignore := pr.Raw()
 	for i, r := range rooms {
 		keys[i] = roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
-		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos, ignore: pr.rawIgnore, silenced: pr.muted}
+		states[keys[i]] = &readState{upTo: upTo(r.RoomPart), ord: r.JoinPos, ignore: ignore, silenced: pr.muted}
 		joins[keys[i]], ends[r.RoomPart] = r.JoinPos, upTo(r.RoomPart)
 	}
 	heads, err := s.rooms.NotifySeqs(ctx, keys, ends, joins)
@@ -352,8 +355,8 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
 		threads := st.place(receipts[key])
 		switch {
-		case pr.program != nil, st.head > st.notifySeq && (threads != nil || st.plain > st.ord ||
-			p.byThread || !pr.off && pr.mutedIn(r.RoomPart, st.ord, st.upTo)):
+		case pr.Own(), st.head > st.notifySeq && (threads != nil || st.plain > st.ord ||
+			p.byThread || !pr.Off() && pr.mutedIn(r.RoomPart, st.ord, st.upTo)):
 			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
 				return nil, err
 			}
@@ -374,21 +377,8 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 // place moves the read position to the newest receipt that counts for all threads, and returns how far single threads
 // were read beyond it, "main" being one of them.
 func (s *readState) place(receipts []roomdb.Receipt) (threads map[string]int64) {
-	for _, r := range receipts {
-		if (r.Thread == "" || r.Thread == roomdb.MutedAll) && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord >= s.ord {
-			s.ord, s.notifySeq = r.Ord, r.NotifySeq
-		}
-		if r.Thread == roomdb.MutedPlain {
-			s.plain = r.Ord
-		}
-	}
-	for _, r := range receipts {
-		if r.Thread != "" && !roomdb.IsMuted(r.Thread) && (r.Type == "m.read" || r.Type == "m.read.private") && r.Ord > s.ord {
-			if threads == nil {
-				threads = make(map[string]int64)
-			}
-			threads[r.Thread] = max(threads[r.Thread], r.Ord)
-		}
-	}
-	return threads
+	r := notify.Read{Ord: s.ord, NotifySeq: s.notifySeq, Plain: s.plain}
+	r.Take(receipts)
+	s.ord, s.notifySeq, s.plain = r.Ord, r.NotifySeq, r.Plain
+	return r.Threads
 }

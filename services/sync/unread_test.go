@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/notify"
 	"hanse/pkg/roomdb"
 	logv1 "hanse/proto/log/v1"
 )
@@ -16,16 +17,16 @@ func TestRulesThatConcernRooms(t *testing.T) {
 		"override":[{"rule_id":"!mute:a","enabled":true,"actions":["dont_notify"],"conditions":[{"kind":"event_match","key":"room_id","pattern":"!mute:a"}]},
 			{"rule_id":"!old:a","enabled":true,"actions":["coalesce"],"conditions":[{"kind":"event_match","key":"room_id","pattern":"!old:a"}]}],
 		"room":[{"rule_id":"!quiet:a","enabled":true,"actions":[]},{"rule_id":"!off:a","enabled":false,"actions":[]}]}}`), nil)
-	for room, want := range map[id.Room]ruleLevel{"!mute:a": notifyNone, "!old:a": notifyNone, "!quiet:a": notifyMentions, "!off:a": notifyAll, "!other:a": notifyAll} {
-		if got := p.level(room); got != want {
+	for room, want := range map[id.Room]notify.Level{"!mute:a": notify.None, "!old:a": notify.None, "!quiet:a": notify.Mentions, "!off:a": notify.All, "!other:a": notify.All} {
+		if got := p.Level(room); got != want {
 			t.Errorf("%s: %v, want %v", room, got, want)
 		}
 	}
-	if p.program != nil {
+	if p.Own() {
 		t.Error("rules for whole rooms have events looked at one by one")
 	}
 	off := newPrefs("@u:a", p, 2, []byte(`{"global":{"override":[{"rule_id":".m.rule.master","enabled":true,"actions":[]}]}}`), nil)
-	if off.level("!other:a") != notifyNone {
+	if off.Level("!other:a") != notify.None {
 		t.Error("the master rule turns nothing off")
 	}
 	for name, rules := range map[string]string{
@@ -34,7 +35,7 @@ func TestRulesThatConcernRooms(t *testing.T) {
 		"sender":    `{"sender":[{"rule_id":"@x:a","enabled":true,"actions":[]}]}`,
 		"default":   `{"underride":[{"rule_id":".m.rule.message","default":true,"enabled":false,"actions":["notify"]}]}`,
 	} {
-		if newPrefs("@u:a", nil, 1, []byte(`{"global":`+rules+`}`), nil).program == nil {
+		if !newPrefs("@u:a", nil, 1, []byte(`{"global":`+rules+`}`), nil).Own() {
 			t.Errorf("%s: no single event is looked at", name)
 		}
 	}
@@ -87,7 +88,8 @@ func TestReceiptsClearWhatTheyCover(t *testing.T) {
 }
 
 func TestCountsByLevelAndThread(t *testing.T) {
-	p := &prefs{rooms: map[id.Room]ruleLevel{"!quiet:a": notifyMentions, "!mute:a": notifyNone}}
+	p := newPrefs("@u:a", nil, 1, []byte(`{"global":{"room":[{"rule_id":"!quiet:a","enabled":true,"actions":[]}],
+		"override":[{"rule_id":"m","enabled":true,"actions":[],"conditions":[{"kind":"event_match","key":"room_id","pattern":"!mute:a"}]}]}}`), nil)
 	plain := &readState{head: 10, notifySeq: 3, silent: 2, mentions: 1}
 	threads := &readState{tallies: map[string]tally{"": {3, 1}, "$t": {2, 1}, "$read": {}}}
 	for _, c := range []struct {

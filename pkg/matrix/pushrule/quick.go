@@ -33,5 +33,11 @@ func NotifiesAll(e *event.PDU, mentionsRoom bool) bool {
 	return false
 }
 
+// MayMention says whether an event that names a user, or the room, as mentioned highlights them by the default rules: those for
+// notices and member events come first.
+func MayMention(e *event.PDU) bool {
+	return !is(gjson.GetBytes(e.Content, "msgtype").Str, "m.notice") && !is(e.Type, "m.room.member")
+}
+
 // is compares as the condition event_match does. want is in lower case.
 func is(text, want string) bool { return text == want || strings.ToLower(text) == want }

@@ -42,6 +42,11 @@ func TestNotifiesAll(t *testing.T) {
 		if other := program.Evaluate(pushrule.NewView(e), c); other.RuleID != want.RuleID {
 			t.Fatalf("%s %s: %s for a user, %s for nobody", e.Type, e.Content, other.RuleID, want.RuleID)
 		}
+		c.User, c.MayNotify = "@x:y", nil
+		named := strings.Contains(string(e.Content), `"user_ids":["@x:y"]`)
+		if got := program.Evaluate(pushrule.NewView(e), c); got.RuleID == ".m.rule.is_user_mention" != (named && pushrule.MayMention(e)) {
+			t.Fatalf("%s %s: %s for whom it names", e.Type, e.Content, got.RuleID)
+		}
 		seen[want.RuleID]++
 	}
 	for _, r := range append(pushrule.Defaults(me).Override, pushrule.Defaults(me).Underride...) {
