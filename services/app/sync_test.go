@@ -190,7 +190,7 @@ func testSyncFilters(t *testing.T, w *world) {
 	bert.join(room)
 	fromBert := bert.say(room, "from bert")
 	image := anna.send(room, "m.room.message", object{"msgtype": "m.image", "body": "i", "url": "mxc://a/b"})
-	anna.do("PUT", v3+"/user/"+anna.id+"/account_data/x.y", object{}).ok()
+	anna.do("PUT", v3+"/user/"+anna.id+"/account_data/x.y", object{"n": 1}).ok()
 	anna.everywhere(room, image)
 	timeline := func(filter string) []string {
 		t.Helper()

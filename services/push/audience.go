@@ -23,7 +23,7 @@ const (
 	// crowdAge is how long a worker relies on what it knows of a room: a hint of a new pusher may have been lost.
 	crowdAge = 10 * time.Minute
 	// maxWithout bounds the users who are known to have no pusher.
-	maxWithout = 1 << 20
+	maxWithout = 1 << 17
 )
 
 // audience knows which members of rooms have pushers, and what notifies them. A message costs nothing for other members.
