@@ -3,6 +3,7 @@ package push
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -114,6 +115,10 @@ func TestOutage(t *testing.T) {
 			return w.number(`SELECT count(*) FROM pusher WHERE failing_since > 0`) == int64(len(users))
 		})
 	}
+	newest := slices.Collect(maps.Values(last))
+	w.until("not everything was evaluated", func() bool {
+		return w.number(`SELECT count(*) FROM push_pending WHERE event_id = ANY($1)`, newest) == int64(len(newest))
+	})
 	w.until("more waits than one a room", func() bool { return w.number(`SELECT count(*) FROM push_pending`) <= int64(len(users)*len(rooms)) })
 	g.works()
 	for _, u := range users {
