@@ -219,7 +219,7 @@ func BenchmarkFind(b *testing.B) {
 	for i := range vocabulary {
 		vocabulary[i] = fmt.Sprintf("w%x", i*7919%1_000_003)
 	}
-	for _, size := range growth.Sizes(20_000, 1_000_000) {
+	for _, size := range growth.Sizes(20_000, 200_000, 1_000_000) {
 		exec(b, shards, `TRUNCATE event, room, search`)
 		n, bytes := int64(1), 0
 		for n <= int64(size) {
