@@ -475,6 +475,42 @@ func testListAndDeleteOfUser(t *testing.T, s *Store) {
 	}
 }
 
+// What users and servers have is summed over all shards, in any order.
+func TestStatistics(t *testing.T) {
+	s := open(t, "")
+	for n := range 40 { // so many that each user has some in both shards
+		user := []id.User{"@anna:a.example", "@bert:a.example", "@cora:a.example"}[n%3]
+		_, err := s.Put(t.Context(), Upload{ID: NewID(here), User: user, Max: 100}, strings.NewReader(strings.Repeat("x", n%3+1)+fmt.Sprint(n)))
+		must(t, err)
+	}
+	_, err := s.Put(t.Context(), Upload{ID: ID{"b.example", "x"}, Remote: true, Max: 100}, strings.NewReader("remote"))
+	must(t, err)
+	names := func(q Statistics) (all []string) {
+		t.Helper()
+		found, total, err := s.Statistics(t.Context(), q)
+		must(t, err)
+		for _, f := range found {
+			all = append(all, fmt.Sprint(f.Who, " ", f.Items))
+		}
+		return append(all, fmt.Sprint(total))
+	}
+	for want, q := range map[string]Statistics{
+		"@anna:a.example 14 @bert:a.example 13 @cora:a.example 13 3":  {Limit: 10},
+		"@cora:a.example 13 @bert:a.example 13 3":                     {Limit: 2, Descending: true},
+		"@cora:a.example 13 3":                                        {Limit: 1, By: ByBytes, Descending: true},
+		"@bert:a.example 13 3":                                        {Limit: 1, By: ByItems},
+		"@anna:a.example 14 1":                                        {Limit: 9, Containing: "nna"},
+		"@anna:a.example 14 @bert:a.example 13 @cora:a.example 13 3 ": {Limit: 9, From: 1},
+		"a.example 40 b.example 1 2":                                  {Limit: 9, Servers: true},
+		"b.example 1 2":                                               {Limit: 1, Servers: true, By: ByBytes},
+		"0":                                                           {Limit: 9, From: 1, Until: 2},
+	} {
+		if got := names(q); strings.Join(got, " ") != strings.TrimSpace(want) {
+			t.Errorf("%+v: %q, want %q", q, got, want)
+		}
+	}
+}
+
 func FuzzParseID(f *testing.F) {
 	for _, s := range []string{"a.example/abc", "a.example/../../etc/passwd", "[::1]:8448/x", "a.example/%2e%2e", "/", "a/b/c", "a.example/ä"} {
 		origin, media, _ := strings.Cut(s, "/")

@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-
-	"hanse/pkg/matrix/id"
 )
 
 // By is what Statistics are sorted by.
@@ -16,41 +14,43 @@ type By int
 
 // The orders.
 const (
-	ByUser By = iota
+	ByName By = iota
 	ByBytes
 	ByItems
 )
 
-// Statistics says what is asked about users.
+// Statistics says what is asked about users, or about servers.
 type Statistics struct {
-	// From and Until bound when files were uploaded, in milliseconds; Until 0: now.
+	// Servers asks for what there is of each server, ours and others, and not for what each user has uploaded.
+	Servers bool
+	// From and Until, of users, bound when files were uploaded, in milliseconds; Until 0: now.
 	From, Until int64
-	// Containing is a text that user ids contain.
+	// Containing is a text that their names contain.
 	Containing string
 	By         By
 	Descending bool
-	// Limit is how many users are returned.
+	// Limit is how many are returned.
 	Limit int
 }
 
-// UserStatistics is what a user has uploaded, as far as it is there.
-type UserStatistics struct {
-	User id.User
+// Share is what a user has uploaded, or what there is of a server.
+type Share struct {
+	Who string
 	Usage
 }
 
 const (
 	sqlUsersUsage = `
 SELECT who, sum(items)::bigint, sum(bytes)::bigint FROM media_usage
-WHERE part = ANY($1) AND who LIKE '@%' AND strpos(who, $2) > 0 GROUP BY who HAVING sum(items) > 0 ORDER BY who`
+WHERE part = ANY($1) AND (who LIKE '@%') <> $3 AND strpos(who, $2) > 0 GROUP BY who HAVING sum(items) > 0 ORDER BY who`
 	sqlUsersUploads = `
 SELECT user_id, count(*), sum(bytes)::bigint FROM media
 WHERE part = ANY($1) AND state = 3 AND user_id IS NOT NULL AND strpos(user_id, $2) > 0 AND created_ts >= $3 AND created_ts <= $4 GROUP BY user_id ORDER BY user_id`
 )
 
-// Statistics returns the first users in an order, and how many there are. The files of a user lie in all shards: their sums are
-// read side by side, in the order of the user ids, so that no more users are held than are returned.
-func (s *Store) Statistics(ctx context.Context, q Statistics) (first []UserStatistics, total int64, err error) {
+// Statistics returns the first in an order, and how many there are. The files of a user or server lie in all shards: their sums are
+// read side by side, in the order of the names, so that no more are held than are returned.
+func (s *Store) Statistics(ctx context.Context, q Statistics) (first []Share, total int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends what is not read to its end
 	var sums []*userSums
@@ -62,7 +62,7 @@ func (s *Store) Statistics(ctx context.Context, q Statistics) (first []UserStati
 	for pool, parts := range s.shards.Groups(s.allParts()) {
 		var rows pgx.Rows
 		if q.From == 0 && q.Until == 0 {
-			rows, err = pool.Query(ctx, sqlUsersUsage, ints(parts), q.Containing)
+			rows, err = pool.Query(ctx, sqlUsersUsage, ints(parts), q.Containing, q.Servers)
 		} else {
 			until := q.Until
 			if until == 0 {
@@ -93,7 +93,7 @@ func (s *Store) Statistics(ctx context.Context, q Statistics) (first []UserStati
 // userSums is a shard's sums, of which one is known at a time.
 type userSums struct {
 	rows pgx.Rows
-	is   UserStatistics
+	is   Share
 	over bool
 }
 
@@ -102,22 +102,22 @@ func (u *userSums) next() error {
 		u.over = true
 		return u.rows.Err()
 	}
-	return u.rows.Scan(&u.is.User, &u.is.Items, &u.is.Bytes)
+	return u.rows.Scan(&u.is.Who, &u.is.Items, &u.is.Bytes)
 }
 
 // lowest takes the next user from all shards; nil if there is none.
-func lowest(sums []*userSums) (*UserStatistics, error) {
-	var low *UserStatistics
+func lowest(sums []*userSums) (*Share, error) {
+	var low *Share
 	for _, u := range sums {
-		if !u.over && (low == nil || u.is.User < low.User) {
-			low = &UserStatistics{User: u.is.User}
+		if !u.over && (low == nil || u.is.Who < low.Who) {
+			low = &Share{Who: u.is.Who}
 		}
 	}
 	if low == nil {
 		return nil, nil
 	}
 	for _, u := range sums {
-		if u.over || u.is.User != low.User {
+		if u.over || u.is.Who != low.Who {
 			continue
 		}
 		low.Items += u.is.Items
@@ -132,11 +132,11 @@ func lowest(sums []*userSums) (*UserStatistics, error) {
 // ranking keeps the first users of an order: a heap with the last of them on top.
 type ranking struct {
 	q    Statistics
-	kept []UserStatistics
+	kept []Share
 }
 
 // before says whether a user comes before another.
-func (r *ranking) before(a, b UserStatistics) bool {
+func (r *ranking) before(a, b Share) bool {
 	var c int
 	switch r.q.By {
 	case ByBytes:
@@ -144,23 +144,23 @@ func (r *ranking) before(a, b UserStatistics) bool {
 	case ByItems:
 		c = cmp.Compare(a.Items, b.Items)
 	}
-	if c = cmp.Or(c, strings.Compare(string(a.User), string(b.User))); r.q.Descending {
+	if c = cmp.Or(c, strings.Compare(a.Who, b.Who)); r.q.Descending {
 		return c > 0
 	}
 	return c < 0
 }
 
-func (r *ranking) add(u UserStatistics) {
+func (r *ranking) add(u Share) {
 	heap.Push(r, u)
 	if len(r.kept) > r.q.Limit {
 		heap.Pop(r)
 	}
 }
 
-func (r *ranking) sorted() []UserStatistics {
-	all := make([]UserStatistics, len(r.kept))
+func (r *ranking) sorted() []Share {
+	all := make([]Share, len(r.kept))
 	for n := len(all) - 1; n >= 0; n-- {
-		all[n] = heap.Pop(r).(UserStatistics)
+		all[n] = heap.Pop(r).(Share)
 	}
 	return all
 }
@@ -175,7 +175,7 @@ func (r *ranking) Less(i, j int) bool { return r.before(r.kept[j], r.kept[i]) }
 func (r *ranking) Swap(i, j int) { r.kept[i], r.kept[j] = r.kept[j], r.kept[i] }
 
 // Push implements heap.Interface.
-func (r *ranking) Push(u any) { r.kept = append(r.kept, u.(UserStatistics)) }
+func (r *ranking) Push(u any) { r.kept = append(r.kept, u.(Share)) }
 
 // Pop implements heap.Interface.
 func (r *ranking) Pop() any {

@@ -52,7 +52,7 @@ func (m *Media) adminStatistics(w http.ResponseWriter, r *http.Request) error {
 	found = found[min(from, len(found)):]
 	users := make([]id.User, len(found))
 	for n, u := range found {
-		users[n] = u.User
+		users[n] = id.User(u.Who)
 	}
 	profiles, err := m.users.Profiles(r.Context(), users)
 	if err != nil {
@@ -60,7 +60,7 @@ func (m *Media) adminStatistics(w http.ResponseWriter, r *http.Request) error {
 	}
 	list := make([]map[string]any, len(found))
 	for n, u := range found {
-		list[n] = map[string]any{"user_id": u.User, "displayname": profiles[u.User].Displayname, "media_count": u.Items, "media_length": u.Bytes}
+		list[n] = map[string]any{"user_id": u.Who, "displayname": profiles[id.User(u.Who)].Displayname, "media_count": u.Items, "media_length": u.Bytes}
 	}
 	answer := map[string]any{"users": list, "total": total}
 	if next := from + len(found); len(found) > 0 && int64(next) < total {

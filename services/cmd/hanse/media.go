@@ -12,6 +12,33 @@ import (
 
 type mediaCmd struct {
 	Audit mediaAudit `cmd:"" help:"Compare the object store with the database, and repair both if asked."`
+	Usage mediaUsage `cmd:"" help:"List the users, or the servers, whose files take most of the store."`
+}
+
+type mediaUsage struct {
+	Servers bool `help:"Servers, ours and others, and not users."`
+	Limit   int  `help:"How many to list." default:"20"`
+}
+
+func (c *mediaUsage) Run(ctx context.Context, g *globals) (err error) {
+	cfg, _, err := g.load()
+	if err != nil {
+		return err
+	}
+	store, closeAll, err := app.OpenMedia(ctx, cfg, commandLog())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	found, total, err := store.Statistics(ctx, mediastore.Statistics{Servers: c.Servers, By: mediastore.ByBytes, Descending: true, Limit: c.Limit})
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		fmt.Printf("%15d bytes %9d files  %s\n", s.Bytes, s.Items, s.Who)
+	}
+	fmt.Printf("%d of %d\n", len(found), total)
+	return nil
 }
 
 type mediaAudit struct {
