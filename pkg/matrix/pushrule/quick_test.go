@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/pushrule"
@@ -101,7 +100,7 @@ func TestRulesOfProposals(t *testing.T) {
 	}
 }
 
-// Rules made to be slow take no longer than the bound, whatever the event is, and the rules of the server behind them still count.
+// Rules made to be slow use up what the rules of a user may cost: none behind them matches any more. The rules of the server do.
 func TestSlowRules(t *testing.T) {
 	body := strings.Repeat("a", 60<<10)
 	e := ev("m.room.message", `{"body":"`+body+`","list":[`+strings.TrimSuffix(strings.Repeat(`"x",`, 500), ",")+`],"msgtype":"m.text"}`)
@@ -120,15 +119,11 @@ func TestSlowRules(t *testing.T) {
 			}
 			rules = append(rules, fmt.Sprintf(`{"rule_id":"r%d","enabled":true,"default":false,"actions":["notify"],"conditions":[%s]}`, i, c))
 		}
+		rules = append(rules, `{"rule_id":"last","enabled":true,"default":false,"actions":["notify"],"conditions":[{"kind":"event_match","key":"type","pattern":"m.room.message"}]}`)
 		program := pushrule.Compile(parse(t, `{"override":[`+strings.Join(rules, ",")+`]}`), me)
 		c := context()
 		c.DisplayName = "aaab"
-		began := time.Now()
-		o := program.Evaluate(pushrule.NewView(e), c)
-		if took := time.Since(began); took > 2*time.Second { // it is some ms; without a bound minutes
-			t.Errorf("%s: %v", name, took)
-		}
-		if o.RuleID != "" && o.RuleID != ".m.rule.message" {
+		if o := program.Evaluate(pushrule.NewView(e), c); o.RuleID != ".m.rule.message" {
 			t.Errorf("%s: %+v", name, o)
 		}
 	}
