@@ -76,9 +76,9 @@ func TestAnnouncedVersions(t *testing.T) {
 	}
 	// Of /sync, which is another role's: testSyncStateAfter, testSyncThreads and TestSliding of services/app. Of media, which is another's,
 	// too: TestAsynchronousUpload, TestUploadAndDownload, TestThumbnails and TestPreview of services/media. Of invites:
-	// testInvitePermission of services/app.
+	// testInvitePermission of services/app. Of pushers: TestPushers and, in services/app, TestPush.
 	elsewhere := []string{"org.matrix.msc4222", "org.matrix.msc3773", "org.matrix.simplified_msc3575", "v1.7", "v1.11", "org.matrix.msc3916.stable",
-		"org.matrix.msc4155", "org.matrix.msc4380.stable"}
+		"org.matrix.msc4155", "org.matrix.msc4380.stable", "org.matrix.msc3881", "org.matrix.msc4076"}
 
 	var told struct {
 		Versions []string        `json:"versions"`

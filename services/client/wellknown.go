@@ -28,6 +28,8 @@ var unstable = map[string]bool{
 	"org.matrix.msc4326":                     true, // device masquerading
 	"org.matrix.simplified_msc3575":          true, // sliding sync
 	"org.matrix.msc3391":                     true, // account data is deleted
+	"org.matrix.msc3881":                     true, // pushers are turned off and on
+	"org.matrix.msc4076":                     true, // badges that clients count themselves
 	"org.matrix.msc4155":                     true, // invite filtering
 	"org.matrix.msc4380.stable":              true, // invite blocking
 	"uk.tcpip.msc4133":                       true, // profile fields
