@@ -11,7 +11,7 @@ import (
 // tellOther adds a room that the user is not in: an invite, a knock, or one that it had to leave, or has left.
 func (s *Service) tellOther(ctx context.Context, p *slide, a *slideAnswer, pr *prefs, t *task) error {
 	gone := t.r.Membership == "leave" || t.r.Membership == "ban"
-	if t.known && !t.initial && p.since != nil && t.r.Seq <= p.since.UserSeq && !t.more && !t.expanded {
+	if t.known && t.was.Live && !t.initial && p.since != nil && t.r.Seq <= p.since.UserSeq && !t.more && !t.expanded {
 		return nil
 	}
 	if !gone {
@@ -85,8 +85,8 @@ func (s *Service) viewLeft(ctx context.Context, p *slide, pr *prefs, t *task) (*
 	}
 	nids := []int64{t.r.EventNID} // how the user is out of the room, whatever was asked for
 	if t.initial {
-		if nids = append(nids, t.seen.Of(m, p.who.User)...); len(nids) > largeState {
-			return nil, errLargeState(t.r.Room)
+		if more := t.seen.Of(m, p.who.User); len(more) < largeState {
+			nids = append(nids, more...)
 		}
 	}
 	slices.Sort(nids)

@@ -113,3 +113,26 @@ func TestStamps(t *testing.T) {
 		t.Errorf("a name is activity, but no news: %v, %t", got, known)
 	}
 }
+
+// A worker that begins to watch a room lacks what happened there before, also if another worker has told the user of the room: until
+// the tail has all of the partition's rooms, PostgreSQL is asked (client-server API, "Syncing": nothing is left out).
+func TestIndexOfAnotherWorkersJoin(t *testing.T) {
+	head := int64(5)
+	heads := func(uint32) int64 { return head }
+	room := func(nid int64, part uint32) *userdb.Membership {
+		return &userdb.Membership{Room: id.Room(fmt.Sprint("!", nid)), RoomPart: part, RoomNID: nid, Membership: "join"}
+	}
+	u := &user{rooms: map[id.Room]*userdb.Membership{"!1": room(1, 0), "!3": room(3, 7)}}
+	u.index(heads)
+	head = 20
+	u.rooms = map[id.Room]*userdb.Membership{"!1": room(1, 0), "!2": room(2, 0), "!3": room(3, 7)}
+	u.index(heads)
+	if u.parts[0].from != 20 || u.parts[1].from != 5 {
+		t.Errorf("held from %d and %d on, want 20, as a room came, and 5", u.parts[0].from, u.parts[1].from)
+	}
+	head = 30
+	u.index(heads)
+	if u.parts[0].from != 20 {
+		t.Errorf("held from %d on, want 20 still", u.parts[0].from)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
@@ -30,7 +29,13 @@ type task struct {
 
 func (t *task) key() roomdb.RoomKey { return roomdb.RoomKey{Part: t.r.RoomPart, NID: t.r.RoomNID} }
 
-func keyOfRoom(r *userdb.Membership) sliding.Key { return sliding.KeyOf(r.RoomPart, r.RoomNID) }
+// keyOfRoom names a room for the connection. Rooms that no local user is in have no number: a hash of the id stands for it.
+func keyOfRoom(r *userdb.Membership) sliding.Key {
+	if r.RoomNID == 0 {
+		return sliding.KeyOfID(r.RoomPart, string(r.Room))
+	}
+	return sliding.KeyOf(r.RoomPart, r.RoomNID)
+}
 
 // What one answer tells of rooms as a whole is bounded: each counts as the events of its timeline, and roomCost for all else. Other
 // rooms follow with the next answer, which does not wait.
@@ -65,20 +70,27 @@ func (s *Service) roomsToTell(ctx context.Context, p *slide, m *moment, x *sight
 			out.others = append(out.others, t)
 		}
 	}
+	cost := 0
 	if p.since != nil {
-		if err := s.addChanged(ctx, p, m, x, out, add); err != nil {
+		if err := s.addChanged(ctx, p, m, x, a, &cost, out, add); err != nil {
 			return nil, err
 		}
 	}
 	if !p.settled(m, x.o) {
-		cost := 0
+		pr, err := s.prefsOf(ctx, p.user)
+		if err != nil {
+			return nil, err
+		}
 		x.each(func(pl *place) bool {
+			if pl.r.Membership == "invite" && !pr.tellsInvite(pl.r.Sender) {
+				return true // it is never told, and must not take the place of others
+			}
 			v := x.of(pl.r.Room, pl)
 			was, known := p.told().Told(keyOfRoom(pl.r))
 			if known && was.Live && !p.wantsMore(v, was) && v.config.Limit == p.told().Configs[was.Config].Limit && sameState(&v.config, &p.told().Configs[was.Config]) {
 				return true
 			}
-			if !known || p.wantsMore(v, was) {
+			if !known || !was.Live || p.wantsMore(v, was) {
 				if cost += v.config.Limit + roomCost; cost > maxWhole {
 					a.partial, a.news = true, true
 					return false
@@ -133,7 +145,7 @@ func (p *slide) wantsMore(v *seen, was sliding.Told) bool {
 }
 
 // addChanged adds the rooms in which something has happened since the client's position.
-func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight, out *todo, add func(*userdb.Membership, activity, *seen)) error {
+func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight, a *slideAnswer, cost *int, out *todo, add func(*userdb.Membership, activity, *seen)) error {
 	if m.seq > p.since.UserSeq {
 		for _, r := range m.rooms {
 			if r.Seq <= p.since.UserSeq {
@@ -150,6 +162,10 @@ func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight,
 			case gone && known,
 				pl != nil && v != nil && (r.Membership != "join" || r.JoinSeq > p.since.UserSeq):
 				add(r, at, v)
+			case known && !gone && (r.Membership != "join" || r.JoinSeq > p.since.UserSeq):
+				// It changed where the client does not look: it is told as a whole when it comes into sight.
+				a.changes.Forget(keyOfRoom(r))
+				a.hidden++
 			}
 			if gone {
 				out.gone = append(out.gone, r)
@@ -167,7 +183,15 @@ func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight,
 		if pl == nil {
 			continue
 		}
-		add(r, pl.activity, x.of(r.Room, pl))
+		v := x.of(r.Room, pl)
+		if v != nil {
+			if *cost += v.config.Limit + roomCost; *cost > maxWhole {
+				p.hide(a, r)
+				a.partial, a.news = true, true
+				continue
+			}
+		}
+		add(r, pl.activity, v)
 	}
 	return nil
 }
@@ -176,7 +200,7 @@ func (s *Service) addChanged(ctx context.Context, p *slide, m *moment, x *sight,
 func (p *slide) hide(a *slideAnswer, r *userdb.Membership) {
 	key := keyOfRoom(r)
 	was, known := p.told().Told(key)
-	if !known || !was.Live {
+	if !known || !was.Live || a.changes.Has(key) {
 		return
 	}
 	pos, ok := p.since.At(r.RoomPart)
@@ -262,7 +286,9 @@ func (s *Service) tellChanges(ctx context.Context, p *slide, m *moment, a *slide
 			return err
 		}
 	}
-	news := len(v.timeline)+len(v.state)+len(v.stubs) > 0 || v.limited || v.joined >= 0
+	// The counts may have fallen at a poll of another device, which kept what they are now.
+	own := !p.req.Stable && slices.ContainsFunc(t.d.receipts, func(c receipt) bool { return c.user == string(p.who.User) })
+	news := own || len(v.timeline)+len(v.state)+len(v.stubs) > 0 || v.limited || v.joined >= 0
 	if !news && v.unread != nil {
 		if news, err = s.moved(ctx, &p.asker, pr, t.r, t.d, t.after, v.unread); err != nil {
 			return err
@@ -383,7 +409,11 @@ func (s *Service) tellWhole(ctx context.Context, p *slide, m *moment, a *slideAn
 			return err
 		}
 		if len(v.nids) > largeState {
-			return errLargeState(t.r.Room)
+			s.log.WarnContext(ctx, "a room is left out of sliding sync, as the state that the client asks for is too large", "room", t.r.Room)
+			if t.known {
+				a.changes.Forget(keyOfRoom(t.r))
+			}
+			continue
 		}
 		want[t.r.RoomPart] = append(want[t.r.RoomPart], v.nids...)
 		views = append(views, v)
@@ -407,12 +437,11 @@ func (s *Service) tellWhole(ctx context.Context, p *slide, m *moment, a *slideAn
 				v.state = append(v.state, e)
 			}
 		}
-		if v.initial {
-			row := w.rows[v.key()]
-			v.joined, v.invited = row.Joined, row.Invited
-			if err := s.addFace(ctx, p, v, w.state(v.key()), true); err != nil {
-				return err
-			}
+		// What changed of these since the client was told of the room is not looked for.
+		row := w.rows[v.key()]
+		v.joined, v.invited, v.named, v.pictured = row.Joined, row.Invited, true, true
+		if err := s.addFace(ctx, p, v, w.state(v.key()), true); err != nil {
+			return err
 		}
 		v.unread = w.unread[v.key()]
 		a.tells(p, v.task)
@@ -515,9 +544,4 @@ func (s *Service) viewWhole(ctx context.Context, p *slide, m *moment, pr *prefs,
 		}
 	}
 	return v, nil
-}
-
-// errLargeState says that a client asks for more members at once than a room's part of an answer has.
-func errLargeState(room id.Room) error {
-	return merr.TooLarge("The state that is asked for of " + string(room) + " is too large for one answer: ask for members with $LAZY")
 }

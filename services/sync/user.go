@@ -226,12 +226,16 @@ type userPart struct {
 
 // index makes what polls need of the rooms that the user is in.
 func (u *user) index(heads func(part uint32) int64) {
-	was := u.parts
+	was, wasIn, entered := u.parts, u.in, make(map[uint32]bool)
 	u.joined, u.parts, u.in = nil, nil, make(map[roomdb.RoomKey]struct{})
 	for _, r := range u.rooms {
 		if r.Membership == "join" {
 			u.joined = append(u.joined, r)
-			u.in[roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}] = struct{}{}
+			key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
+			u.in[key] = struct{}{}
+			if _, before := wasIn[key]; !before {
+				entered[key.Part] = true
+			}
 		}
 	}
 	slices.SortFunc(u.joined, func(a, b *userdb.Membership) int {
@@ -240,9 +244,9 @@ func (u *user) index(heads func(part uint32) int64) {
 	for i, r := range u.joined {
 		if n := len(u.parts); n == 0 || u.parts[n-1].part != r.RoomPart {
 			u.parts = append(u.parts, userPart{part: r.RoomPart, from: heads(r.RoomPart)})
-			// What happened in a room between a join and its being watched is told with the room, as a whole.
+			// The tail lacks what happened in a room before it was watched here, of which another worker may have told the join.
 			for _, p := range was {
-				if p.part == r.RoomPart {
+				if p.part == r.RoomPart && !entered[p.part] {
 					u.parts[n].from = p.from
 				}
 			}

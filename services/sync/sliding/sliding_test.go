@@ -277,3 +277,17 @@ func long(n int) string {
 	}
 	return string(b)
 }
+
+// Rooms that have no number, like those of invites from elsewhere, are told apart, and are no others of their partition.
+func TestKeyOfID(t *testing.T) {
+	a, b := KeyOfID(9, "!a:x"), KeyOfID(9, "!b:x")
+	if a == b || a.part() != 9 || b.part() != 9 || a.nid()>>(nidBits-1) != 1 || a != KeyOfID(9, "!a:x") {
+		t.Errorf("%x, %x", a, b)
+	}
+	var c Changes
+	c.Set(a, Told{Live: true})
+	c.Set(b, Told{Pos: 5, Config: 3})
+	if s := new(State).With(&c); s.Len() != 2 {
+		t.Errorf("%d rooms", s.Len())
+	}
+}

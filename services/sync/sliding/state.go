@@ -19,6 +19,13 @@ func KeyOf(part uint32, nid int64) Key {
 	return Key(uint64(part)<<nidBits | uint64(nid)&(1<<nidBits-1))
 }
 
+// KeyOfID returns the key of a room that has no number there. It is beside the numbers of rooms, which are smaller.
+func KeyOfID(part uint32, room string) Key {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(room)) // it never fails
+	return KeyOf(part, int64(h.Sum64()>>(64-nidBits)|1<<(nidBits-1)))
+}
+
 func (k Key) part() uint64 { return uint64(k) >> nidBits }
 func (k Key) nid() uint64  { return uint64(k) & (1<<nidBits - 1) }
 
@@ -114,6 +121,12 @@ func (c *Changes) Set(k Key, t Told) { c.put(room{k, pack(t)}) }
 
 // Forget says that the client needs no more of a room: it is told anew if it comes back.
 func (c *Changes) Forget(k Key) { c.put(room{key: k}) }
+
+// Has says whether there is a change of a room.
+func (c *Changes) Has(k Key) bool {
+	_, found := slices.BinarySearchFunc(c.rooms, k, func(r room, k Key) int { return cmp.Compare(r.key, k) })
+	return found
+}
 
 func (c *Changes) put(r room) {
 	i, found := slices.BinarySearchFunc(c.rooms, r.key, func(r room, k Key) int { return cmp.Compare(r.key, k) })
