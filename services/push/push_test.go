@@ -100,6 +100,9 @@ func TestOutage(t *testing.T) {
 	for _, u := range users {
 		w.pusher(u, g.address())
 	}
+	// The badge of this one stays as it is.
+	w.exec(0, `UPDATE pusher SET data = convert_to(jsonb_set(convert_from(data, 'UTF8')::jsonb, '{org.matrix.msc4076.disable_badge_count}', 'true')::text, 'UTF8')
+WHERE user_id = $1`, users[0])
 	rooms := []*room{w.room("a"), w.room("b"), w.room("c")}
 	k := w.start("one")
 	w.share(k)

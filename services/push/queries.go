@@ -73,9 +73,10 @@ WHERE q.part = $1 AND q.user_id = $2 AND q.app_id = $3 AND q.pushkey = $4 AND p.
 ORDER BY q.created_ts, q.room_part, q.pos LIMIT $6`
 
 	sqlSent = `DELETE FROM push_pending WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4 AND room_part = $5 AND pos = $6 AND created_ts <= $7`
+	// sqlTold also ends the failing of a pusher that only waited for its gateway: it has no failures of its own.
 	sqlTold = `
 UPDATE pusher SET badge = $5, failures = 0, failing_since = 0, next_try = 0
-WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4 AND (badge <> $5 OR failures > 0)`
+WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4 AND (badge <> $5 OR failures > 0 OR failing_since > 0)`
 	sqlFailed = `
 UPDATE pusher SET failures = failures + $5, failing_since = CASE failing_since WHEN 0 THEN $6 ELSE failing_since END, next_try = $7
 WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4`
