@@ -55,10 +55,10 @@ type Hit struct {
 // Rank says how closely a result matches a query: 1 if its text has no other words.
 func (h *Hit) Rank(q *Query) float64 { return float64(len(q.Words)) / float64(max(h.Length, 1)) }
 
-// Find returns results in order, at most q.Limit, and about how many there are.
-func Find(ctx context.Context, shards *pg.Shards, q Query) (hits []Hit, total int64, err error) {
+// Find returns results in order, at most q.Limit.
+func Find(ctx context.Context, shards *pg.Shards, q Query) (hits []Hit, err error) {
 	if len(q.Words) == 0 || len(q.Rooms) == 0 || q.Limit <= 0 {
-		return nil, 0, nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, searchTime)
 	defer cancel()
@@ -68,21 +68,21 @@ func Find(ctx context.Context, shards *pg.Shards, q Query) (hits []Hit, total in
 		rooms[pool] = append(rooms[pool], r)
 	}
 	for pool, in := range rooms {
-		found, of, err := q.find(ctx, pool, in)
+		found, err := q.find(ctx, pool, in)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, 0, ErrTimeout
+			return nil, ErrTimeout
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("search: %w", err)
+			return nil, fmt.Errorf("search: %w", err)
 		}
-		hits, total = append(hits, found...), total+of
+		hits = append(hits, found...)
 	}
 	slices.SortFunc(hits, q.compare)
-	return hits[:min(len(hits), q.Limit)], total, nil
+	return hits[:min(len(hits), q.Limit)], nil
 }
 
 // find returns the results in rooms of one shard.
-func (q *Query) find(ctx context.Context, pool *pgxpool.Pool, rooms []roomdb.RoomKey) (hits []Hit, total int64, err error) {
+func (q *Query) find(ctx context.Context, pool *pgxpool.Pool, rooms []roomdb.RoomKey) (hits []Hit, err error) {
 	parts, nids := make([]int32, len(rooms)), make([]int64, len(rooms))
 	for i, r := range rooms {
 		parts[i], nids[i] = int32(r.Part), r.NID
@@ -101,14 +101,14 @@ func (q *Query) find(ctx context.Context, pool *pgxpool.Pool, rooms []roomdb.Roo
 	}
 	rows, err := pool.Query(ctx, sql, parts, nids, tsquery(q.Words), fields, maxMatches, q.Limit, after.TS, int32(after.Part), after.NID, after.Length)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	var h Hit
-	_, err = pgx.ForEachRow(rows, []any{&h.Part, &h.Room, &h.NID, &h.TS, &h.Length, &total, &h.Gone}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&h.Part, &h.Room, &h.NID, &h.TS, &h.Length, &h.Gone}, func() error {
 		hits = append(hits, h)
 		return nil
 	})
-	return hits, total, err
+	return hits, err
 }
 
 const (
@@ -122,7 +122,7 @@ WITH m AS MATERIALIZED (
 	SELECT k.p, k.n, s.event_nid, s.ts, s.len FROM unnest($1::int[], $2::bigint[]) AS k (p, n) CROSS JOIN LATERAL (
 		SELECT event_nid, ts, length(words)::bigint AS len FROM search
 		WHERE part = k.p AND room_nid = k.n AND words @@ $3::tsquery AND field = ANY($4) LIMIT $5) s)
-SELECT t.p, t.n, t.event_nid, t.ts, t.len, (SELECT count(*) FROM m), e.ord IS NULL OR e.redacted_by IS NOT NULL
+SELECT t.p, t.n, t.event_nid, t.ts, t.len, e.ord IS NULL OR e.redacted_by IS NOT NULL
 FROM (SELECT * FROM m WHERE %s ORDER BY %s ts DESC, p, event_nid LIMIT $6) t
 CROSS JOIN LATERAL (SELECT event_nid, ord, redacted_by FROM event WHERE part = t.p AND event_nid >= t.event_nid ORDER BY event_nid LIMIT 1) e
 WHERE e.event_nid = t.event_nid`

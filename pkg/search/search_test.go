@@ -69,7 +69,7 @@ func query(text string, rooms ...int64) Query {
 
 func find(t testing.TB, shards *pg.Shards, q Query) (nids []int64) {
 	t.Helper()
-	hits, _, err := Find(context.Background(), shards, q)
+	hits, err := Find(context.Background(), shards, q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestFind(t *testing.T) {
 		// The same, one by one.
 		var pages []int64
 		for q.Limit = 1; ; {
-			hits, _, err := Find(t.Context(), shards, q)
+			hits, err := Find(t.Context(), shards, q)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -117,11 +117,23 @@ func testSearchAccess(t *testing.T, w *world) {
 	bert.join(hidden)
 	seen := anna.say(hidden, word)
 	recent := object{"order_by": "recent"}
-	bert.finds(word, recent, seen, first)
+	counts := func(want int64, r *reply) {
+		t.Helper()
+		if got := r.get(results + "count").Int(); got != want {
+			t.Errorf("count is %d, want %d: %s", got, want, r.raw)
+		}
+	}
+	counts(2, bert.finds(word, recent, seen, first))
 	bert.do("POST", in(room, "leave"), object{}).ok()
 	late := anna.say(room, word)
 	anna.finds(word, object{"order_by": "recent", "filter": object{"rooms": list{room}}}, late, first)
-	bert.finds(word, recent, seen, first)
+	counts(2, bert.finds(word, recent, seen, first))
+	// A page tells nothing of what the user may not see, either: there is a next one only if it has something to show.
+	counts(2, bert.finds(word, object{"order_by": "recent", "filter": object{"limit": 1}}, seen))
+	inRoom := object{"order_by": "recent", "filter": object{"limit": 1, "rooms": list{hidden}}}
+	if r := bert.finds(word, inRoom, seen); r.get(results+"count").Int() != 1 || r.get(results+"next_batch").Exists() {
+		t.Errorf("more than the user may see: %s", r.raw)
+	}
 	bert.do("POST", in(room, "forget"), object{}).ok()
 	bert.finds(word, recent, seen)
 	if got := w.register(t, "stranger").seek(word, nil).ok().found(); len(got) > 0 {

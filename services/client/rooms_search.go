@@ -104,7 +104,6 @@ type searcher struct {
 	ignored    view.Ignored
 
 	results []*searchResult
-	total   int64
 	next    *search.Key
 }
 
@@ -172,16 +171,13 @@ func (s *searcher) find(ctx context.Context) error {
 		return err
 	}
 	s.query.Limit = max(s.limit+1, searchStep)
-	for step := range searchSteps {
-		hits, total, err := search.Find(ctx, s.c.shards, s.query)
+	for range searchSteps {
+		hits, err := search.Find(ctx, s.c.shards, s.query)
 		if errors.Is(err, search.ErrTimeout) {
 			return merr.Unavailable("The search took too long; search for more words").WithCause(err)
 		}
 		if err != nil {
 			return err
-		}
-		if step == 0 {
-			s.total = total
 		}
 		seen, err := s.look(ctx, hits)
 		if err != nil {
@@ -192,7 +188,8 @@ func (s *searcher) find(ctx context.Context) error {
 				s.results = append(s.results, e)
 			}
 			if len(s.results) == s.limit {
-				if i+1 < len(hits) || len(hits) == s.query.Limit {
+				more := slices.ContainsFunc(seen[i+1:], func(e *searchResult) bool { return e != nil })
+				if more || len(hits) == s.query.Limit {
 					s.next = &hits[i].Key
 				}
 				return nil
@@ -378,7 +375,12 @@ func (s *searcher) answer(w http.ResponseWriter, r *http.Request) error {
 		}
 		results[i] = one
 	}
-	out := map[string]any{"results": results, "count": max(s.total, int64(len(results))), "highlights": nonNil(s.highlights)}
+	// The index also has events that the user may not see. They must not count, or the count tells what they say.
+	count := len(results)
+	if s.next != nil {
+		count++
+	}
+	out := map[string]any{"results": results, "count": count, "highlights": nonNil(s.highlights)}
 	if s.next != nil {
 		out["next_batch"] = s.token(searchPage{})
 	}
