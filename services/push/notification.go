@@ -11,6 +11,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	"hanse/pkg/view"
 )
 
 // formatEventIDOnly is the format that leaves out what the event says (client-server API, "Push Notifications").
@@ -96,6 +97,9 @@ func (b *box) describe(ctx context.Context, p *pusher, it *item, n *notification
 	if e == nil || e.RedactedBy != 0 {
 		return false, nil
 	}
+	if seen, err := b.sees(ctx, p.user, e); err != nil || !seen {
+		return false, err
+	}
 	n.EventID, n.RoomID = it.event, it.room
 	// High priority wakes the device: for what makes a sound or is highlighted, or may do so once it is decrypted.
 	n.Prio = "low"
@@ -110,6 +114,15 @@ func (b *box) describe(ctx context.Context, p *pusher, it *item, n *notification
 		n.UserIsTaget, n.Membership = *e.StateKey == string(p.user), e.Membership()
 	}
 	return true, b.names(ctx, e, n)
+}
+
+// sees says whether a user may see an event. An event that was sent before the user joined can arrive after the join.
+func (b *box) sees(ctx context.Context, user id.User, e *roomdb.Event) (bool, error) {
+	if e.Is("m.room.member", string(user)) {
+		return true, nil // invites above all: this server may know nothing else of their room
+	}
+	seen, err := view.Visible(ctx, b.s.rooms, view.Reader{User: user, Joined: true}, []*roomdb.Event{e})
+	return len(seen) > 0, err
 }
 
 // names fills in what the room and the sender are called.
