@@ -43,6 +43,8 @@ type box struct {
 	running map[pusherKey]bool   // requests under way; true: more may wait
 	timers  int
 	checked map[id.User]time.Time // when badges were counted anew
+	// refusals are of the pushers whose gateway has refused the event that comes next.
+	refusals map[pusherKey]refusal
 }
 
 // pusherKey names a pusher.
@@ -52,7 +54,8 @@ type pusherKey struct {
 }
 
 func (s *Service) open(_ context.Context, p *follow.Part) (*box, error) {
-	b := &box{Part: p, s: s, poke: make(chan struct{}, 1), look: true, want: make(map[id.User]struct{}), running: make(map[pusherKey]bool), checked: make(map[id.User]time.Time)}
+	b := &box{Part: p, s: s, poke: make(chan struct{}, 1), look: true, want: make(map[id.User]struct{}), running: make(map[pusherKey]bool), checked: make(map[id.User]time.Time),
+		refusals: make(map[pusherKey]refusal)}
 	b.work.Go(b.run)
 	b.nudge()
 	return b, nil
@@ -211,6 +214,8 @@ type pusher struct {
 	// badge is what the gateway was told last, failures how many attempts in a row have failed; both as of the last read.
 	badge    int64
 	failures int
+	// answered says that the gateway works: it has answered one of the requests that are made now.
+	answered bool
 }
 
 // start starts requests for the pushers of users for which something waits, and that have none under way.

@@ -25,6 +25,8 @@
 //   - A gateway fails: it is asked again after a pause that grows to five minutes, by one request at a time until one succeeds. What
 //     waits for its pushers is cut down to the newest event of each room, and given up after a day. A pusher that fails alone is
 //     tried again after a pause that grows to an hour. Retry-After is heeded.
+//   - A gateway refuses one notification, with a 4xx status other than 429: after three attempts the notification is dropped, and the
+//     next one is sent.
 //   - A gateway rejects a pushkey: its pusher is deleted.
 //   - A worker is killed: the next owner reads its part of the log again from the cursor, which is stored after each run of entries
 //     that notifies somebody, and sends what has a row. What was on its way, or in a run that was not stored yet, arrives twice.

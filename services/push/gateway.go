@@ -121,9 +121,10 @@ func (g *gateways) enter(name string, again func()) (*pass, error) {
 	return &pass{g, to, swift}, nil
 }
 
-// leave ends a request. good says that the gateway has answered as one that works does; retryAfter is how long it wants to be left
-// alone, if it said so.
-func (p *pass) leave(good bool, retryAfter time.Duration) {
+// leave ends a request. good says that the gateway has not failed, and answered that it has answered as one that works does: a good
+// one that has not answered was not asked, and nothing is learned of it. retryAfter is how long it wants to be left alone, if it said
+// so.
+func (p *pass) leave(good, answered bool, retryAfter time.Duration) {
 	g := p.g
 	g.mu.Lock()
 	p.to.busy--
@@ -135,6 +136,7 @@ func (p *pass) leave(good bool, retryAfter time.Duration) {
 	g.metrics.underWay.Dec()
 	now := time.Now()
 	switch {
+	case good && !answered:
 	case good:
 		p.to.failures, p.to.until, p.to.good = 0, time.Time{}, now
 	case !now.Before(p.to.until): // the first one that fails of those that were under way
@@ -143,8 +145,12 @@ func (p *pass) leave(good bool, retryAfter time.Duration) {
 		p.to.until = now.Add(max(pause/2+rand.N(pause/2), min(retryAfter, time.Hour)))
 	}
 	again := p.to.crowd
-	if p.to.failures == 0 { // there is room for some; else they learn of the pause
+	switch {
+	case now.Before(p.to.until): // all learn of the pause
+	case p.to.failures == 0: // there is room for some
 		again = again[:min(len(again), g.cfg.PerGateway-p.to.busy)]
+	default: // one may try
+		again = again[:min(len(again), max(0, 1-p.to.busy))]
 	}
 	p.to.crowd = p.to.crowd[len(again):]
 	g.mu.Unlock()

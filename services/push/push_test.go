@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"maps"
@@ -100,9 +101,6 @@ func TestOutage(t *testing.T) {
 	for _, u := range users {
 		w.pusher(u, g.address())
 	}
-	// The badge of this one stays as it is.
-	w.exec(0, `UPDATE pusher SET data = convert_to(jsonb_set(convert_from(data, 'UTF8')::jsonb, '{org.matrix.msc4076.disable_badge_count}', 'true')::text, 'UTF8')
-WHERE user_id = $1`, users[0])
 	rooms := []*room{w.room("a"), w.room("b"), w.room("c")}
 	k := w.start("one")
 	w.share(k)
@@ -323,5 +321,111 @@ func BenchmarkEvaluate(b *testing.B) {
 				b.Fatal(told)
 			}
 		})
+	}
+}
+
+// A gateway that refuses one notification for its content gets the next ones all the same.
+func TestRefusedForItsContent(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	user := people(1)[0]
+	w.pusher(user, g.address())
+	k := w.start("one")
+	w.share(k)
+	rooms := []*room{w.room("a"), w.room("b"), w.room("c")}
+	var tried atomic.Int64
+	g.fails(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), rooms[0].id) {
+			tried.Add(1)
+			http.Error(rw, "too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		g.record(rw, r)
+	})
+	rooms[0].invite(user)
+	w.until("nothing was refused", func() bool { return tried.Load() > 0 })
+	want := slices.Concat(rooms[1].invite(user), rooms[2].invite(user))
+	w.until("the next ones wait for the one that is refused", func() bool { return len(g.of(user)) == len(want) })
+	same := g.of(user)
+	slices.Sort(same)
+	slices.Sort(want)
+	if !slices.Equal(same, want) || tried.Load() != maxRefusals {
+		t.Errorf("told %v, want %v; %d attempts", same, want, tried.Load())
+	}
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	if n := w.number(`SELECT count(*) FROM pusher WHERE failures > 0 OR failing_since > 0`); n != 0 {
+		t.Error("the pusher still counts as failing")
+	}
+}
+
+// Client-server API, "Room history visibility": nobody is notified of what they may not see. Here that is an event without a state
+// before it; the first event of a room needs none.
+func TestOnlyWhatOneMaySee(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(2)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	k := w.start("one")
+	w.share(k)
+	r := w.room("r")
+	put := func(user id.User, kind string, stateKey *string) string {
+		t.Helper()
+		nid := w.nid.Add(1)
+		event, part := fmt.Sprintf("$%d", nid), partition.Of(string(user))
+		w.exec(r.part, `INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, auth, prev, json)
+VALUES ($1, $2, $3, $4, $2, 1, $5, $6, $7, 1, '{}', '{}', $8)`, int32(r.part), nid, r.nid, event, kind, stateKey, "@a:"+ours,
+			fmt.Appendf(nil, `{"auth_events":[],"content":{},"depth":1,"hashes":{"sha256":"x"},"origin_server_ts":1,"prev_events":[],"room_id":%q,"sender":"@a:%s","signatures":{},"type":%q%s}`,
+				r.id, ours, kind, map[bool]string{true: `,"state_key":""`}[stateKey != nil]))
+		w.exec(part, `INSERT INTO push_pending (part, user_id, app_id, pushkey, room_part, pos, room_id, event_id, event_nid, created_ts)
+VALUES ($1, $2, 'app', $2, $3, $4, $5, $6, $4, $7)`, int32(part), user, int32(r.part), nid, r.id, event, time.Now().UnixMilli())
+		return event
+	}
+	put(users[0], "m.room.message", nil)
+	first := put(users[1], "m.room.create", new(string))
+	for _, u := range users {
+		if err := w.bus.WakePush(partition.Of(string(u)), []id.User{u}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	if got := g.of(users[0]); len(got) > 0 {
+		t.Errorf("notified of %v", got)
+	}
+	if got := g.of(users[1]); !slices.Equal(got, []string{first}) {
+		t.Errorf("notified of %v, want the first event", got)
+	}
+}
+
+// The pushers that a gateway's pause makes wait do not count as failing after it, even if their badge stays as it is.
+func TestAfterPause(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(5)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	w.exec(0, `UPDATE pusher SET data = convert_to(jsonb_set(convert_from(data, 'UTF8')::jsonb, '{org.matrix.msc4076.disable_badge_count}', 'true')::text, 'UTF8')`)
+	k := w.start("one", func(c *Config) { c.PerGateway = 1 })
+	w.share(k)
+	g.fails(func(rw http.ResponseWriter, _ *http.Request) {
+		w.until("the others do not wait", func() bool {
+			k.gateways.mu.Lock()
+			defer k.gateways.mu.Unlock()
+			return len(k.gateways.known[g.URL].crowd) >= len(users)-1
+		})
+		g.works()
+		rw.WriteHeader(http.StatusServiceUnavailable)
+	})
+	w.room("r").invite(users...)
+	w.until("nobody waits", func() bool {
+		return w.number(`SELECT count(*) FROM pusher WHERE failing_since > 0 AND failures = 0`) == int64(len(users)-1)
+	})
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	if n := w.number(`SELECT count(*) FROM pusher WHERE failures > 0 OR failing_since > 0`); n != 0 {
+		t.Errorf("%d pushers still count as failing", n)
 	}
 }

@@ -24,6 +24,8 @@ const (
 	longestRetry = time.Hour
 	// lastWords bounds the time to note what was sent by a worker that has lost the partition.
 	lastWords = 5 * time.Second
+	// maxRefusals is how often a gateway may refuse an event before the event is dropped.
+	maxRefusals = 3
 	// answerBytes bounds what is read of an answer.
 	answerBytes = 64 << 10
 )
@@ -34,7 +36,7 @@ var errRejected = errors.New("the push gateway does not know the pushkey")
 // send sends what waits for a pusher, one request after the other, until one fails.
 func (b *box) send(p *pusher, pass *pass) {
 	good, retryAfter := true, time.Duration(0)
-	defer func() { pass.leave(good, retryAfter) }()
+	defer func() { pass.leave(good, p.answered, retryAfter) }()
 	defer b.end(p, true)
 	err := b.sendAll(p)
 	var f *failure
@@ -59,7 +61,11 @@ func (b *box) sendAll(p *pusher) error {
 			if b.leaving() {
 				return nil
 			}
-			if err := b.sendOne(p, &items[i]); err != nil {
+			err := b.sendOne(p, &items[i])
+			if b.refusedOften(p, &items[i], err) {
+				err = b.drop(p, &items[i], err)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -87,6 +93,10 @@ func (b *box) sendOne(p *pusher, it *item) error {
 	}
 	if body != nil {
 		rejected, err := b.post(ctx, p, body)
+		var f *failure
+		if err == nil || errors.As(err, &f) && f.mild {
+			p.answered = true
+		}
 		if err != nil {
 			return err
 		}
@@ -115,6 +125,50 @@ func (b *box) sendOne(p *pusher, it *item) error {
 	if err != nil {
 		return fmt.Errorf("store what was sent: %w", err)
 	}
+	return nil
+}
+
+// refusal counts how often a gateway has refused the event that comes next.
+type refusal struct {
+	roomPart int32
+	pos      int64
+	times    int
+}
+
+// refusedOften notes the outcome of a request, and says whether the gateway works but refuses the event again and again: for what it
+// says, such as its size. A worker that takes the partition counts anew.
+func (b *box) refusedOften(p *pusher, it *item, err error) bool {
+	var f *failure
+	if !errors.As(err, &f) || !f.mild || it.badge() {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.refusals[p.pusherKey]
+	if r.roomPart != it.roomPart || r.pos != it.pos {
+		r = refusal{roomPart: it.roomPart, pos: it.pos}
+	}
+	if r.times++; r.times >= maxRefusals {
+		delete(b.refusals, p.pusherKey)
+		return true
+	}
+	if len(b.refusals) >= maxChecked {
+		clear(b.refusals)
+	}
+	b.refusals[p.pusherKey] = r
+	return false
+}
+
+// drop gives up an event that the gateway refuses, or the events behind it would wait for it.
+func (b *box) drop(p *pusher, it *item, why error) error {
+	b.s.metrics.requests.WithLabelValues("failed").Inc()
+	b.s.log.Info("push gateway refuses a notification; it is dropped", "gateway", p.gateway, "app", p.app, "err", why)
+	var q pgx.Batch
+	q.Queue(sqlSent, int32(b.N), p.user, p.app, p.pushkey, it.roomPart, it.pos, it.created)
+	if err := b.Store(b.Context(), &q); err != nil {
+		return fmt.Errorf("drop what is refused: %w", err)
+	}
+	b.s.metrics.dropped.WithLabelValues("refused").Inc()
 	return nil
 }
 

@@ -252,6 +252,11 @@ func (g *testGateway) serve(rw http.ResponseWriter, r *http.Request) {
 		(*f)(rw, r)
 		return
 	}
+	g.record(rw, r)
+}
+
+// record takes a notification.
+func (g *testGateway) record(rw http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	var got struct {
 		Notification struct {
