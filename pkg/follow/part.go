@@ -146,6 +146,14 @@ func (p *Part) Reach(ctx context.Context, logPart uint32, pos int64) error {
 	return p.putCursors(ctx, upTo, wanted)
 }
 
+// Reached returns the position of a log partition up to which it is stored that entries were handled. Plan uses it, after Reach, when
+// it is repeated: entries up to there were done.
+func (p *Part) Reached(logPart uint32) int64 {
+	p.flushing.Lock()
+	defer p.flushing.Unlock()
+	return p.stored[logPart]
+}
+
 func (p *Part) anyActive() bool {
 	for q := range p.active {
 		if p.active[q].Load() {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/tidwall/gjson"
 
 	"hanse/pkg/bus"
@@ -44,23 +45,39 @@ type row struct {
 	tweaks   []byte
 }
 
-// plan evaluates a run of log entries, and stores whom to notify of what. It is repeated if anything fails: rows that are there
-// already stay as they are.
+// queueAtOnce bounds the rows of one statement, and, but for those of one entry, what is collected before it is stored.
+const queueAtOnce = 20_000
+
+// plan evaluates a run of log entries, and stores whom to notify of what. It is repeated if anything fails: entries that are done are
+// left out then, and rows that are there already stay as they are.
 func (s *Service) plan(ctx context.Context, d bus.Delivery) (func(follow.Hand[*box]), error) {
 	b, ours := s.follow.Get(d.Part)
 	if !ours {
 		return nil, errGivenUp
 	}
+	done := b.Reached(d.Part)
 	var q queued
-	for _, e := range d.Entries {
+	for i, e := range d.Entries {
+		if e.Pos <= done {
+			continue
+		}
 		if err := s.planEntry(ctx, roomdb.RoomKey{Part: d.Part, NID: e.RoomNid}, e, &q); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", e.Pos, err)
 		}
+		if i < len(d.Entries)-1 && len(q.rows)+len(q.badges) < queueAtOnce {
+			continue
+		}
+		if err := s.queue(ctx, &q); err != nil {
+			return nil, err
+		}
+		if len(q.rows) > 0 {
+			if err := b.Reach(ctx, d.Part, e.Pos); err != nil { // or the next owner queues it again
+				return nil, err
+			}
+		}
+		q = queued{}
 	}
-	if err := s.queue(ctx, &q); err != nil || len(q.rows) == 0 {
-		return nil, err
-	}
-	return nil, b.Reach(ctx, d.Part, d.Entries[len(d.Entries)-1].Pos) // or the next owner queues it again
+	return nil, nil
 }
 
 func (s *Service) planEntry(ctx context.Context, key roomdb.RoomKey, e *logv1.Entry, q *queued) error {
@@ -329,26 +346,17 @@ func tweaksOf(o pushrule.Outcome) []byte {
 	return b
 }
 
-// queue stores what a run of entries leads to, with a fixed number of statements for each shard, and wakes who sends it.
+// queue stores what some entries lead to, with a fixed number of statements for each shard unless there is very much of it, and wakes
+// who sends it.
 func (s *Service) queue(ctx context.Context, q *queued) error {
 	wake := make(map[uint32][]id.User)
 	now := time.Now().UnixMilli()
-	for pool, rows := range s.rowsByShard(q.rows) {
-		n := len(rows)
-		parts, users, roomParts, nids := make([]int32, n), make([]string, n), make([]int32, n), make([]int64, n)
-		rooms, events, eventNIDs, positions, tweaks := make([]string, n), make([]string, n), make([]int64, n), make([]int64, n), make([][]byte, n)
-		for i, r := range rows {
-			part := partition.Of(string(r.user))
-			parts[i], users[i], roomParts[i], nids[i] = int32(part), string(r.user), int32(r.key.Part), r.key.NID
-			rooms[i], events[i], eventNIDs[i], positions[i], tweaks[i] = r.room, r.event, r.eventNID, r.pos, r.tweaks
-			wake[part] = append(wake[part], r.user)
+	for pool, all := range s.rowsByShard(q.rows) {
+		for rows := range slices.Chunk(all, queueAtOnce) {
+			if err := s.queueRows(ctx, pool, rows, now, wake); err != nil {
+				return err
+			}
 		}
-		var collapsed float64
-		err := pool.QueryRow(ctx, sqlQueue, parts, users, roomParts, nids, rooms, events, eventNIDs, positions, tweaks, now).Scan(&collapsed)
-		if err != nil {
-			return fmt.Errorf("queue notifications: %w", err)
-		}
-		s.metrics.dropped.WithLabelValues("collapsed").Add(collapsed)
 	}
 	if err := s.queueBadges(ctx, q.badges, now, wake); err != nil {
 		return err
@@ -358,6 +366,26 @@ func (s *Service) queue(ctx context.Context, q *queued) error {
 			s.log.Debug("wake push", "part", part, "err", err) // the next look finds it
 		}
 	}
+	return nil
+}
+
+// queueRows stores rows of users of one shard.
+func (s *Service) queueRows(ctx context.Context, pool *pgxpool.Pool, rows []row, now int64, wake map[uint32][]id.User) error {
+	n := len(rows)
+	parts, users, roomParts, nids := make([]int32, n), make([]string, n), make([]int32, n), make([]int64, n)
+	rooms, events, eventNIDs, positions, tweaks := make([]string, n), make([]string, n), make([]int64, n), make([]int64, n), make([][]byte, n)
+	for i, r := range rows {
+		part := partition.Of(string(r.user))
+		parts[i], users[i], roomParts[i], nids[i] = int32(part), string(r.user), int32(r.key.Part), r.key.NID
+		rooms[i], events[i], eventNIDs[i], positions[i], tweaks[i] = r.room, r.event, r.eventNID, r.pos, r.tweaks
+		wake[part] = append(wake[part], r.user)
+	}
+	var collapsed float64
+	err := pool.QueryRow(ctx, sqlQueue, parts, users, roomParts, nids, rooms, events, eventNIDs, positions, tweaks, now).Scan(&collapsed)
+	if err != nil {
+		return fmt.Errorf("queue notifications: %w", err)
+	}
+	s.metrics.dropped.WithLabelValues("collapsed").Add(collapsed)
 	return nil
 }
 

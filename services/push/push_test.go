@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"hanse/pkg/bus"
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
@@ -427,5 +428,45 @@ func TestAfterPause(t *testing.T) {
 	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
 	if n := w.number(`SELECT count(*) FROM pusher WHERE failures > 0 OR failing_since > 0`); n != 0 {
 		t.Errorf("%d pushers still count as failing", n)
+	}
+}
+
+// A run of the log that is planned again notifies nobody again, and what notifies very many is stored in pieces.
+func TestPlannedAgain(t *testing.T) {
+	w := newWorld(t)
+	g := w.gateway()
+	users := people(3)
+	for _, u := range users {
+		w.pusher(u, g.address())
+	}
+	k := w.start("one")
+	w.share(k)
+	r := w.room("r")
+	var q queued
+	for i, u := range slices.Concat(people(2 * queueAtOnce)[3:], users[:1]) { // of whom one has a pusher
+		q.rows = append(q.rows, row{user: u, key: roomdb.RoomKey{Part: r.part, NID: r.nid}, room: r.id, event: "$x", eventNID: int64(i), pos: 1 << 40, tweaks: plainTweaks})
+	}
+	if err := k.queue(t.Context(), &q); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.number(`SELECT count(*) FROM push_unread WHERE user_id = $1`, users[0]); n != 1 {
+		t.Error("the last piece is not stored")
+	}
+	sent := r.invite(users...)
+	for i, u := range users {
+		w.until("not notified", func() bool { return slices.Contains(g.of(u), sent[i]) })
+	}
+	w.until("rows are left", func() bool { return w.number(`SELECT count(*) FROM push_pending`) == 0 })
+	entries, err := k.rooms.ReadLog(t.Context(), r.part, 1, 100)
+	if err != nil || len(entries) != len(users) {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	b, _ := k.follow.Get(r.part)
+	w.until("how far the log was planned is not stored", func() bool { return b.Reached(r.part) == entries[len(entries)-1].Pos })
+	if _, err := k.plan(t.Context(), bus.Delivery{Part: r.part, Entries: entries}); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.number(`SELECT count(*) FROM push_pending`); n != 0 {
+		t.Errorf("%d notifications again", n)
 	}
 }
