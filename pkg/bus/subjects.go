@@ -25,6 +25,8 @@ const (
 	subjectKeys     = "hanse.keys"
 	subjectPush     = "hanse.push."
 	subjectPushers  = "hanse.pushers."
+	subjectService  = "hanse.appservice.wake"
+	subjectAliases  = "hanse.aliases"
 )
 
 // maxPayload is what NATS accepts in one message (its default).
@@ -161,20 +163,47 @@ func (b *Bus) SubscribeRedacted(fn func(*logv1.Redacted)) (*Subscription, error)
 }
 
 // PublishKeys tells all workers that another server has told its verify keys anew.
-func (b *Bus) PublishKeys(server string) error {
-	if err := b.nc.Publish(subjectKeys, []byte(server)); err != nil {
-		b.metrics.failed.WithLabelValues("keys").Inc()
-		return fmt.Errorf("publish %s: %w", subjectKeys, err)
-	}
-	b.metrics.published.WithLabelValues("keys").Inc()
-	return nil
-}
+func (b *Bus) PublishKeys(server string) error { return b.publishText(subjectKeys, "keys", server) }
 
 // SubscribeKeys hears which servers have told their keys anew.
 func (b *Bus) SubscribeKeys(fn func(server string)) (*Subscription, error) {
-	sub, err := b.nc.Subscribe(subjectKeys, func(msg *nats.Msg) { fn(string(msg.Data)) })
+	return b.subscribeText(subjectKeys, fn)
+}
+
+// WakeAppservice says that an application service has shown itself: it is worth another attempt.
+func (b *Bus) WakeAppservice(service string) error {
+	return b.publishText(subjectService, "appservice", service)
+}
+
+// SubscribeAppservice hears which application services have shown themselves.
+func (b *Bus) SubscribeAppservice(fn func(service string)) (*Subscription, error) {
+	return b.subscribeText(subjectService, fn)
+}
+
+// PublishAliases says that a room of this cluster has other aliases now.
+func (b *Bus) PublishAliases(room id.Room) error {
+	return b.publishText(subjectAliases, "aliases", string(room))
+}
+
+// SubscribeAliases hears which rooms have other aliases now.
+func (b *Bus) SubscribeAliases(fn func(id.Room)) (*Subscription, error) {
+	return b.subscribeText(subjectAliases, func(room string) { fn(id.Room(room)) })
+}
+
+// publishText sends a message that is no more than a name.
+func (b *Bus) publishText(subject, kind, text string) error {
+	if err := b.nc.Publish(subject, []byte(text)); err != nil {
+		b.metrics.failed.WithLabelValues(kind).Inc()
+		return fmt.Errorf("publish %s: %w", subject, err)
+	}
+	b.metrics.published.WithLabelValues(kind).Inc()
+	return nil
+}
+
+func (b *Bus) subscribeText(subject string, fn func(string)) (*Subscription, error) {
+	sub, err := b.nc.Subscribe(subject, func(msg *nats.Msg) { fn(string(msg.Data)) })
 	if err != nil {
-		return nil, fmt.Errorf("subscribe %s: %w", subjectKeys, err)
+		return nil, fmt.Errorf("subscribe %s: %w", subject, err)
 	}
 	return &Subscription{sub}, nil
 }

@@ -89,6 +89,9 @@ type Config[K Keeper] struct {
 	Reach  Reach
 	// FromHead lets a partition that was never followed begin at the present heads of the log, not at its beginning.
 	FromHead bool
+	// Wanted, if not nil, says whether a partition has keys at all. One that has none is not taken, and a worker without partitions
+	// reads no log. The role calls Again when the answer for a partition has changed.
+	Wanted func(part uint32) bool
 
 	Shards  *pg.Shards
 	Bus     *bus.Bus
@@ -165,7 +168,7 @@ func (f *Follower[K]) Run(ctx context.Context) {
 // Drain gives all partitions to other workers, and returns when that is done.
 func (f *Follower[K]) Drain(ctx context.Context) error {
 	f.drain.Store(true)
-	f.again()
+	f.Again()
 	select {
 	case <-f.drained:
 		return nil

@@ -44,8 +44,8 @@ func (f *Follower[K]) retry(err error) time.Duration {
 	return time.Second
 }
 
-// again lets own look at the ownership.
-func (f *Follower[K]) again() {
+// Again has the ownership of all partitions looked at soon.
+func (f *Follower[K]) Again() {
 	select {
 	case f.rebalance <- struct{}{}:
 	default:
@@ -61,7 +61,7 @@ func (f *Follower[K]) balance(ctx context.Context) error {
 		f.mu.RLock()
 		have := f.parts[part]
 		f.mu.RUnlock()
-		want := !f.drain.Load() && f.cfg.Members.Mine(part, f.cfg.Role)
+		want := !f.drain.Load() && f.cfg.Members.Mine(part, f.cfg.Role) && (f.cfg.Wanted == nil || f.cfg.Wanted(part))
 		if have != nil && have.Lost() {
 			f.yielded[part] = time.Now().Add(yieldFor)
 		}
@@ -169,7 +169,7 @@ func (f *Follower[K]) lowest(q uint32) int64 {
 // load takes a partition, and opens its keeper.
 func (f *Follower[K]) load(ctx context.Context, part uint32) (*held[K], error) {
 	n := int(f.cfg.Shards.P())
-	p := &Part{N: part, s: f.s, shards: f.cfg.Shards, again: f.again, storing: f.cfg.Storing, handed: make([]atomic.Int64, n),
+	p := &Part{N: part, s: f.s, shards: f.cfg.Shards, again: f.Again, storing: f.cfg.Storing, handed: make([]atomic.Int64, n),
 		active: make([]atomic.Bool, n), stored: make([]int64, n), complete: time.Now()}
 	if f.cfg.FromHead {
 		for q := range p.stored {
@@ -233,6 +233,11 @@ func (f *Follower[K]) giveUp(lose []*held[K]) {
 		f.parts[h.N] = nil
 	}
 	f.mu.Unlock()
+	if f.cfg.Reach == WholeLog && len(f.held()) == 0 {
+		for q := range f.cfg.Shards.P() {
+			f.reader.Remove(q)
+		}
+	}
 	for _, h := range lose {
 		h.keeper.Leave()
 	}

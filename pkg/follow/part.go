@@ -136,6 +136,19 @@ func (p *Part) flush(ctx context.Context, k Keeper, all bool) error {
 	return err
 }
 
+// Begin lets the partition begin at positions behind its cursors, if nobody needs what lies between. Only Open may call it.
+func (p *Part) Begin(ctx context.Context, at []int64) error {
+	p.flushing.Lock()
+	defer p.flushing.Unlock()
+	wanted := make([]bool, len(at))
+	for q, pos := range at {
+		if wanted[q] = pos > p.stored[q]; wanted[q] {
+			p.handed[q].Store(pos)
+		}
+	}
+	return p.putCursors(ctx, at, wanted)
+}
+
 // Reach stores at once that a log partition was handled up to a position. A role calls it in Plan after what must not be done twice
 // more often than need be; else cursors are stored every second.
 func (p *Part) Reach(ctx context.Context, logPart uint32, pos int64) error {

@@ -10,6 +10,7 @@ import (
 
 	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/matrix/roomversion"
 	logv1 "hanse/proto/log/v1"
 )
 
@@ -86,6 +87,20 @@ func (d *DB) readableRooms(ctx context.Context, part uint32, rooms []int64) (map
 		metas[nid] = one[nid]
 	}
 	return metas, nil
+}
+
+// FromLog returns the event of an entry of the log as it is stored, but for its cause, its auth and its prev events.
+func FromLog(part uint32, e *logv1.Entry) (*Event, error) {
+	l := e.GetEvent()
+	rules, ok := roomversion.Get(l.RoomVersion)
+	if !ok {
+		return nil, fmt.Errorf("event %s: room version %q", l.EventId, l.RoomVersion)
+	}
+	pdu, err := event.ParseTrusted(l.Json, id.Event(l.EventId), rules)
+	if err != nil {
+		return nil, fmt.Errorf("event %s: %w", l.EventId, err)
+	}
+	return &Event{PDU: pdu, Part: part, RoomNID: e.RoomNid, NID: l.Nid, Ord: e.Pos, SID: l.Sid, NotifySeq: l.NotifySeq, Replaces: l.ReplacesNid}, nil
 }
 
 type logRow struct {

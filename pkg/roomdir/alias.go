@@ -59,6 +59,7 @@ func (d *DB) Add(ctx context.Context, a Alias) error {
 	if tag.RowsAffected() == 0 {
 		return ErrTaken
 	}
+	d.changed(a.Room)
 	return nil
 }
 
@@ -78,6 +79,7 @@ func (d *DB) Point(ctx context.Context, a Alias) error {
 	if tag.RowsAffected() == 0 {
 		return ErrTaken
 	}
+	d.changed(a.Room)
 	return nil
 }
 
@@ -103,7 +105,17 @@ func (d *DB) Delete(ctx context.Context, alias id.Alias, room id.Room) error {
 	if tag.RowsAffected() == 0 {
 		return ErrNotFound
 	}
+	d.changed(room)
 	return nil
+}
+
+// Announce has fn called after each change of a room's aliases by this process, in place of one that was named before.
+func (d *DB) Announce(fn func(id.Room)) { d.announce = fn }
+
+func (d *DB) changed(room id.Room) {
+	if d.announce != nil && room != "" {
+		d.announce(room)
+	}
 }
 
 // AliasesOf returns our aliases of a room, in order. They may lie in any partition.

@@ -25,6 +25,8 @@ type DB struct {
 	shards *pg.Shards
 	rooms  *roomdb.DB
 	cache  *cache.Cache[state.Ref, *Summary]
+	// announce may be nil.
+	announce func(id.Room)
 }
 
 // New returns the directory. Metrics may be nil.

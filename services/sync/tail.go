@@ -2,14 +2,11 @@ package sync
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
 	"hanse/pkg/bus"
-	"hanse/pkg/matrix/event"
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/userdb"
 	"hanse/pkg/view"
@@ -314,17 +311,9 @@ func parseEntry(part uint32, e *logv1.Entry) (*entry, error) {
 		out.filled = true
 	case *logv1.Entry_Event:
 		l := body.Event
-		rules, ok := roomversion.Get(l.RoomVersion)
-		if !ok {
-			return nil, fmt.Errorf("event %s: room version %q", l.EventId, l.RoomVersion)
-		}
-		pdu, err := event.ParseTrusted(l.Json, id.Event(l.EventId), rules)
-		if err != nil {
-			return nil, fmt.Errorf("event %s: %w", l.EventId, err)
-		}
-		out.event = &roomdb.Event{
-			PDU: pdu, Part: part, RoomNID: e.RoomNid, NID: l.Nid, Ord: e.Pos, SID: l.Sid, NotifySeq: l.NotifySeq,
-			Replaces: l.ReplacesNid,
+		var err error
+		if out.event, err = roomdb.FromLog(part, e); err != nil {
+			return nil, err
 		}
 		if l.TxnId != "" {
 			out.event.Cause = view.Cause(id.User(l.Sender), id.Device(l.DeviceId), l.TxnId)
