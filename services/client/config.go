@@ -7,6 +7,9 @@ import (
 
 	"hanse/pkg/discovery"
 	"hanse/pkg/session"
+	"hanse/services/client/about"
+	"hanse/services/client/account"
+	"hanse/services/client/core"
 )
 
 // Config is what an operator sets for the client API.
@@ -14,30 +17,15 @@ type Config struct {
 	// What the world is told has its keys in this section.
 	discovery.Config `yaml:",inline"`
 
-	Registration  Registration   `yaml:"registration"`
-	Session       session.Config `yaml:"session"`
-	Tokens        Tokens         `yaml:"tokens"`
-	UserDirectory UserDirectory  `yaml:"user_directory"`
-	Search        Search         `yaml:"search"`
-	TURN          TURN           `yaml:"turn"`
-	Quotas        Quotas         `yaml:"quotas"`
-	UIATimeout    time.Duration  `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
-	TaskInterval  time.Duration  `yaml:"task_interval" doc:"How often a worker looks for work that another one left behind."`
-}
-
-// Registration is who may make an account.
-type Registration struct {
-	Enabled      bool             `yaml:"enabled" doc:"Whether anybody may register."`
-	SharedSecret string           `yaml:"shared_secret" secret:"true" doc:"Secret for /_synapse/admin/v1/register, by which tools make accounts. Empty: closed."`
-	Tokens       map[string]int64 `yaml:"tokens" secret:"true" doc:"Tokens of which registering demands one (m.login.registration_token), with the number of uses each has; 0: any number. None: no token is needed."`
-	Guests       bool             `yaml:"guests" doc:"Whether guests may register, without a password."`
-}
-
-// Tokens is how long tokens live.
-type Tokens struct {
-	Access  time.Duration `yaml:"access" doc:"Life of the access tokens of clients that refresh them; those of others do not expire."`
-	Refresh time.Duration `yaml:"refresh" doc:"Life of refresh tokens; 0: they do not expire."`
-	OpenID  time.Duration `yaml:"openid" doc:"Life of OpenID tokens."`
+	Registration  account.Registration `yaml:"registration"`
+	Session       session.Config       `yaml:"session"`
+	Tokens        account.Tokens       `yaml:"tokens"`
+	UserDirectory UserDirectory        `yaml:"user_directory"`
+	Search        Search               `yaml:"search"`
+	TURN          about.TURN           `yaml:"turn"`
+	Quotas        core.Quotas          `yaml:"quotas"`
+	UIATimeout    time.Duration        `yaml:"uia_timeout" doc:"How long a session of user-interactive authentication lives without use."`
+	TaskInterval  time.Duration        `yaml:"task_interval" doc:"How often a worker looks for work that another one left behind."`
 }
 
 // UserDirectory is who finds whom.
@@ -55,9 +43,9 @@ func Defaults() Config {
 	return Config{
 		Session:      session.Defaults(),
 		Search:       Search{Enabled: true},
-		Tokens:       Tokens{Access: 5 * time.Minute, OpenID: time.Hour},
-		TURN:         TURN{Lifetime: 24 * time.Hour},
-		Quotas:       defaultQuotas(),
+		Tokens:       account.Tokens{Access: 5 * time.Minute, OpenID: time.Hour},
+		TURN:         about.TURN{Lifetime: 24 * time.Hour},
+		Quotas:       core.DefaultQuotas(),
 		UIATimeout:   15 * time.Minute,
 		TaskInterval: 5 * time.Second,
 	}

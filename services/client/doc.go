@@ -1,5 +1,18 @@
-// Package client is the role that answers the client-server API, but for /sync and media: accounts, sessions, devices,
-// keys, account data, profiles, directories, and everything that clients do in rooms.
+// Package client is the role that answers the client-server API, but for /sync and media. This package wires it: it makes the concerns,
+// each a package of its own, and runs what they do in the background.
+//
+//	core       what all concerns share: routes, who asks, limits, quotas, answers, other servers, tasks
+//	account    registering, logging in, devices, passwords, closing an account
+//	keys       end-to-end encryption: keys, cross-signing, backup, dehydrated devices, messages to devices
+//	people     profiles, presence, the user directory
+//	settings   account data, filters, push rules, pushers
+//	timeline   reading rooms: messages, state, relations, search
+//	directory  finding rooms: aliases, published rooms, spaces
+//	rooms      acting in rooms: making, upgrading, membership, sending, receipts
+//	about      versions, capabilities, TURN
+//
+// What several concerns use has its package, too: access (what a user may do in a room), sharing (who is in rooms together), filter,
+// uia (user-interactive authentication). clienttest runs a worker for tests.
 //
 // # Model
 //
@@ -14,8 +27,5 @@
 // Redis holds what may be lost: sessions of user-interactive authentication, nonces, presence. Without Redis, single
 // stage authentication works still.
 //
-// # Files
-//
-// Each endpoint group has a file and a method that registers its routes (routes.go calls them). Handlers parse and
-// check the request, call one function, and write the answer.
+// Handlers parse and check the request, call one function, and write the answer.
 package client

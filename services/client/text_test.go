@@ -1,4 +1,4 @@
-package client
+package client_test
 
 import (
 	"fmt"
@@ -8,13 +8,14 @@ import (
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/partition"
+	"hanse/services/client/clienttest"
 )
 
 // Text that PostgreSQL cannot hold is the client's mistake, wherever it is.
 func TestNulAndBrokenText(t *testing.T) {
-	c := newCluster(t)
-	anna := c.register("anna")
-	own := v3 + "/user/" + string(anna.id)
+	c := clienttest.New(t)
+	anna := c.Register("anna")
+	own := v3 + "/user/" + string(anna.ID)
 	for _, tc := range []struct {
 		method, path string
 		body         any
@@ -22,27 +23,27 @@ func TestNulAndBrokenText(t *testing.T) {
 		{"GET", v3 + "/devices/%00", nil},
 		{"GET", v3 + "/devices/%ff", nil},
 		{"PUT", own + "/account_data/a%00b", map[string]any{}},
-		{"PUT", v3 + "/profile/" + string(anna.id) + "/displayname", `{"displayname":"a\u0000b"}`},
-		{"PUT", v3 + "/profile/" + string(anna.id) + "/a.b", `{"a.b":"a\u0000b"}`},
-		{"PUT", v3 + "/sendToDevice/m.x/t", `{"messages":{"` + string(anna.id) + `":{"a\u0000":{}}}}`},
+		{"PUT", v3 + "/profile/" + string(anna.ID) + "/displayname", `{"displayname":"a\u0000b"}`},
+		{"PUT", v3 + "/profile/" + string(anna.ID) + "/a.b", `{"a.b":"a\u0000b"}`},
+		{"PUT", v3 + "/sendToDevice/m.x/t", `{"messages":{"` + string(anna.ID) + `":{"a\u0000":{}}}}`},
 		{"POST", v3 + "/keys/upload", `{"one_time_keys":{"a\u0000:b":"x"}}`},
-		{"POST", v3 + "/keys/claim", `{"one_time_keys":{"` + string(anna.id) + `":{"D":"a\u0000"}}}`},
+		{"POST", v3 + "/keys/claim", `{"one_time_keys":{"` + string(anna.ID) + `":{"D":"a\u0000"}}}`},
 		{"POST", v3 + "/users/@b:a.example/report", `{"reason":"a\u0000"}`},
 		{"POST", v3 + "/room_keys/version", `{"algorithm":"a\u0000","auth_data":{}}`},
 	} {
-		if a := anna.do(tc.method, tc.path, tc.body); a.status != 400 {
-			t.Errorf("%s %s: %d %s", tc.method, tc.path, a.status, a.raw)
+		if a := anna.Do(tc.method, tc.path, tc.body); a.Status != 400 {
+			t.Errorf("%s %s: %d %s", tc.method, tc.path, a.Status, a.Raw)
 		}
 	}
 }
 
 // Awkward text in the path or the body of any endpoint is the client's mistake, or none: never 5xx.
 func TestAwkwardText(t *testing.T) {
-	c := newCluster(t)
+	c := clienttest.New(t)
 	rt := httpx.NewRouter(httpx.RouterConfig{Name: "patterns"})
-	c.client.Routes(rt)
-	anna := c.register("anna")
-	filled := map[string]string{"userId": string(anna.id), "deviceId": anna.device, "roomId": "!r:a.example", "roomIdOrAlias": "!r:a.example",
+	c.Client.Routes(rt)
+	anna := c.Register("anna")
+	filled := map[string]string{"userId": string(anna.ID), "deviceId": anna.Device, "roomId": "!r:a.example", "roomIdOrAlias": "!r:a.example",
 		"roomAlias": "%23r:a.example", "eventId": "$e", "version": "1", "scope": "global", "kind": "content", "filterId": "0"}
 	texts := map[string][2]string{"NUL": {"%00", `\u0000`}, "lone surrogate": {"%ed%a0%80", `\ud800`}, "U+FFFD": {"%ef%bf%bd", `\ufffd`},
 		"U+10FFFF": {"%f4%8f%bf%bf", `\udbff\udfff`}, "newline": {"%0a", `\n`}, "DEL": {"%7f", `\u007f`}, "invalid UTF-8": {"%ff", "\xff"},
@@ -73,28 +74,28 @@ func TestAwkwardText(t *testing.T) {
 			}
 			return out
 		}
-		if anna.do(method, fill("", ""), `{}`).status >= 500 {
+		if anna.Do(method, fill("", ""), `{}`).Status >= 500 {
 			continue // of a role that is not here
 		}
 		for what, text := range texts {
 			for name := range strings.SplitSeq(path, "{") {
 				if name, _, ok := strings.Cut(name, "}"); ok {
-					if r := anna.do(method, fill(name, text[0]), `{}`); r.status >= 500 {
-						t.Errorf("%s with %s in %s: %d %s", pattern, what, name, r.status, r.raw)
+					if r := anna.Do(method, fill(name, text[0]), `{}`); r.Status >= 500 {
+						t.Errorf("%s with %s in %s: %d %s", pattern, what, name, r.Status, r.Raw)
 					}
 				}
 			}
 			if method == "GET" || method == "HEAD" {
 				continue
 			}
-			for _, body := range awkwardBodies(text[1], string(anna.id)) {
-				if r := anna.do(method, fill("", ""), body); r.status >= 500 {
-					t.Errorf("%s with %s: %d %s, %.200s", pattern, what, r.status, r.raw, body)
+			for _, body := range awkwardBodies(text[1], string(anna.ID)) {
+				if r := anna.Do(method, fill("", ""), body); r.Status >= 500 {
+					t.Errorf("%s with %s: %d %s, %.200s", pattern, what, r.Status, r.Raw, body)
 				}
 			}
 		}
 	}
-	anna.do("GET", v3+"/account/whoami", nil).ok()
+	anna.Do("GET", v3+"/account/whoami", nil).OK()
 }
 
 // awkwardBodies have the members that endpoints know, with an awkward end of their strings.
@@ -135,18 +136,18 @@ func incompressible(n int) string {
 
 // Nothing of what other servers cannot take is queued for them.
 func TestAwkwardTextIsNotQueued(t *testing.T) {
-	c := newCluster(t)
-	anna := c.register("anna")
+	c := clienttest.New(t)
+	anna := c.Register("anna")
 	for i, body := range []string{`{"messages":{"@b:other.example":{"\u0000":{}}}}`, `{"messages":{"@b:other.example":{"D":{"x":"\ud800"}}}}`,
 		`{"messages":{"@b:other.example":{"":{}}}}`} {
-		if r := anna.do("PUT", fmt.Sprint(v3, "/sendToDevice/m.x/t", i), body); r.status != 400 {
-			t.Errorf("%s: %d %s", body, r.status, r.raw)
+		if r := anna.Do("PUT", fmt.Sprint(v3, "/sendToDevice/m.x/t", i), body); r.Status != 400 {
+			t.Errorf("%s: %d %s", body, r.Status, r.Raw)
 		}
 	}
-	anna.do("PUT", v3+"/sendToDevice/m.x/good", `{"messages":{"@b:other.example":{"D":{"x":"\u0000 is text"}}}}`).ok()
+	anna.Do("PUT", v3+"/sendToDevice/m.x/good", `{"messages":{"@b:other.example":{"D":{"x":"\u0000 is text"}}}}`).OK()
 	part := partition.Of("other.example")
 	var n int
-	must(t, c.shards.For(part).QueryRow(t.Context(), `SELECT count(*) FROM fed_edu WHERE part = $1`, int32(part)).Scan(&n))
+	clienttest.Must(t, c.Shards.For(part).QueryRow(t.Context(), `SELECT count(*) FROM fed_edu WHERE part = $1`, int32(part)).Scan(&n))
 	if n != 1 {
 		t.Errorf("%d EDUs are queued", n)
 	}

@@ -1,4 +1,4 @@
-package client
+package client_test
 
 import (
 	"encoding/json"
@@ -6,45 +6,47 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"hanse/services/client/clienttest"
 )
 
 // Client-server API, "API Versions": a version or feature is announced when, and only when, what it added is there. Each is
 // held to a request that servers without it do not recognise, or do not answer like that.
 func TestAnnouncedVersions(t *testing.T) {
-	c := newCluster(t)
-	anna := c.register("anna")
+	c := clienttest.New(t)
+	anna := c.Register("anna")
 	v1 := "/_matrix/client/v1"
-	room, user := "/rooms/!none:a.example", url.PathEscape(string(anna.id))
+	room, user := "/rooms/!none:a.example", url.PathEscape(string(anna.ID))
 	recognised := func(method, path string) func() bool {
-		return func() bool { return anna.do(method, path, map[string]any{}).str("errcode") != "M_UNRECOGNIZED" }
+		return func() bool { return anna.Do(method, path, map[string]any{}).Str("errcode") != "M_UNRECOGNIZED" }
 	}
 	contains := func(path, text string) func() bool {
-		return func() bool { return strings.Contains(string(anna.do("GET", path, nil).raw), text) }
+		return func() bool { return strings.Contains(string(anna.Do("GET", path, nil).Raw), text) }
 	}
 	rightReceipt := func(typ string, body map[string]any) func() bool {
 		return func() bool { // not a member, which is asked after the form
-			return anna.do("POST", v3+room+"/receipt/"+typ+"/$e", body).str("errcode") == "M_FORBIDDEN" &&
-				anna.do("POST", v3+room+"/receipt/m.other/$e", body).str("errcode") == "M_INVALID_PARAM"
+			return anna.Do("POST", v3+room+"/receipt/"+typ+"/$e", body).Str("errcode") == "M_FORBIDDEN" &&
+				anna.Do("POST", v3+room+"/receipt/m.other/$e", body).Str("errcode") == "M_INVALID_PARAM"
 		}
 	}
 	masquerade := func() bool {
 		as := "as-secret"
-		c.do("POST", v3+"/register", as, map[string]any{"type": "m.login.application_service", "username": "_bridge_v", "inhibit_login": true})
-		c.do("PUT", v3+"/devices/V?user_id=@_bridge_v:a.example", as, map[string]any{})
-		return c.do("GET", v3+"/account/whoami?user_id=@_bridge_v:a.example&device_id=V", as, nil).str("device_id") == "V"
+		c.Do("POST", v3+"/register", as, map[string]any{"type": "m.login.application_service", "username": "_bridge_v", "inhibit_login": true})
+		c.Do("PUT", v3+"/devices/V?user_id=@_bridge_v:a.example", as, map[string]any{})
+		return c.Do("GET", v3+"/account/whoami?user_id=@_bridge_v:a.example&device_id=V", as, nil).Str("device_id") == "V"
 	}
 	versions := map[string]func() bool{
 		"v1.1":  recognised("POST", v3+"/knock/!none:a.example"),
 		"v1.2":  recognised("GET", v1+room+"/hierarchy"),
 		"v1.3":  recognised("GET", v1+room+"/relations/$e"),
 		"v1.4":  recognised("GET", v1+room+"/threads"),
-		"v1.5":  func() bool { return anna.do("GET", v3+"/directory/room/noalias", nil).status == 400 },
+		"v1.5":  func() bool { return anna.Do("GET", v3+"/directory/room/noalias", nil).Status == 400 },
 		"v1.6":  recognised("GET", v1+room+"/timestamp_to_event"),
-		"v1.8":  func() bool { return anna.do("POST", v3+room+"/report/$e", map[string]any{}).status == 404 },
+		"v1.8":  func() bool { return anna.Do("POST", v3+room+"/report/$e", map[string]any{}).Status == 404 },
 		"v1.9":  contains(v3+"/pushrules/", ".m.rule.suppress_edits"),
 		"v1.10": recognised("GET", v1+room+"/relations/$e?recurse=true"),
 		"v1.12": func() bool {
-			return anna.do("PUT", v3+"/user/"+user+room+"/account_data/m.marked_unread", map[string]any{"unread": true}).status == 200
+			return anna.Do("PUT", v3+"/user/"+user+room+"/account_data/m.marked_unread", map[string]any{"unread": true}).Status == 200
 		},
 		"v1.13": recognised("POST", v3+room+"/report"),
 		"v1.14": recognised("POST", v3+"/users/"+user+"/report"),
@@ -61,12 +63,12 @@ func TestAnnouncedVersions(t *testing.T) {
 		"org.matrix.msc3440.stable":    recognised("GET", v1+room+"/threads"),
 		"org.matrix.msc3771":           rightReceipt("m.read", map[string]any{"thread_id": "main"}),
 		"org.matrix.msc3827.stable": func() bool {
-			return anna.do("POST", v3+"/publicRooms", map[string]any{"filter": map[string]any{"room_types": 5}}).status == 400
+			return anna.Do("POST", v3+"/publicRooms", map[string]any{"filter": map[string]any{"room_types": 5}}).Status == 400
 		},
 		"org.matrix.msc4140": recognised("GET", "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"),
 		"org.matrix.msc4151": recognised("POST", "/_matrix/client/unstable/org.matrix.msc4151"+room+"/report"),
 		"org.matrix.msc3391": func() bool {
-			return anna.do("DELETE", "/_matrix/client/unstable/org.matrix.msc3391/user/"+user+"/account_data/m.none", nil).status == 200
+			return anna.Do("DELETE", "/_matrix/client/unstable/org.matrix.msc3391/user/"+user+"/account_data/m.none", nil).Status == 200
 		},
 		"org.matrix.msc4326":               masquerade,
 		"org.matrix.msc3814":               recognised("GET", "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"),
@@ -84,7 +86,7 @@ func TestAnnouncedVersions(t *testing.T) {
 		Versions []string        `json:"versions"`
 		Features map[string]bool `json:"unstable_features"`
 	}
-	must(t, json.Unmarshal(c.do("GET", "/_matrix/client/versions", "", nil).ok().raw, &told))
+	clienttest.Must(t, json.Unmarshal(c.Do("GET", "/_matrix/client/versions", "", nil).OK().Raw, &told))
 	for version, there := range versions {
 		if announced := slices.Contains(told.Versions, version); announced != there() {
 			t.Errorf("%s: announced: %v", version, announced)

@@ -1,0 +1,3 @@
+// Package account is the concern of accounts: registering, logging in and out, refreshing tokens, devices, passwords, closing an
+// account, OpenID tokens.
+package account
