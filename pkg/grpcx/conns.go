@@ -10,8 +10,11 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 var (
@@ -85,7 +88,6 @@ func (c *Conns) dial(addr string) (*grpc.ClientConn, error) {
 	if c.self != nil && addr == c.self.addr {
 		memory := c.self.memory
 		return grpc.NewClient("passthrough:///memory", append(opts,
-			grpc.WithTransportCredentials(insecureCredentials),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 				return memory.DialContext(ctx)
 			}))...)
@@ -93,8 +95,20 @@ func (c *Conns) dial(addr string) (*grpc.ClientConn, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:///"+addr, append(opts,
-		grpc.WithTransportCredentials(clientCredentials(c.cfg.ClientTLS)))...)
+	return grpc.NewClient("passthrough:///"+addr, opts...)
+}
+
+// Reach returns nil if the server at addr answers calls. Otherwise the error says what is in the way.
+func (c *Conns) Reach(ctx context.Context, addr string) error {
+	conn, err := c.client(addr)
+	if err != nil {
+		return err
+	}
+	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return nil // nobody serves this: the answer is all that counts
+	}
+	return err
 }
 
 // Down waits until there is no connection to addr: one that was up broke, or could not be made. It

@@ -2,7 +2,6 @@ package grpcx
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/test/bufconn"
 )
@@ -25,8 +23,8 @@ type Config struct {
 	// Advertise is the address under which other workers reach Listen; empty: Listen as it turned
 	// out. Without Listen it is a name that no other process knows.
 	Advertise string
-	// ServerTLS and ClientTLS protect the network; nil: plain, for private networks only.
-	ServerTLS, ClientTLS *tls.Config
+	// TLS protects the network; nil: plain, for private networks only.
+	TLS *TLS
 	// MaxMessageBytes bounds a message in each direction (default 32 MiB).
 	MaxMessageBytes int
 	// Tracer is nil if nothing is traced.
@@ -59,11 +57,8 @@ func NewServer(cfg Config) (*Server, error) {
 		if err != nil {
 			return nil, fmt.Errorf("grpc: %w", err)
 		}
-		if cfg.ServerTLS != nil {
-			// TLS by the listener, not by gRPC's credentials: the in-memory side has none.
-			tc := cfg.ServerTLS.Clone()
-			tc.NextProtos = []string{"h2"}
-			l = tls.NewListener(l, tc)
+		if cfg.TLS != nil {
+			l = cfg.TLS.listen(l, cfg)
 		}
 		s.network = l
 		if s.addr == "" {
@@ -141,6 +136,7 @@ func (s *Server) Stop(ctx context.Context) {
 func clientOptions(cfg Config) []grpc.DialOption {
 	m := newCallMetrics(cfg.Registerer, "client")
 	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecureCredentials), // TLS is the dialer's
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(cfg.MaxMessageBytes), grpc.MaxCallSendMsgSize(cfg.MaxMessageBytes)),
 		grpc.WithInitialWindowSize(window),
@@ -153,16 +149,12 @@ func clientOptions(cfg Config) []grpc.DialOption {
 		grpc.WithChainUnaryInterceptor(clientUnary(m)),
 		grpc.WithChainStreamInterceptor(clientStream(m)),
 	}
+	if cfg.TLS != nil {
+		opts = append(opts, grpc.WithContextDialer(cfg.TLS.dialer(cfg)))
+	}
 	if cfg.Tracer != nil {
 		opts = append(opts, grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 			otelgrpc.WithTracerProvider(cfg.Tracer), otelgrpc.WithPropagators(propagator))))
 	}
 	return opts
-}
-
-func clientCredentials(tc *tls.Config) credentials.TransportCredentials {
-	if tc == nil {
-		return insecureCredentials
-	}
-	return credentials.NewTLS(tc)
 }

@@ -158,6 +158,13 @@ func (m *Members) All() []Member {
 	return m.view.alive()
 }
 
+// Heard reports whether NATS has told of this worker's own heartbeat, and so of the members that were there before.
+func (m *Members) Heard() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.view.echo.IsZero()
+}
+
 // Alive reports whether there is a member with this address.
 func (m *Members) Alive(addr string) bool {
 	m.mu.Lock()

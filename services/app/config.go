@@ -100,7 +100,10 @@ type GRPC struct {
 	Advertise string `yaml:"advertise" doc:"Host and port where the others reach it. Empty: the address itself."`
 	TLSCert   string `yaml:"tls_cert" doc:"Certificate of this worker, PEM. Empty: plain, for private networks only."`
 	TLSKey    string `yaml:"tls_key" doc:"Key of the certificate, PEM."`
-	CA        string `yaml:"ca" doc:"The CA that signs the workers' certificates, PEM; callers without one of its certificates are refused."`
+	CA        string `yaml:"ca" doc:"The CA that signs the workers' certificates, PEM; callers without one of its certificates are refused. The three files are read again when they change."`
+	// All workers may share a certificate: pods have no names of their own.
+	ServerName string `yaml:"server_name" doc:"Name that the certificates of all workers are valid for. Empty: each is valid for the host that the worker advertises."`
+	Permissive bool   `yaml:"permissive" doc:"Take plain connections and wrong certificates too, and count them: for the time in which TLS is switched on or off."`
 }
 
 // NATS says where the bus is.
@@ -286,6 +289,9 @@ func (g *GRPC) Validate() error {
 	}
 	if set != 0 && set != 3 {
 		return errors.New("tls_cert: certificate, key and CA go together")
+	}
+	if g.TLSCert == "" && (g.Permissive || g.ServerName != "") {
+		return errors.New("server_name and permissive need tls_cert")
 	}
 	return errors.Join(readable("tls_cert", g.TLSCert), readable("tls_key", g.TLSKey), readable("ca", g.CA))
 }

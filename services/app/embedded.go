@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -98,13 +99,29 @@ func openRedis(cfg Redis) (client redis.UniversalClient, stop func(context.Conte
 		client, stop = embeddedRedis()
 		return client, stop, nil
 	}
-	opts, err := redis.ParseURL(cfg.URL)
+	if client, err = cfg.client(); err != nil {
+		return nil, nil, err
+	}
+	return client, func(context.Context) error { return client.Close() }, nil
+}
+
+// client is the client of the Redis that the URL names, or of the one that its Sentinels name. It connects when it is used.
+func (r *Redis) client() (redis.UniversalClient, error) {
+	u, err := url.Parse(r.URL)
+	if err == nil && u.Query().Has("master_name") {
+		opts, err := redis.ParseFailoverURL(r.URL)
+		if err != nil || opts.MasterName == "" {
+			return nil, errors.New("redis.url: want redis://sentinel:26379/db?master_name=name&addr=sentinel-2:26379")
+		}
+		opts.ContextTimeoutEnabled = true
+		return redis.NewFailoverClient(opts), nil
+	}
+	opts, err := redis.ParseURL(r.URL)
 	if err != nil {
-		return nil, nil, errors.New("redis.url: want redis://host:port/db")
+		return nil, errors.New("redis.url: want redis://host:port/db")
 	}
 	opts.ContextTimeoutEnabled = true // who asks says how long a cache may take
-	c := redis.NewClient(opts)
-	return c, func(context.Context) error { return c.Close() }, nil
+	return redis.NewClient(opts), nil
 }
 
 // embeddedRedis starts a Redis that listens on nothing: nobody but this process reaches it.

@@ -24,6 +24,10 @@ func (p *process) openMonitoring(context.Context) error {
 			answer(w, http.StatusServiceUnavailable, "not ready")
 			return
 		}
+		if p.mesh != nil && p.mesh.cut.Load() {
+			answer(w, http.StatusServiceUnavailable, "no other worker can be reached")
+			return
+		}
 		answer(w, http.StatusOK, "ready")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{Registry: p.metrics}))

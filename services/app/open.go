@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"hanse/pkg/bus"
 	"hanse/pkg/grpcx"
+	"hanse/pkg/metric"
 	"hanse/pkg/node"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
+	"hanse/pkg/retries"
 	"hanse/pkg/servers"
 	"hanse/pkg/telemetry"
 )
@@ -81,12 +85,12 @@ func (p *process) openRedis(context.Context) error {
 
 // openWorkers makes this process known to the others, as one that starts.
 func (p *process) openWorkers(ctx context.Context) error {
-	serverTLS, clientTLS, err := p.cfg.Listen.GRPC.mutualTLS()
+	protection, err := p.cfg.Listen.GRPC.mutualTLS(p.log)
 	if err != nil {
 		return err
 	}
 	gc := grpcx.Config{Listen: p.cfg.Listen.GRPC.Address, Advertise: p.cfg.Listen.GRPC.Advertise,
-		ServerTLS: serverTLS, ClientTLS: clientTLS, Tracer: p.node.Tracer, Log: p.log, Registerer: p.metrics}
+		TLS: protection, Tracer: p.node.Tracer, Log: p.log, Registerer: p.metrics}
 	server, err := grpcx.NewServer(gc)
 	if err != nil {
 		return err
@@ -117,5 +121,20 @@ func (p *process) openServers(ctx context.Context) error {
 	}
 	p.node.Servers = registry
 	p.background(ctx, "signing keys", registry.Run)
+	return nil
+}
+
+// meetWorkers makes sure that this process can call the others before it takes requests.
+func (p *process) meetWorkers(ctx context.Context) error {
+	if p.cfg.Listen.GRPC.Address == "" {
+		return nil
+	}
+	p.mesh = &mesh{members: p.node.Members, conns: p.node.Conns, log: retries.Log{To: p.log, What: "calling other workers"},
+		lost: metric.Register(p.metrics, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_workers_unreachable",
+			Help: "Other workers that did not answer when some of them were last called."}))}
+	if err := p.mesh.meet(ctx); err != nil {
+		return err
+	}
+	p.background(ctx, "other workers", p.mesh.Run)
 	return nil
 }

@@ -30,6 +30,7 @@ type process struct {
 	version string
 	running []runningRole
 	ready   atomic.Bool
+	mesh    *mesh      // nil without other workers
 	failed  chan error // an error of something that should run until the end
 
 	closers []closer // in the order in which things were opened
@@ -111,6 +112,7 @@ func (p *process) start(ctx context.Context) error {
 		{"workers", p.openWorkers},
 		{"server names", p.openServers},
 		{"roles", p.buildRoles},
+		{"other workers", p.meetWorkers},
 		{"listeners", p.openAPIs},
 	} {
 		if err := step.do(ctx); err != nil {

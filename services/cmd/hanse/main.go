@@ -44,6 +44,7 @@ var cli struct {
 	Dead      deadLetterCmd `cmd:"" name:"deadletter" help:"Look at entries of the log that could not be processed, and have them processed."`
 	Media     mediaCmd      `cmd:"" help:"Look after the files that users share."`
 	Search    searchCmd     `cmd:"" help:"Look after the index of words."`
+	Probe     probeCmd      `cmd:"" help:"Ask URLs until each has answered with a status below 500: whether a cluster works, seen from here."`
 	Version   versionCmd    `cmd:"" help:"Print the version."`
 }
 
@@ -106,10 +107,15 @@ func commandLog() *slog.Logger {
 }
 
 type configCmd struct {
+	Show  configShow  `cmd:"" default:"withargs" help:"Print what is in force, or the value of one key."`
+	Check configCheck `cmd:"" help:"Check the configuration with the files that it names, and print nothing but what is wrong."`
+}
+
+type configShow struct {
 	Key string `arg:"" optional:"" help:"Print the value of this key only: a list with an entry in each line."`
 }
 
-func (c *configCmd) Run(g *globals) error {
+func (c *configShow) Run(g *globals) error {
 	_, report, err := g.load()
 	if report == nil {
 		return err
@@ -129,6 +135,21 @@ func (c *configCmd) Run(g *globals) error {
 		fmt.Fprintln(os.Stderr, "warning:", w)
 	}
 	return err
+}
+
+type configCheck struct {
+	Role []string `help:"Roles of the process, separated by commas; all of them if none is given." placeholder:"ROLE"`
+}
+
+func (c *configCheck) Run(g *globals) error {
+	cfg, report, err := g.load()
+	if err != nil {
+		return err
+	}
+	for _, w := range report.Warnings {
+		fmt.Fprintln(os.Stderr, "warning:", w)
+	}
+	return app.Check(cfg, c.Role, commandLog())
 }
 
 type migrateCmd struct{}
