@@ -2,7 +2,6 @@ package chart
 
 import (
 	"bytes"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,131 +9,23 @@ import (
 	"strings"
 	"testing"
 
-	"helm.sh/helm/v3/pkg/chart/loader"
-	"helm.sh/helm/v3/pkg/chartutil"
-	"helm.sh/helm/v3/pkg/engine"
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"sigs.k8s.io/yaml"
 )
 
 const root = "../.."
 
 var roles = []string{"client", "fedin", "fedout", "media", "push", "room", "sync"}
 
-// objects is what the chart renders to, by name.
-type objects struct {
-	configs     map[string]*corev1.ConfigMap
-	accounts    map[string]*corev1.ServiceAccount
-	services    map[string]*corev1.Service
-	deployments map[string]*appsv1.Deployment
-	budgets     map[string]*policyv1.PodDisruptionBudget
-	scalers     map[string]*autoscalingv2.HorizontalPodAutoscaler
-	ingresses   map[string]*networkingv1.Ingress
-	policies    map[string]*networkingv1.NetworkPolicy
-	monitors    int
-}
-
-// render renders the chart with values from testdata over its own; "" for none.
-func render(t *testing.T, file string) *objects {
-	t.Helper()
-	ch, err := loader.Load(filepath.Join(root, "charts/hanse"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ch.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	values := chartutil.Values{}
-	if file != "" {
-		if values, err = chartutil.ReadValuesFile(filepath.Join("testdata", file)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	all, err := chartutil.ToRenderValues(ch, values, chartutil.ReleaseOptions{Name: "my", Namespace: "matrix", IsInstall: true}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := engine.Engine{Strict: true}.Render(ch, all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := &objects{map[string]*corev1.ConfigMap{}, map[string]*corev1.ServiceAccount{}, map[string]*corev1.Service{}, map[string]*appsv1.Deployment{},
-		map[string]*policyv1.PodDisruptionBudget{}, map[string]*autoscalingv2.HorizontalPodAutoscaler{}, map[string]*networkingv1.Ingress{},
-		map[string]*networkingv1.NetworkPolicy{}, 0}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !strings.HasSuffix(name, ".yaml") {
-			continue
-		}
-		for doc := range strings.SplitSeq("\n"+files[name], "\n---") {
-			if strings.TrimSpace(doc) != "" {
-				o.add(t, name, []byte(doc))
-			}
-		}
-	}
-	return o
-}
-
-func (o *objects) add(t *testing.T, file string, doc []byte) {
-	t.Helper()
-	var kind metav1.TypeMeta
-	if err := yaml.Unmarshal(doc, &kind); err != nil {
-		t.Fatalf("%s: %v\n%s", file, err, doc)
-	}
-	switch kind.APIVersion + " " + kind.Kind {
-	case "v1 ConfigMap":
-		put(t, doc, o.configs)
-	case "v1 ServiceAccount":
-		put(t, doc, o.accounts)
-	case "v1 Service":
-		put(t, doc, o.services)
-	case "apps/v1 Deployment":
-		put(t, doc, o.deployments)
-	case "policy/v1 PodDisruptionBudget":
-		put(t, doc, o.budgets)
-	case "autoscaling/v2 HorizontalPodAutoscaler":
-		put(t, doc, o.scalers)
-	case "networking.k8s.io/v1 Ingress":
-		put(t, doc, o.ingresses)
-	case "networking.k8s.io/v1 NetworkPolicy":
-		put(t, doc, o.policies)
-	case "monitoring.coreos.com/v1 ServiceMonitor":
-		var any map[string]any
-		if err := yaml.UnmarshalStrict(doc, &any); err != nil {
-			t.Errorf("%s: %v", file, err)
-		}
-		o.monitors++
-	default:
-		t.Errorf("%s: %q is not expected", file, kind)
-	}
-}
-
-// put reads an object; a field that Kubernetes does not know is an error.
-func put[T any, P interface {
-	*T
-	metav1.Object
-}](t *testing.T, doc []byte, into map[string]P) {
-	t.Helper()
-	p := P(new(T))
-	if err := yaml.UnmarshalStrict(doc, p); err != nil {
-		t.Fatalf("%v\n%s", err, doc)
-	}
-	if p.GetName() == "" || into[p.GetName()] != nil {
-		t.Fatalf("name %q is empty or stands there twice", p.GetName())
-	}
-	into[p.GetName()] = p
-}
-
 func TestDefaultValues(t *testing.T) {
-	o := render(t, "")
+	o := render(t, cluster{})
 	o.check(t)
-	if len(o.scalers)+len(o.ingresses)+o.monitors != 0 {
+	if len(o.scalers)+len(o.ingresses)+len(o.others) != 0 {
 		t.Error("something is there that nobody asked for")
 	}
 	for name, d := range o.deployments {
@@ -145,15 +36,10 @@ func TestDefaultValues(t *testing.T) {
 }
 
 func TestAllValues(t *testing.T) {
-	o := render(t, "full.yaml")
+	o := render(t, cluster{apis: []string{"monitoring.coreos.com/v1"}}, "full.yaml")
 	o.check(t)
-	if len(o.scalers) != len(roles) || len(o.ingresses) != 4 || o.monitors != 1 {
-		t.Errorf("%d scalers, %d ingresses, %d monitors", len(o.scalers), len(o.ingresses), o.monitors)
-	}
-	for name, s := range o.scalers {
-		if d := o.deployments[s.Spec.ScaleTargetRef.Name]; d == nil || d.Spec.Replicas != nil {
-			t.Errorf("%s scales %q, which is not there or sets its replicas", name, s.Spec.ScaleTargetRef.Name)
-		}
+	if len(o.scalers) != len(roles) || len(o.ingresses) != 7 {
+		t.Errorf("%d scalers, %d ingresses", len(o.scalers), len(o.ingresses))
 	}
 	for name, in := range o.ingresses {
 		for _, p := range in.Spec.Rules[0].HTTP.Paths {
@@ -168,6 +54,14 @@ func TestAllValues(t *testing.T) {
 	}
 	if m := o.scalers["my-sync"].Spec.Metrics; len(m) != 2 || m[1].Pods.Metric.Name != "hanse_sync_open_polls" {
 		t.Errorf("sync scales by %v", m)
+	}
+	var kinds []string
+	for _, other := range o.others {
+		kinds = append(kinds, other.GetKind())
+	}
+	slices.Sort(kinds)
+	if want := []string{"HTTPRoute", "HTTPRoute", "PrometheusRule", "ServiceMonitor"}; !slices.Equal(kinds, want) {
+		t.Errorf("there are %v", kinds)
 	}
 }
 
@@ -211,6 +105,10 @@ func (o *objects) check(t *testing.T) {
 		if world := reachesWorld(p); world != (role == "fedout" || role == "media" || role == "push") {
 			t.Errorf("%s: a way out to the world: %t", role, world)
 		}
+		if b.Spec.UnhealthyPodEvictionPolicy == nil || *b.Spec.UnhealthyPodEvictionPolicy != policyv1.AlwaysAllow {
+			t.Errorf("%s: a pod that does not work keeps a node from being emptied", role)
+		}
+		checkSpread(t, role, d)
 		if *d.Spec.Template.Spec.TerminationGracePeriodSeconds < 60 {
 			t.Errorf("%s: the grace period is shorter than draining takes", role)
 		}
@@ -218,8 +116,29 @@ func (o *objects) check(t *testing.T) {
 	if len(o.deployments) != len(roles) {
 		t.Errorf("%d deployments, want %d", len(o.deployments), len(roles))
 	}
-	if o.configs["my"] == nil || o.accounts["my"] == nil {
-		t.Error("no ConfigMap, or no ServiceAccount")
+	for name, c := range o.configs {
+		if strings.HasPrefix(name, "my-config-") && (c.Immutable == nil || !*c.Immutable) {
+			t.Errorf("%s may change under the pods that read it", name)
+		}
+	}
+}
+
+// checkSpread holds that an upgrade cannot put all new pods on one node because the old ones are on the others, and that the
+// loss of a node is not waited for.
+func checkSpread(t *testing.T, role string, d *appsv1.Deployment) {
+	t.Helper()
+	spec := &d.Spec.Template.Spec
+	for _, c := range spec.TopologySpreadConstraints {
+		if !slices.Equal(c.MatchLabelKeys, []string{"pod-template-hash"}) || *c.NodeTaintsPolicy != corev1.NodeInclusionPolicyHonor {
+			t.Errorf("%s: spread %v", role, c)
+		}
+	}
+	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		if !slices.ContainsFunc(spec.Tolerations, func(x corev1.Toleration) bool {
+			return x.Key == taint && x.TolerationSeconds != nil && *x.TolerationSeconds <= 60
+		}) {
+			t.Errorf("%s: pods stay for minutes on a node with the taint %s", role, taint)
+		}
 	}
 }
 
@@ -250,7 +169,7 @@ func checkPod(t *testing.T, name string, d *appsv1.Deployment, o *objects) {
 	volumes := map[string]bool{}
 	for _, v := range spec.Volumes {
 		volumes[v.Name] = true
-		if v.ConfigMap != nil && v.Name == "config" && o.configs[v.ConfigMap.Name] == nil {
+		if v.ConfigMap != nil && strings.HasSuffix(v.Name, "config") && o.configs[v.ConfigMap.Name] == nil {
 			t.Errorf("%s: there is no ConfigMap %q", name, v.ConfigMap.Name)
 		}
 	}
@@ -285,31 +204,24 @@ func buildHanse(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "hanse")
 	cmd := exec.Command("go", "build", "-o", file, "./services/cmd/hanse")
-	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=", "GOFLAGS=")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOWORK=", "GOFLAGS=-trimpath")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build hanse: %v\n%s", err, out)
 	}
 	return file
 }
 
-// What the pods get is what hanse understands: its file, and its environment.
+// What the pods get is what hanse understands: its file, and its environment. What the hooks are told to run is a command.
 func TestConfigurationIsValid(t *testing.T) {
 	program := buildHanse(t)
 	for _, values := range []string{"", "full.yaml"} {
-		o := render(t, values)
+		o := render(t, cluster{}, values)
 		dir := t.TempDir()
-		for _, name := range []string{"tls.crt", "tls.key", "ca.crt"} {
-			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text := strings.ReplaceAll(o.configs["my"].Data["hanse.yaml"], "/etc/hanse/grpc", dir)
-		file := filepath.Join(dir, "hanse.yaml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		writeCertificates(t, dir, "workers.hanse.internal")
 		for name, d := range o.deployments {
-			c := &d.Spec.Template.Spec.Containers[0]
+			spec := &d.Spec.Template.Spec
+			c := &spec.Containers[0]
+			file := configFile(t, o, spec, dir)
 			out, warnings := config(t, program, file, c.Env)
 			ports := portsOf(d)
 			for port, line := range map[string]string{"grpc": "    address: :9090 ", "monitoring": "    address: :9080 "} {
@@ -321,7 +233,35 @@ func TestConfigurationIsValid(t *testing.T) {
 				t.Errorf("%s: %s", name, warnings)
 			}
 		}
+		check := o.jobs["my-check"]
+		for _, c := range check.Spec.Template.Spec.Containers {
+			file := configFile(t, o, &check.Spec.Template.Spec, dir, c.Name+"-")
+			set := []string{"--set", "media.store.url=file:///" + dir} // the default has none, and says so
+			args := append([]string{"--config=" + file}, append(c.Args[1:], set...)...)
+			if out, err := hanse(t, program, c.Env, args...).CombinedOutput(); err != nil {
+				t.Errorf("%q for %s: %v\n%s", c.Args, c.Name, err, out)
+			}
+		}
 	}
+}
+
+// configFile writes the configuration that a pod mounts, with the files that it names in dir.
+func configFile(t *testing.T, o *objects, spec *corev1.PodSpec, dir string, prefix ...string) string {
+	t.Helper()
+	name := strings.Join(prefix, "") + "config"
+	for _, v := range spec.Volumes {
+		if v.Name != name {
+			continue
+		}
+		text := strings.ReplaceAll(o.configs[v.ConfigMap.Name].Data["hanse.yaml"], "/etc/hanse/grpc", dir)
+		file := filepath.Join(t.TempDir(), "hanse.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	t.Fatalf("there is no volume %q", name)
+	return ""
 }
 
 func unquoted(s string) string { return strings.ReplaceAll(s, `"`, "") }
@@ -329,9 +269,20 @@ func unquoted(s string) string { return strings.ReplaceAll(s, `"`, "") }
 // config runs 'hanse config' with a container's environment.
 func config(t *testing.T, program, file string, env []corev1.EnvVar) (out, warnings string) {
 	t.Helper()
-	cmd := exec.Command(program, "--config="+file, "config")
+	cmd := hanse(t, program, env, "--config="+file, "config")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	if err != nil {
+		t.Errorf("hanse config: %v\n%s", err, stderr.String())
+	}
+	return string(stdout), stderr.String()
+}
+
+// hanse is the program with a container's environment.
+func hanse(t *testing.T, program string, env []corev1.EnvVar, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(program, args...)
 	secrets := map[string]string{"HANSE_POSTGRESQL_SHARDS": "postgres://h:p@db:5432/hanse", "HANSE_NATS_URL": "nats://nats:4222",
 		"HANSE_REDIS_URL": "redis://redis:6379/0", "HANSE_WORKER_ID": "my-room-1"}
 	for _, e := range env {
@@ -341,9 +292,18 @@ func config(t *testing.T, program, file string, env []corev1.EnvVar) (out, warni
 		}
 		cmd.Env = append(cmd.Env, e.Name+"="+value)
 	}
-	stdout, err := cmd.Output()
+	return cmd
+}
+
+// What the chart counts with is what the program has.
+func TestConnectionsOfAProcess(t *testing.T) {
+	out, err := exec.Command(buildHanse(t), "--set", "data_dir="+t.TempDir(), "config", "postgresql.max_conns").CombinedOutput()
 	if err != nil {
-		t.Errorf("hanse config: %v\n%s", err, stderr.String())
+		t.Fatalf("%v: %s", err, out)
 	}
-	return string(stdout), stderr.String()
+	const tells = `"max_conns" `
+	_, rest, _ := strings.Cut(read(t, "charts/hanse/templates/_helpers.tpl"), tells)
+	if number, _, _ := strings.Cut(rest, " "); number != strings.TrimSpace(string(out)) {
+		t.Errorf("the chart counts %s connections a process, the program opens %s", number, out)
+	}
 }
