@@ -23,7 +23,7 @@ func TestSync(t *testing.T) {
 		"device lists between": testSyncDeviceListsBetween,
 		"device lists":         testSyncDeviceLists, "one-time keys": testSyncOneTimeKeys, "unread": testSyncUnread,
 		"unread by rules": testSyncUnreadRules, "threads": testSyncThreads, "receipts": testSyncReceipts, "empty": testSyncEmpty, "unthreaded receipts": testSyncUnthreadedReceipts, "typing": testSyncTyping,
-		"presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
+		"notifications": testNotifications, "presence": testSyncPresence, "presence of devices": testSyncPresenceOfDevices, "first": testSyncFirst,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -45,5 +45,6 @@ func (c *Timeline) Routes(rt *core.Routes) {
 	rt.AuthV1.Handle("GET /rooms/{roomId}/timestamp_to_event", c.timestampToEvent)
 	rt.Auth.Handle("GET /joined_rooms", c.joinedRooms)
 	c.relationRoutes(rt)
+	rt.Auth.Handle("GET /notifications", c.notifications)
 	rt.Auth.Handle("POST /search", c.search, httpx.MaxBody(maxSearchBody))
 }
