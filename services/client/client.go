@@ -131,7 +131,7 @@ func newConcerns(cfg Config, d Deps, c *core.Core) []concern {
 		UIA: auth, Passwords: d.Passwords, Appservices: d.Appservices, Redis: d.Redis, Nonces: d.Secret.Key("nonce"), Media: d.Media,
 		Registration: cfg.Registration, Tokens: cfg.Tokens, BaseURL: cfg.PublicBaseURL,
 	})
-	dir := directory.New(c, rights, d.Directory, d.Appservices)
+	dir := directory.New(c, rights, d.Directory, d.Appservices, d.Registerer)
 	return []concern{
 		about.New(cfg.TURN, d.DefaultVersion),
 		accounts,

@@ -5,8 +5,14 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"hanse/pkg/partition"
+	"hanse/pkg/state"
+	fedv1 "hanse/proto/federation/v1"
 	"hanse/services/client/clienttest"
 )
 
@@ -94,4 +100,75 @@ func TestRemoteHierarchy(t *testing.T) {
 	}
 	anna.Do("GET", path+url.PathEscape("!liar:far.example"), nil).Fails(404, "M_NOT_FOUND")
 	c.Do("GET", path+url.PathEscape("!root:far.example")+"?via=far.example", "", nil).Fails(404, "M_NOT_FOUND") // only for users
+}
+
+// asked counts the requests to other servers about a room.
+func asked(c *clienttest.Cluster, room string) (n int) {
+	c.Remote.Mu.Lock()
+	defer c.Remote.Mu.Unlock()
+	for _, q := range c.Remote.Asked {
+		if strings.HasPrefix(q.Uri, "/_matrix/federation/v1/hierarchy/"+url.PathEscape(room)) {
+			n++
+		}
+	}
+	return n
+}
+
+// A room that others know is asked for once, however many want to know at once and one after the other. What is told of it is shown
+// to each by their own rights.
+func TestHierarchyIsAskedForOnce(t *testing.T) {
+	c := clienttest.New(t)
+	anna, bert := c.Register("anna"), c.Register("bert")
+	c.Join(anna.ID, "!mine:a.example", "join")
+	const room = "!club:far.example"
+	release, waiting := make(chan struct{}), make(chan struct{}, 100)
+	c.Remote.Mu.Lock()
+	c.Remote.Answer = func(*fedv1.DoRequest) (int, string) {
+		waiting <- struct{}{}
+		<-release
+		return 200, `{"room":{"room_id":"` + room + `","join_rule":"restricted","allowed_room_ids":["!mine:a.example"],"num_joined_members":2,"world_readable":false,"guest_can_join":false}}`
+	}
+	c.Remote.Mu.Unlock()
+	path := "/_matrix/client/v1/rooms/" + url.PathEscape(room) + "/hierarchy"
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if a := anna.Do("GET", path, nil); a.Status != 200 {
+				t.Errorf("anna: %d %s", a.Status, a.Raw)
+			}
+		})
+	}
+	<-waiting
+	close(release)
+	all.Wait()
+	bert.Do("GET", path, nil).Fails(403, "M_FORBIDDEN")
+	anna.Do("GET", path, nil).OK()
+	if n := asked(c, room); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+// Client-server API, "Discovering rooms within spaces": whoever may not know of a room is not shown it. Of a room that we are in nobody else
+// is asked: others may say that it is open.
+func TestHierarchyOfClosedRoom(t *testing.T) {
+	c := clienttest.New(t)
+	anna := c.Register("anna")
+	const room = "!closed:far.example"
+	part := partition.Of(room)
+	q := new(pgx.Batch)
+	q.Queue(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth, joined, joined_local) VALUES ($1, 1, $2, '11', 1, '{}', 1, 2, 1)`, int32(part), room)
+	q.Queue(`INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, state_key, sender, origin_ts, auth, prev, json)
+		VALUES ($1, 1, 1, '$rules', 1, 1, 'm.room.join_rules', '', '@x:far.example', 1, '{}', '{}', $2)`, int32(part),
+		[]byte(`{"type":"m.room.join_rules","room_id":"`+room+`","sender":"@x:far.example","state_key":"","content":{"join_rule":"invite"},"depth":1,"origin_server_ts":1,"prev_events":[],"auth_events":[],"hashes":{},"signatures":{}}`))
+	b := state.NewWriter(state.NewStore(state.DefaultConfig(), nil)).Batch()
+	_, err := b.Root(part, 1, state.New(func(yield func(state.Key, int64) bool) { yield(state.Key{Type: "m.room.join_rules"}, 1) }))
+	clienttest.Must(t, err)
+	b.Queue(q)
+	clienttest.Must(t, c.Shards.For(part).SendBatch(t.Context(), q).Close())
+	c.Far(map[string]string{"/hierarchy/" + room: `{"room":{"room_id":"` + room + `","join_rule":"public","num_joined_members":2,"world_readable":true,"guest_can_join":true}}`})
+	anna.Do("GET", "/_matrix/client/v1/rooms/"+url.PathEscape(room)+"/hierarchy?via=far.example", nil).Fails(403, "M_FORBIDDEN")
+	anna.Do("GET", "/_matrix/client/v1/room_summary/"+url.PathEscape(room)+"?via=far.example", nil).Fails(404, "M_NOT_FOUND")
+	if n := asked(c, room); n != 0 {
+		t.Errorf("asked %d times", n)
+	}
 }

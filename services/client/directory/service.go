@@ -1,6 +1,8 @@
 package directory
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"hanse/pkg/appservice"
 	"hanse/pkg/roomdir"
 	"hanse/services/client/access"
@@ -13,11 +15,12 @@ type Directory struct {
 	access *access.Access
 	dir    *roomdir.DB
 	apps   *appservice.Registry
+	asker  *asker
 }
 
-// New makes the concern.
-func New(c *core.Core, a *access.Access, dir *roomdir.DB, apps *appservice.Registry) *Directory {
-	return &Directory{Core: c, access: a, dir: dir, apps: apps}
+// New makes the concern. metrics may be nil.
+func New(c *core.Core, a *access.Access, dir *roomdir.DB, apps *appservice.Registry, metrics prometheus.Registerer) *Directory {
+	return &Directory{Core: c, access: a, dir: dir, apps: apps, asker: newAsker(metrics)}
 }
 
 // Routes registers the endpoints.

@@ -5,13 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/tidwall/gjson"
 
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
@@ -24,10 +20,6 @@ import (
 )
 
 const (
-	// summaryTime bounds the question to one other server, summaryServers how many are asked.
-	summaryTime    = 10 * time.Second
-	summaryServers = 3
-
 	maxHierarchy      = 50
 	maxHierarchyDepth = 50
 	// maxHierarchyVisits bounds the rooms that one request walks through, maxHierarchyAsks the questions to others.
@@ -54,12 +46,12 @@ func (c *Directory) roomSummary(w http.ResponseWriter, r *http.Request) error {
 	if i := session.From(r); i != nil {
 		user = i.User
 	}
-	known, err := c.summaryOf(ctx, user, t.Room)
+	known, ours, err := c.summaryOf(ctx, user, t.Room)
 	if err != nil {
 		return err
 	}
-	if known == nil && user != "" {
-		if known, _, err = c.askSummary(ctx, c.Server(r), user, t); err != nil {
+	if !ours && user != "" {
+		if known, _, err = c.askSummary(ctx, c.Server(r), user, t, new(int)); err != nil {
 			return err
 		}
 	}
@@ -70,20 +62,21 @@ func (c *Directory) roomSummary(w http.ResponseWriter, r *http.Request) error {
 	return httpx.OK(w, known)
 }
 
-// summaryOf returns the summary of a room that we are in, nil for others and for rooms that the user may not know of.
-func (c *Directory) summaryOf(ctx context.Context, user id.User, roomID id.Room) (*knownRoom, error) {
+// summaryOf returns the summary of a room that we are in, nil if the user may not know of it. Of rooms that are not ours others are
+// asked. Of ours they are not: what they say of them would show a room that the user may not know of.
+func (c *Directory) summaryOf(ctx context.Context, user id.User, roomID id.Room) (known *knownRoom, ours bool, err error) {
 	room, err := c.Rooms.Room(ctx, roomID)
 	if errors.Is(err, roomdb.ErrNotFound) || (err == nil && room.JoinedLocal == 0) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	s, err := c.dir.Summary(ctx, room)
 	if err != nil {
-		return nil, err
+		return nil, true, err
 	}
-	known := &knownRoom{Summary: s, ChildrenState: []json.RawMessage{}}
+	known = &knownRoom{Summary: s, ChildrenState: []json.RawMessage{}}
 	if s.IsSpace() {
 		for _, child := range s.Children {
 			known.ChildrenState = append(known.ChildrenState, child.JSON)
@@ -91,9 +84,9 @@ func (c *Directory) summaryOf(ctx context.Context, user id.User, roomID id.Room)
 	}
 	may, err := c.mayKnow(ctx, user, known)
 	if err != nil || !may {
-		return nil, err
+		return nil, true, err
 	}
-	return known, nil
+	return known, true, nil
 }
 
 // mayKnow applies the conditions of the section "Spaces" (GET /hierarchy), and notes what the user is to the room.
@@ -122,84 +115,6 @@ func (c *Directory) mayKnow(ctx context.Context, user id.User, known *knownRoom)
 		}
 	}
 	return false, nil
-}
-
-// askSummary asks servers that may be in the room. The rooms below it that the answer tells of come along.
-func (c *Directory) askSummary(ctx context.Context, origin id.Server, user id.User, t Target) (*knownRoom, map[id.Room]*knownRoom, error) {
-	var answer struct {
-		Room     *knownRoom   `json:"room"`
-		Children []*knownRoom `json:"children"`
-	}
-	asked := 0
-	for _, server := range append(slices.Clone(t.Servers), t.Room.Server()) {
-		if server == "" || c.Servers.IsLocal(server) {
-			continue
-		}
-		if asked++; asked > summaryServers {
-			break
-		}
-		uri := "/_matrix/federation/v1/hierarchy/" + url.PathEscape(string(t.Room)) + "?suggested_only=false"
-		if err := c.FederateSparing(ctx, origin, server, http.MethodGet, uri, nil, &answer, summaryTime); err != nil {
-			c.Log.DebugContext(ctx, "ask for a room", "room", t.Room, "server", server, "err", err)
-			continue
-		}
-		if answer.Room != nil && answer.Room.Summary != nil && answer.Room.RoomID == t.Room {
-			break
-		}
-	}
-	room := answer.Room
-	if room == nil || room.Summary == nil || room.RoomID != t.Room {
-		return nil, nil, nil
-	}
-	readChildren(room)
-	below := make(map[id.Room]*knownRoom, len(answer.Children))
-	for _, child := range answer.Children {
-		if child == nil || child.Summary == nil {
-			continue
-		}
-		if !child.IsSpace() { // the rooms below a space further down are asked for when it is reached
-			child.ChildrenState = []json.RawMessage{}
-			below[child.RoomID] = child
-		}
-	}
-	may, err := c.mayKnow(ctx, user, room)
-	if err != nil || !may {
-		return nil, nil, err
-	}
-	return room, below, nil
-}
-
-// AdmitsGuests asks servers that may be in a room whether guests may join it.
-func (c *Directory) AdmitsGuests(ctx context.Context, origin id.Server, user id.User, t Target) (bool, error) {
-	told, _, err := c.askSummary(ctx, origin, user, t)
-	return told != nil && told.GuestCanJoin, err
-}
-
-// readChildren makes children of what another server sent as such.
-func readChildren(room *knownRoom) {
-	state := room.ChildrenState
-	room.ChildrenState, room.Children = []json.RawMessage{}, nil
-	if !room.IsSpace() {
-		return
-	}
-	for _, raw := range state {
-		e := gjson.ParseBytes(raw)
-		child := roomdir.Child{Sent: e.Get("origin_server_ts").Int(), Suggested: e.Get("content.suggested").Type == gjson.True, JSON: raw}
-		var err error
-		if child.Room, err = id.ParseRoom(e.Get("state_key").Str); err != nil || e.Get("type").Str != "m.space.child" {
-			continue
-		}
-		if order := e.Get("content.order").Str; roomdir.ValidOrder(order) {
-			child.Order = order
-		}
-		for _, v := range e.Get("content.via").Array() {
-			if s, err := id.ParseServer(v.Str); err == nil && len(child.Via) < maxVia {
-				child.Via = append(child.Via, s)
-			}
-		}
-		room.Children = append(room.Children, child)
-		room.ChildrenState = append(room.ChildrenState, raw)
-	}
 }
 
 // hierarchy answers GET /v1/rooms/{roomId}/hierarchy (client-server API, "Discovering rooms within spaces").
@@ -238,7 +153,7 @@ type hierarchy struct {
 	seen   map[id.Room]bool
 	remote map[id.Room]*knownRoom
 	visits int
-	asks   int
+	asks   int // requests to other servers
 }
 
 func (c *Directory) parseHierarchy(r *http.Request) (*hierarchy, error) {
@@ -350,20 +265,13 @@ func (h *hierarchy) add(room *knownRoom) error {
 
 // look finds a room here, in what other servers told of their rooms' children, or by asking them.
 func (h *hierarchy) look(ctx context.Context, t Target) (*knownRoom, error) {
-	if room, err := h.c.summaryOf(ctx, h.user, t.Room); room != nil || err != nil {
+	if room, ours, err := h.c.summaryOf(ctx, h.user, t.Room); ours || err != nil {
 		return room, err
 	}
 	if room := h.remote[t.Room]; room != nil {
-		may, err := h.c.mayKnow(ctx, h.user, room)
-		if err != nil || !may {
-			return nil, err
-		}
-		return room, nil
+		return h.c.shown(ctx, h.user, room)
 	}
-	if h.asks++; h.asks > maxHierarchyAsks {
-		return nil, nil
-	}
-	room, below, err := h.c.askSummary(ctx, h.origin, h.user, t)
+	room, below, err := h.c.askSummary(ctx, h.origin, h.user, t, &h.asks)
 	for roomID, child := range below {
 		h.remote[roomID] = child
 	}
