@@ -27,6 +27,7 @@ const (
 	subjectPushers  = "hanse.pushers."
 	subjectService  = "hanse.appservice.wake"
 	subjectAliases  = "hanse.aliases"
+	subjectServices = "hanse.appservices"
 )
 
 // maxPayload is what NATS accepts in one message (its default).
@@ -204,6 +205,25 @@ func (b *Bus) subscribeText(subject string, fn func(string)) (*Subscription, err
 	sub, err := b.nc.Subscribe(subject, func(msg *nats.Msg) { fn(string(msg.Data)) })
 	if err != nil {
 		return nil, fmt.Errorf("subscribe %s: %w", subject, err)
+	}
+	return &Subscription{sub}, nil
+}
+
+// PublishAppservices tells all workers that the stored registrations of application services have changed.
+func (b *Bus) PublishAppservices() error {
+	if err := b.nc.Publish(subjectServices, nil); err != nil {
+		b.metrics.failed.WithLabelValues("appservices").Inc()
+		return fmt.Errorf("publish %s: %w", subjectServices, err)
+	}
+	b.metrics.published.WithLabelValues("appservices").Inc()
+	return nil
+}
+
+// SubscribeAppservices hears that stored registrations have changed.
+func (b *Bus) SubscribeAppservices(fn func()) (*Subscription, error) {
+	sub, err := b.nc.Subscribe(subjectServices, func(*nats.Msg) { fn() })
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %s: %w", subjectServices, err)
 	}
 	return &Subscription{sub}, nil
 }

@@ -45,7 +45,7 @@ func (a *Admin) user(name, server string) (id.User, error) {
 }
 
 // CheckNewUser returns the id that CreateUser would create, or why it would refuse: another server's name, a localpart
-// that new users may not have, or an id that is taken.
+// that new users may not have, or an id that is taken or that an application service has to itself.
 func (a *Admin) CheckNewUser(ctx context.Context, name, server string) (id.User, error) {
 	user, err := a.user(name, server)
 	if err != nil {
@@ -57,6 +57,15 @@ func (a *Admin) CheckNewUser(ctx context.Context, name, server string) (id.User,
 	taken, err := a.users.AccountExists(ctx, user)
 	if err == nil && taken {
 		err = fmt.Errorf("%s is taken", user)
+	}
+	if err != nil {
+		return user, err
+	}
+	services, err := a.Appservices(ctx)
+	for _, s := range services {
+		if s.OwnsUser(user) {
+			return user, fmt.Errorf("%s is reserved by application service %q", user, s.ID)
+		}
 	}
 	return user, err
 }

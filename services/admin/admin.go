@@ -18,8 +18,17 @@ type Deps struct {
 	Names  []id.Server
 	Shards *pg.Shards
 	// Bus tells running workers of changes.
-	Bus      userdb.Bus
+	Bus      Bus
 	Password password.Config
+	// AppserviceFiles are the configured registration files of application services.
+	AppserviceFiles []string
+}
+
+// Bus tells running workers of changes; what it loses they find out from the database.
+type Bus interface {
+	userdb.Bus
+	// PublishAppservices says that the stored application services have changed.
+	PublishAppservices() error
 }
 
 // Admin is the administration of one cluster.
@@ -27,8 +36,9 @@ type Admin struct {
 	names  []id.Server
 	shards *pg.Shards
 	users  *userdb.DB
-	out    userdb.Bus
+	out    Bus
 	hasher *password.Hasher
+	files  []string // registrations of application services
 }
 
 // New returns the administration of the cluster whose databases are open.
@@ -36,7 +46,7 @@ func New(d Deps) (*Admin, error) {
 	if len(d.Names) == 0 {
 		return nil, errors.New("admin: no server name")
 	}
-	return &Admin{names: d.Names, shards: d.Shards, out: d.Bus, users: userdb.New(d.Shards, d.Bus), hasher: password.New(d.Password)}, nil
+	return &Admin{names: d.Names, shards: d.Shards, out: d.Bus, users: userdb.New(d.Shards, d.Bus), hasher: password.New(d.Password), files: d.AppserviceFiles}, nil
 }
 
 // server returns the name of the cluster that an operator means; "" is the first one.

@@ -45,6 +45,7 @@ type silent struct{}
 func (silent) PublishUsers(uint32, ...*logv1.UserSeq) error { return nil }
 func (silent) PublishAuth(*logv1.AuthInvalidation) error    { return nil }
 func (silent) WakeFedout(uint32) error                      { return nil }
+func (silent) PublishAppservices() error                    { return nil }
 
 func newLetters(t *testing.T) *letters {
 	t.Helper()

@@ -17,7 +17,6 @@ import (
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/local"
 	"hanse/pkg/servers"
-	"hanse/pkg/userdb"
 	logv1 "hanse/proto/log/v1"
 	"hanse/services/admin"
 )
@@ -67,7 +66,7 @@ func (o *Operator) open(ctx context.Context, log *slog.Logger) error {
 	if err := checkNames(ctx, shards, o.cfg.names(), log); err != nil {
 		return err
 	}
-	var out userdb.Bus = silent{}
+	var out admin.Bus = silent{}
 	if o.cfg.NATS.URL != "" {
 		b, err := bus.Open(ctx, bus.Config{URL: o.cfg.NATS.URL, Name: "admin", Log: log})
 		if err != nil {
@@ -76,7 +75,8 @@ func (o *Operator) open(ctx context.Context, log *slog.Logger) error {
 		o.close = append(o.close, func() error { b.Close(); return nil })
 		out = b
 	}
-	o.Admin, err = admin.New(admin.Deps{Names: o.cfg.names(), Shards: shards, Bus: out, Password: o.cfg.Password})
+	o.Admin, err = admin.New(admin.Deps{Names: o.cfg.names(), Shards: shards, Bus: out, Password: o.cfg.Password,
+		AppserviceFiles: o.cfg.AppServices.Files})
 	return err
 }
 
@@ -147,6 +147,7 @@ type silent struct{}
 func (silent) PublishUsers(uint32, ...*logv1.UserSeq) error { return nil }
 func (silent) PublishAuth(*logv1.AuthInvalidation) error    { return nil }
 func (silent) WakeFedout(uint32) error                      { return nil }
+func (silent) PublishAppservices() error                    { return nil }
 
 // OpenMedia opens the media of the configured cluster for one of the operator's commands.
 func OpenMedia(ctx context.Context, cfg *Config, log *slog.Logger) (*mediastore.Store, func() error, error) {

@@ -48,7 +48,7 @@ type builder struct {
 }
 
 // newBuilder makes what is shared. It costs little where a role does not use it.
-func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
+func newBuilder(ctx context.Context, cfg *Config, n *node.Node) (*builder, error) {
 	b := &builder{cfg: cfg, node: n, passwords: password.New(cfg.Password)}
 	b.users = userdb.New(n.PG, n.Bus)
 	b.states = state.NewStore(state.Config{Cache: cfg.Memory.States}, n.Metrics)
@@ -56,7 +56,9 @@ func newBuilder(cfg *Config, n *node.Node) (*builder, error) {
 	b.directory = roomdir.New(n.PG, b.rooms, n.Metrics)
 	b.dests = destination.New(n.PG, n.Bus)
 	var err error
-	if b.apps, err = appservice.Load(cfg.AppServices.Files, n.Servers.Default()); err != nil {
+	b.apps, err = appservice.Open(ctx, appservice.Deps{Store: appservice.NewStore(n.PG), Files: cfg.AppServices.Files, Names: n.Servers.Names(),
+		Accounts: b.users, Bus: n.Bus, Log: n.Log, Registerer: n.Metrics})
+	if err != nil {
 		return nil, err
 	}
 	if b.sessions, err = session.New(cfg.Client.Session, b.users, b.apps, n.Bus, n.Log, n.Metrics); err != nil {

@@ -134,7 +134,7 @@ type RateLimits struct {
 
 // AppServices are bridges and bots.
 type AppServices struct {
-	Files []string `yaml:"files" doc:"Registration files of application services, YAML."`
+	Files []string `yaml:"files" doc:"Registration files of application services, YAML. They are read again when they change."`
 }
 
 // Log is what is written to standard error.

@@ -167,10 +167,11 @@ func (p *process) buildRoles(ctx context.Context) error {
 			MaxConcurrent: p.cfg.Listen.Requests, MaxPolls: p.cfg.Listen.Polls, Tracer: p.tracer, Log: p.log, Registerer: p.metrics})
 	}
 	p.node.ClientAPI, p.node.FederationAPI = api("client", true), api("federation", false)
-	b, err := newBuilder(p.cfg, p.node)
+	b, err := newBuilder(ctx, p.cfg, p.node)
 	if err != nil {
 		return err
 	}
+	p.background(ctx, "application services", b.apps.Run)
 	p.background(ctx, "sessions", b.sessions.Run)
 	p.background(ctx, "redacted events", func(ctx context.Context) error { return b.rooms.Run(ctx, p.node.Bus) })
 	for _, spec := range p.specs {

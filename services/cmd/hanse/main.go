@@ -43,6 +43,7 @@ var cli struct {
 	Secret    secretCmd     `cmd:"" help:"Replace the secret that workers sign with what they leave in Redis."`
 	Dead      deadLetterCmd `cmd:"" name:"deadletter" help:"Look at entries of the log that could not be processed, and have them processed."`
 	Media     mediaCmd      `cmd:"" help:"Look after the files that users share."`
+	Apps      appserviceCmd `cmd:"" name:"appservice" help:"Look after application services: bridges and bots."`
 	Search    searchCmd     `cmd:"" help:"Look after the index of words."`
 	Probe     probeCmd      `cmd:"" help:"Ask URLs until each has answered with a status below 500: whether a cluster works, seen from here."`
 	Version   versionCmd    `cmd:"" help:"Print the version."`
