@@ -149,6 +149,15 @@ func LoadFiles(paths []string, names []id.Server) ([]*Service, error) {
 	return parseFiles(files, names)
 }
 
+// CheckFiles reports what is wrong with registrations in files, each by itself and together.
+func CheckFiles(paths []string, names []id.Server) error {
+	services, err := LoadFiles(paths, names)
+	if err == nil {
+		_, err = newSnapshot(0, services)
+	}
+	return err
+}
+
 // ensureSenders makes the accounts of senders that do not exist. It refuses those that a person has registered, or another one of
 // the services. An account of a service that is gone may be taken over.
 func ensureSenders(ctx context.Context, shards *pg.Shards, accounts Accounts, fresh []*Service, all *Snapshot) error {

@@ -211,21 +211,12 @@ func (b *Bus) subscribeText(subject string, fn func(string)) (*Subscription, err
 
 // PublishAppservices tells all workers that the stored registrations of application services have changed.
 func (b *Bus) PublishAppservices() error {
-	if err := b.nc.Publish(subjectServices, nil); err != nil {
-		b.metrics.failed.WithLabelValues("appservices").Inc()
-		return fmt.Errorf("publish %s: %w", subjectServices, err)
-	}
-	b.metrics.published.WithLabelValues("appservices").Inc()
-	return nil
+	return b.publishText(subjectServices, "appservices", "")
 }
 
 // SubscribeAppservices hears that stored registrations have changed.
 func (b *Bus) SubscribeAppservices(fn func()) (*Subscription, error) {
-	sub, err := b.nc.Subscribe(subjectServices, func(*nats.Msg) { fn() })
-	if err != nil {
-		return nil, fmt.Errorf("subscribe %s: %w", subjectServices, err)
-	}
-	return &Subscription{sub}, nil
+	return b.subscribeText(subjectServices, func(string) { fn() })
 }
 
 // WakeFedout says that there are new durable rows for destinations in this partition.

@@ -24,8 +24,7 @@ func Check(cfg *Config, names []string, log *slog.Logger) error {
 	note(err)
 	_, err = rootCAs(cfg.Federation.CAFiles)
 	note(err)
-	_, err = appservice.Load(cfg.AppServices.Files, cfg.names()[0])
-	note(err)
+	note(appservice.CheckFiles(cfg.AppServices.Files, cfg.names()))
 	if cfg.Redis.URL != "" {
 		client, err := cfg.Redis.client()
 		if note(err); err == nil {
