@@ -164,7 +164,19 @@ func (tx *Tx) dropDevices(ctx context.Context, ids []string) ([]string, error) {
 			return nil, err
 		}
 	}
+	if err := tx.dropDeviceData(ctx, ids); err != nil {
+		return nil, err
+	}
 	return gone, tx.dropTokens(ctx, ids)
+}
+
+// dropDeviceData deletes the account data that say whether clients on devices notify (MSC3890).
+func (tx *Tx) dropDeviceData(ctx context.Context, devices []string) error {
+	var types []string
+	for _, dev := range devices {
+		types = append(types, "m.local_notification_settings."+dev, "org.matrix.msc3890.local_notification_settings."+dev)
+	}
+	return tx.DeleteGlobalAccountData(ctx, db.DeleteGlobalAccountDataParams{Part: tx.Part, UserID: string(tx.User), Types: types, Seq: tx.Seq})
 }
 
 func (tx *Tx) dropTokens(ctx context.Context, devices []string) error {

@@ -212,7 +212,7 @@ func (t *thread) append(out []byte, f *Format) []byte {
 
 // appendNested appends an event inside of another one.
 func (f *Format) appendNested(b []byte, e *roomdb.Event, of *Bundle) []byte {
-	return f.appendEnd(f.appendHead(b, e, nil), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: of})
+	return f.appendEnd(f.appendHead(b, e, nil), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: of}, "")
 }
 
 // HasThread says whether there is a thread on the event.

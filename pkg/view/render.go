@@ -22,6 +22,9 @@ type Format struct {
 	Now time.Time
 	// Bundles is what is said of the events that relate to others; see Bundled.
 	Bundles Bundles
+	// Memberships is what the user was to the room at the events; see the function Memberships. Events that are not in it say nothing
+	// of it.
+	Memberships map[*roomdb.Event]string
 }
 
 // Cause returns what ties an event to the request that made it (see hanse.room.v1.Cause): a transaction of a device.
@@ -39,7 +42,7 @@ func Render(ctx context.Context, db *roomdb.DB, f Format, events []*roomdb.Event
 	out := make([][]byte, len(events))
 	for i, e := range events {
 		b := make([]byte, 0, len(e.Content)+400)
-		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]})
+		out[i] = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]}, f.Memberships[e])
 	}
 	return out, nil
 }
@@ -54,7 +57,7 @@ func Append(ctx context.Context, db *roomdb.DB, f Format, b []byte, events []*ro
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]})
+		b = f.appendEnd(f.appendHead(b, e, related), mark{ts: e.OriginServerTS, cause: e.Cause, bundle: f.Bundles[e]}, f.Memberships[e])
 	}
 	return b, nil
 }
@@ -111,7 +114,7 @@ func (l *List) Append(b []byte, f Format) []byte {
 			b = append(b, ',')
 		}
 		b = append(b, l.heads[start:m.end]...)
-		b = f.appendEnd(b, m)
+		b = f.appendEnd(b, m, "")
 		start = m.end
 	}
 	return b
@@ -173,12 +176,16 @@ func appendReplaced(b, content, sender, eventID []byte) []byte {
 }
 
 // appendEnd appends what is behind the head: the age, the transaction id for the device that sent the event, and what relates to
-// it.
-func (f *Format) appendEnd(b []byte, m mark) []byte {
+// it. membership is left out if it is "".
+func (f *Format) appendEnd(b []byte, m mark, membership string) []byte {
 	b = strconv.AppendInt(b, max(0, f.Now.UnixMilli()-m.ts), 10)
 	if txn, ok := f.transaction(m.cause); ok {
 		b = append(b, `,"transaction_id":`...)
 		b = canonjson.AppendString(b, txn)
+	}
+	if membership != "" {
+		b = append(b, `,"membership":`...)
+		b = canonjson.AppendString(b, membership)
 	}
 	b = m.bundle.append(b, f)
 	return append(b, '}', '}')

@@ -93,7 +93,7 @@ func (w *stateWriter) head(s *event.Stored, eventID []byte) {
 // end appends the age. State events are sent without a transaction id.
 func (w *stateWriter) end(s *event.Stored) {
 	w.b = append(w.b, `"age":`...)
-	w.b = w.Format.appendEnd(w.b, mark{ts: s.OriginServerTS})
+	w.b = w.Format.appendEnd(w.b, mark{ts: s.OriginServerTS}, "")
 }
 
 // addReplacing writes the events that show what they replaced.

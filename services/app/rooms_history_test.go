@@ -398,3 +398,55 @@ func testIgnoredPages(t *testing.T, w *world) {
 	anna.do("GET", in(room, "event", topic), nil).ok()
 	bert.do("GET", in(room, "event", unheard[0]), nil).ok()
 }
+
+// Client-server API, "Room Event Format", unsigned.membership: what the user who asks was to the room just after each event.
+func testMembershipOnEvents(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	room := anna.create(object{"preset": "public_chat"})
+	want := make(map[string]string)
+	want[anna.say(room, "before all")] = "leave"
+	anna.do("POST", in(room, "invite"), object{"user_id": bert.id}).ok()
+	want[anna.say(room, "invited")] = "invite"
+	bert.join(room)
+	want[bert.say(room, "joined")] = "join"
+	bert.do("POST", in(room, "leave"), object{}).ok()
+	want[anna.say(room, "left")] = "leave"
+	bert.join(room)
+	root := anna.say(room, "back")
+	want[root] = "join"
+	reply := anna.send(room, "m.room.message", object{"msgtype": "m.text", "body": "reply", "m.relates_to": object{"rel_type": "m.thread", "event_id": root}})
+	want[reply] = "join"
+	for _, dir := range []string{"b", "f"} {
+		r := bert.do("GET", in(room, "messages")+"?limit=100&dir="+dir, nil).ok()
+		own := []string{} // the user's membership events say what they have made of it
+		for _, e := range r.get("chunk").Array() {
+			is := e.Get("unsigned.membership").String()
+			if w, known := want[e.Get("event_id").String()]; known && is != w {
+				t.Errorf("%s: %q, want %q: %s", dir, is, w, e.Raw)
+			}
+			if e.Get("state_key").String() == bert.id {
+				own = append(own, is)
+			}
+			if e.Get("type").String() == "m.room.create" && is != "leave" {
+				t.Errorf("the create event: %s", e.Raw)
+			}
+		}
+		if dir == "b" {
+			slices.Reverse(own)
+		}
+		same(t, dir, own, []string{"invite", "join", "leave", "join"})
+	}
+	for what, is := range map[string]string{
+		"event":     bert.do("GET", in(room, "event", reply), nil).ok().str("unsigned.membership"),
+		"context":   bert.do("GET", in(room, "context", reply), nil).ok().str("event.unsigned.membership"),
+		"relations": bert.do("GET", under(v1, room, "relations", root), nil).ok().str("chunk.0.unsigned.membership"),
+		"threads":   bert.do("GET", under(v1, room, "threads"), nil).ok().str("chunk.0.unsigned.membership"),
+	} {
+		if is != "join" {
+			t.Errorf("%s: %q", what, is)
+		}
+	}
+	if is := anna.do("GET", in(room, "event", root), nil).ok().str("unsigned.membership"); is != "join" {
+		t.Errorf("for another user: %q", is)
+	}
+}

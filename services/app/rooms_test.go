@@ -20,7 +20,7 @@ func TestRooms(t *testing.T) {
 		"members": testMembers, "timestamp": testTimestamp, "receipts": testReceipts, "typing": testTyping,
 		"aliases": testAliases, "directory": testDirectory, "user directory": testUserDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
 		"bad input": testBadInput, "join content": testJoinContent, "creators": testCreators, "upgrade carries": testUpgradeCarries,
-		"inviter shown": testInviterShown, "guests removed": testGuestsRemoved,
+		"inviter shown": testInviterShown, "membership on events": testMembershipOnEvents, "guests removed": testGuestsRemoved,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -31,6 +31,10 @@ ON CONFLICT (part, user_id, room_id, type) DO UPDATE SET content = excluded.cont
 UPDATE account_data SET content = '{}', deleted = true, seq = $5
 WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted;
 
+-- name: DeleteGlobalAccountData :exec
+UPDATE account_data SET content = '{}', deleted = true, seq = sqlc.arg(seq)
+WHERE part = $1 AND user_id = $2 AND room_id = '' AND type = ANY(sqlc.arg(types)::text[]) AND NOT deleted;
+
 -- name: AccountData :one
 SELECT content FROM account_data
 WHERE part = $1 AND user_id = $2 AND room_id = $3 AND type = $4 AND NOT deleted;

@@ -317,6 +317,28 @@ func (q *Queries) DeleteAllAccountData(ctx context.Context, part int32, userID s
 	return err
 }
 
+const deleteGlobalAccountData = `-- name: DeleteGlobalAccountData :exec
+UPDATE account_data SET content = '{}', deleted = true, seq = $3
+WHERE part = $1 AND user_id = $2 AND room_id = '' AND type = ANY($4::text[]) AND NOT deleted
+`
+
+type DeleteGlobalAccountDataParams struct {
+	Part   int32
+	UserID string
+	Seq    int64
+	Types  []string
+}
+
+func (q *Queries) DeleteGlobalAccountData(ctx context.Context, arg DeleteGlobalAccountDataParams) error {
+	_, err := q.db.Exec(ctx, deleteGlobalAccountData,
+		arg.Part,
+		arg.UserID,
+		arg.Seq,
+		arg.Types,
+	)
+	return err
+}
+
 const deleteMutedTimes = `-- name: DeleteMutedTimes :exec
 DELETE FROM muted_time WHERE part = $1 AND user_id = $2 AND seq <= $3
 `

@@ -149,6 +149,34 @@ func TestDevices(t *testing.T) {
 	anna.Do("DELETE", v3+"/devices/NONE", map[string]any{"auth": anna.Auth()}).OK()
 }
 
+// MSC3890: with a device goes the account data that says whether its client notifies. Whoever had it is told of an empty object (MSC3391).
+func TestNotificationSettingsOfDevices(t *testing.T) {
+	c := clienttest.New(t)
+	anna := c.Register("anna")
+	second := c.Login(anna.ID, nil)
+	path := func(prefix, device string) string {
+		return v3 + "/user/" + string(anna.ID) + "/account_data/" + prefix + ".local_notification_settings." + device
+	}
+	prefixes := []string{"m", "org.matrix.msc3890"}
+	for _, prefix := range prefixes {
+		for _, u := range []*clienttest.User{anna, second} {
+			u.Do("PUT", path(prefix, u.Device), map[string]bool{"is_silenced": true}).OK()
+		}
+	}
+	before, err := c.Users.Seq(t.Context(), anna.ID)
+	clienttest.Must(t, err)
+	second.Do("POST", v3+"/logout", nil).OK()
+	for _, prefix := range prefixes {
+		anna.Do("GET", path(prefix, second.Device), nil).Fails(404, "M_NOT_FOUND")
+		anna.Do("GET", path(prefix, anna.Device), nil).OK()
+	}
+	told, err := c.Users.AccountDataSince(t.Context(), anna.ID, before, 1<<40)
+	clienttest.Must(t, err)
+	if len(told) != 2 || string(told[0].Content) != "{}" || string(told[1].Content) != "{}" {
+		t.Errorf("told: %v", told)
+	}
+}
+
 // Changes of devices reach the rooms even if their owners do not answer at first.
 func TestDeviceChangesAreToldInTheEnd(t *testing.T) {
 	c := clienttest.New(t, func(cfg *client.Config, _ *client.Deps) { cfg.TaskInterval = 20e6 })

@@ -277,5 +277,8 @@ func (c *Timeline) renderRoots(ctx context.Context, r *http.Request, a *access.V
 		}
 		told = append(told, e)
 	}
+	if f.Memberships, err = view.Memberships(ctx, c.Rooms, f.User, told); err != nil {
+		return nil, err
+	}
 	return view.Render(ctx, c.Rooms, f, told)
 }
