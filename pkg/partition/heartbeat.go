@@ -101,7 +101,8 @@ func (m *Members) watchOnce(ctx context.Context) error {
 				return fmt.Errorf("watcher ended")
 			}
 			if e == nil {
-				continue // end of what was there before
+				m.learn() // end of what was there before
+				continue
 			}
 			m.apply(e)
 			if e.Key() == m.cfg.Self.ID {

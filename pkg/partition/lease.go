@@ -104,7 +104,7 @@ func (o *Owner) Settled(ctx context.Context) error {
 		wanted := o.wanted()
 		members := o.cfg.Members.Changed()
 		o.mu.Lock()
-		settled := true
+		settled := o.cfg.Members.Known()
 		for _, h := range o.parts {
 			settled = settled && !h.busy && h.held == (wanted[h.part] && !o.draining) && !h.lost
 		}

@@ -70,16 +70,18 @@ type MembersConfig struct {
 // Members is this worker's view of who is there. The view survives NATS: it stays as it was while
 // NATS is away.
 type Members struct {
-	cfg    MembersConfig
-	js     jetstream.JetStream
-	beat   chan struct{} // publish now
-	rewind chan struct{} // read the bucket anew
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	alive  prometheus.Gauge
+	cfg     MembersConfig
+	js      jetstream.JetStream
+	beat    chan struct{} // publish now
+	rewind  chan struct{} // read the bucket anew
+	cancel  context.CancelFunc
+	unknown *time.Timer // ends the wait for NATS
+	done    sync.WaitGroup
+	alive   prometheus.Gauge
 
 	mu       sync.Mutex
 	self     Member
+	known    bool   // the members that were there before have been heard of
 	revision uint64 // of our last heartbeat
 	view     view
 	byRole   map[string][]Member // ready members, ordered by id; rebuilt with the view
@@ -90,7 +92,8 @@ type Members struct {
 var validID = regexp.MustCompile(`^[A-Za-z0-9_-]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?$`)
 
 // Join announces this worker and starts to watch the others. It does not wait for NATS. The worker
-// counts as Starting until SetState.
+// counts as Starting until SetState, and until it knows who else is there: a worker that believes to be alone takes all partitions.
+// If NATS does not say who is there it goes on without, after a while.
 func Join(cfg MembersConfig) (*Members, error) {
 	if !validID.MatchString(cfg.Self.ID) || strings.Contains(cfg.Self.ID, "..") {
 		return nil, fmt.Errorf("worker id %q: only letters, digits, '-', '_' and '.'", cfg.Self.ID)
@@ -115,9 +118,10 @@ func Join(cfg MembersConfig) (*Members, error) {
 		alive: gauge(cfg.Registerer, "hanse_members", "Workers that are alive, as this one sees it."),
 	}
 	m.mu.Lock()
-	m.view.self(m.self)
+	m.view.self(m.announced())
 	m.rebuild()
 	m.mu.Unlock()
+	m.unknown = time.AfterFunc(2*cfg.Timing.TTL, m.learn)
 	unwatch := cfg.Bus.OnReconnect(func() { poke(m.rewind); poke(m.beat) })
 	m.done.Go(func() { m.heartbeats(ctx) })
 	m.done.Go(func() {
@@ -131,14 +135,43 @@ func Join(cfg MembersConfig) (*Members, error) {
 func (m *Members) Self() Member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.self
+	return m.announced()
+}
+
+// announced is what others are told. m.mu is held.
+func (m *Members) announced() Member {
+	self := m.self
+	if self.State == Ready && !m.known {
+		self.State = Starting
+	}
+	return self
+}
+
+// learn notes that all members are in the view that were there when this worker joined.
+func (m *Members) learn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known {
+		return
+	}
+	m.known = true
+	m.view.self(m.announced())
+	m.rebuild()
+	poke(m.beat)
+}
+
+// Known reports whether the view has the members that were there when this worker joined. Changed tells when that becomes true.
+func (m *Members) Known() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known
 }
 
 // SetState changes what this worker announces, at once.
 func (m *Members) SetState(s State) {
 	m.mu.Lock()
 	m.self.State = s
-	m.view.self(m.self)
+	m.view.self(m.announced())
 	m.rebuild()
 	m.mu.Unlock()
 	poke(m.beat)
@@ -156,13 +189,6 @@ func (m *Members) All() []Member {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.view.alive()
-}
-
-// Heard reports whether NATS has told of this worker's own heartbeat, and so of the members that were there before.
-func (m *Members) Heard() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return !m.view.echo.IsZero()
 }
 
 // Alive reports whether there is a member with this address.
@@ -223,6 +249,7 @@ func (m *Members) Leave(ctx context.Context) error {
 		return nil
 	}
 	m.cancel()
+	m.unknown.Stop()
 	m.done.Wait()
 	kv, err := m.js.KeyValue(ctx, Bucket)
 	if err == nil && rev > 0 {

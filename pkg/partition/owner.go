@@ -201,7 +201,7 @@ func (o *Owner) acquire(ctx context.Context, h *holding) {
 	h.busy = false
 	o.announce()
 	if err != nil {
-		h.backOff()
+		h.backOff(0)
 		o.metrics.failures.Inc()
 		return
 	}
@@ -231,13 +231,17 @@ func (o *Owner) release(h *holding, why string) {
 	o.announce()
 }
 
-// backOff delays the next takeover: 50 ms, doubling up to 5 s. Two workers that both believe to be
+// backOff delays the next takeover: 50 ms, doubling up to 5 s, and at least about 'least'. Two workers that both believe to be
 // the owner would take the partition from each other without end.
-func (h *holding) backOff() {
-	d := min(50*time.Millisecond<<min(h.fails, 10), 5*time.Second)
+func (h *holding) backOff(least time.Duration) {
+	d := max(least, min(50*time.Millisecond<<min(h.fails, 10), 5*time.Second))
 	h.fails++
 	h.notUntil = time.Now().Add(d/2 + rand.N(d))
 }
+
+// news is how long a worker waits before it takes back what another has taken from it. That one serves the partition meanwhile, and
+// most likely knows of a change of the members that this one is about to hear of.
+func (o *Owner) news() time.Duration { return o.cfg.Members.cfg.Timing.Beat }
 
 // Fenced tells the Owner that an append at epoch found no row: somebody else owns the partition.
 func (o *Owner) Fenced(part uint32, epoch int64) {
@@ -245,7 +249,7 @@ func (o *Owner) Fenced(part uint32, epoch int64) {
 		if time.Since(h.verified) > 10*time.Second {
 			h.fails = 0
 		}
-		h.backOff()
+		h.backOff(o.news())
 	})
 }
 
@@ -306,7 +310,7 @@ func (o *Owner) verify(ctx context.Context, onlyLeaving bool) {
 		case row.Epoch > h.lease.Epoch && !h.lost:
 			h.lost = true
 			if wanted[row.Part] {
-				h.backOff()
+				h.backOff(o.news())
 			}
 		}
 	}

@@ -85,7 +85,7 @@ func newCluster(t *testing.T, timing partition.Timing) *cluster {
 func (c *cluster) start(id string) *exec.Cmd {
 	c.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), workerEnv+"="+id, "HANSE_TEST_NATS="+c.nats.URL(), "HANSE_TEST_DSN="+c.dsn, "HANSE_TEST_TTL="+c.timing.TTL.String())
+	cmd.Env = append(os.Environ(), workerEnv+"="+id, "HANSE_TEST_NATS="+c.nats.URL(), "HANSE_TEST_DSN="+c.dsn, "HANSE_TEST_BEAT="+c.timing.Beat.String(), "HANSE_TEST_TTL="+c.timing.TTL.String())
 	cmd.Stderr = os.Stderr
 	said, err := cmd.StdoutPipe()
 	if err != nil {

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) == "" {
 		os.Exit(m.Run())
 	}
-	if err := runWorker(os.Getenv(workerEnv), os.Getenv("HANSE_TEST_NATS"), os.Getenv("HANSE_TEST_DSN"), os.Getenv("HANSE_TEST_TTL")); err != nil {
+	if err := runWorker(os.Getenv(workerEnv), os.Getenv("HANSE_TEST_NATS"), os.Getenv("HANSE_TEST_DSN"), os.Getenv("HANSE_TEST_BEAT"), os.Getenv("HANSE_TEST_TTL")); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
 	}
@@ -52,9 +52,12 @@ type worker struct {
 	owner  *partition.Owner
 }
 
-func runWorker(id, natsURL, dsn, ttl string) error {
-	timing := testTiming
+func runWorker(id, natsURL, dsn, beat, ttl string) error {
+	var timing partition.Timing
 	var err error
+	if timing.Beat, err = time.ParseDuration(beat); err != nil {
+		return err
+	}
 	if timing.TTL, err = time.ParseDuration(ttl); err != nil {
 		return err
 	}

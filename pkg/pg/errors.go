@@ -40,6 +40,9 @@ func Ambiguous(err error) bool {
 	return true
 }
 
+// readOnly is the error of a write on a server that only reads: it was the primary, and another one is now.
+const readOnly = "25006"
+
 // Transient reports whether the same work may succeed when it is tried again later: the database restarts, the
 // network broke, two transactions were in each other's way. It says nothing about whether the first try left
 // something behind; see Ambiguous.
@@ -55,7 +58,8 @@ func Transient(err error) bool {
 			strings.HasPrefix(pe.Code, "53"),                                               // out of connections, memory, disk
 			pe.Code == "55P03",                                                             // lock not available
 			pe.Code == "57P01", pe.Code == "57P02", pe.Code == "57P03", pe.Code == "57P05", // shutdown, crash, starting, idle
-			pe.Code == "25P03": // idle in transaction for too long
+			pe.Code == "25P03",  // idle in transaction for too long
+			pe.Code == readOnly: // after a failover
 			return true
 		}
 		return false

@@ -2,6 +2,7 @@ package pg_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -202,6 +203,37 @@ func BenchmarkDatabase(b *testing.B) {
 	for b.Loop() {
 		pgtest.New(b)
 	}
+}
+
+// A server that was the primary, and only reads now, is left: its connections end at the first write, and that is tried again.
+func TestReadOnlyServerIsLeft(t *testing.T) {
+	cfg := pgtest.Config(t, 1)
+	cfg.MaxConns = 2
+	pool := pgtest.Open(t, cfg).All()[0]
+	var held []*pgxpool.Conn
+	for range cfg.MaxConns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), "SET default_transaction_read_only = on"); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+	for try := range cfg.MaxConns + 1 {
+		_, err := pool.Exec(t.Context(), fmt.Sprintf("CREATE TABLE left_%d ()", try))
+		if err == nil {
+			return
+		}
+		if !pg.Transient(err) || pg.Ambiguous(err) {
+			t.Fatalf("%v is not tried again", err)
+		}
+	}
+	t.Error("connections to a server that only reads are kept")
 }
 
 func TestCollectorKnowsEachShard(t *testing.T) {

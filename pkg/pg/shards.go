@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
@@ -80,6 +81,11 @@ func connect(ctx context.Context, dsn string, cfg Config) (*pgxpool.Pool, error)
 	pc.ConnConfig.ConnectTimeout = 5 * time.Second
 	// Every query of ours is one of a fixed set: prepared once for each connection, then bound.
 	pc.ConnConfig.StatementCacheCapacity = 512
+	// A server that was the primary and is one no more keeps its connections: whoever stays at it writes nothing. The next
+	// connection leads to the new primary.
+	pc.ConnConfig.OnPgError = func(_ *pgconn.PgConn, e *pgconn.PgError) bool {
+		return e.SeverityUnlocalized != "FATAL" && e.Code != readOnly
+	}
 	setDefault(pc.ConnConfig.RuntimeParams, "application_name", "hanse")
 	setDefault(pc.ConnConfig.RuntimeParams, "timezone", "UTC")
 	// Short queries only: compiling them costs more than running them.

@@ -29,7 +29,7 @@ type workers interface {
 	All() []partition.Member
 	Self() partition.Member
 	Changed() <-chan struct{}
-	Heard() bool
+	Known() bool
 }
 
 // reacher calls a worker by address (grpcx.Conns).
@@ -44,15 +44,15 @@ const (
 	meshPatience = 3 * time.Second  // for an answer
 )
 
-// meet waits until one of the workers that are ready has answered. It does not wait if there are none, or if NATS does not say.
+// meet waits until one of the workers that are ready has answered. It does not wait if there are none.
 func (m *mesh) meet(ctx context.Context) error {
-	known := time.After(meshPatience)
-	for heard := false; !heard && !m.members.Heard(); {
+	for {
+		changed := m.members.Changed()
+		if m.members.Known() {
+			break
+		}
 		select {
-		case <-m.members.Changed():
-		case <-time.After(50 * time.Millisecond): // our own heartbeat changes nothing
-		case <-known:
-			heard = true
+		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -43,7 +43,7 @@ func (a *around) Changed() <-chan struct{} {
 	defer a.mu.Unlock()
 	return a.changed
 }
-func (a *around) Heard() bool { return true }
+func (a *around) Known() bool { return true }
 
 func (a *around) Reach(_ context.Context, addr string) error {
 	a.mu.Lock()

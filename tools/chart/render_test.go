@@ -94,8 +94,12 @@ func readValues(t *testing.T, sources ...string) chartutil.Values {
 	for _, source := range sources {
 		text := []byte(source)
 		if strings.HasSuffix(source, ".yaml") {
+			dir := "testdata"
+			if strings.HasPrefix(source, "examples/") {
+				dir = filepath.Join(root, "charts/hanse")
+			}
 			var err error
-			if text, err = os.ReadFile(filepath.Join("testdata", source)); err != nil {
+			if text, err = os.ReadFile(filepath.Join(dir, source)); err != nil {
 				t.Fatal(err)
 			}
 		}
