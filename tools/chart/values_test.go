@@ -354,6 +354,11 @@ func TestHooksStandAlone(t *testing.T) {
 	if slices.Sort(checked); !slices.Equal(checked, roles) {
 		t.Errorf("checked are %v", checked)
 	}
+	for _, e := range o.jobs["my-migrate"].Spec.Template.Spec.Containers[0].Env {
+		if e.Name == "HANSE_POSTGRESQL_SHARDS" && e.ValueFrom.SecretKeyRef.Key != "direct" {
+			t.Errorf("migrations go through %s", e.ValueFrom.SecretKeyRef.Key)
+		}
+	}
 	if o := render(t, cluster{}, `{hooks: {check: false, migrate: false}}`); len(o.jobs) != 0 || !strings.Contains(o.configs[configOf(o.deployments["my-room"])].Data["hanse.yaml"], "migrate: true") {
 		t.Error("without a Job nobody migrates")
 	}

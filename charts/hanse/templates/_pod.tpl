@@ -12,7 +12,8 @@ of root, role, v (the values of the role), config (the name of its ConfigMap).
   (dict "name" "HANSE_WORKER_ID" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name")))
   (dict "name" "HANSE_LISTEN_GRPC_ADVERTISE" "value" (printf "%s:9090" (ternary (printf "[%s]" $ip) $ip .root.Values.ipv6)))
 -}}
-{{- range $variable, $key := dict "HANSE_POSTGRESQL_SHARDS" "postgresql" "HANSE_NATS_URL" "nats" "HANSE_REDIS_URL" "redis" -}}
+{{- $postgresql := ternary "postgresql" "migration" (or (ne .role "") (eq $secret.keys.migration "")) -}}
+{{- range $variable, $key := dict "HANSE_POSTGRESQL_SHARDS" $postgresql "HANSE_NATS_URL" "nats" "HANSE_REDIS_URL" "redis" -}}
 {{- $env = append $env (dict "name" $variable "valueFrom" (dict "secretKeyRef" (dict "name" $secret.name "key" (get $secret.keys $key)))) -}}
 {{- end -}}
 {{- if eq .role "client" -}}
