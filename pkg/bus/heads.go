@@ -83,18 +83,18 @@ func (r *LogReader) compareOnce() round {
 	defer cancel()
 	r.bus.metrics.headReads.WithLabelValues(r.cfg.Name).Inc()
 	heads, err := r.cfg.Heads(ctx)
-	if err != nil {
-		if r.ctx.Err() == nil {
-			r.heads.Note(err, "consumer", r.cfg.Name)
-		}
-		return found
+	if r.ctx.Err() == nil {
+		r.heads.Note(err, "consumer", r.cfg.Name)
 	}
-	r.heads.Note(nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for part, p := range r.parts {
+		head, known := heads[part]
+		if !known && err != nil {
+			continue // its shard does not answer
+		}
 		before := p.headSeen
-		p.headSeen = heads[part]
+		p.headSeen = head
 		found.moved = found.moved || p.headSeen > before
 		if found.away && p.headSeen > p.heard.Load() || before > p.heard.Load() && !p.waits() {
 			found.lost = true

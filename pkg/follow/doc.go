@@ -23,6 +23,7 @@
 //   - A worker is killed: others take its partitions and begin at the stored cursors.
 //   - A worker is suspended and resumes: its next Store fails with ErrLost. It gives the partition up, and does not take it back for a
 //     while, so that two workers that see different members do not take it from each other all the time.
+//   - One shard does not answer: the partitions of the others are taken, stored and given up as ever.
 //   - PostgreSQL is down: cursors stay where they are, and what is handed over is kept by the role until it can be stored.
 //   - An entry cannot be processed, or panics the role: it becomes a dead letter (package deadletter) under the role's name.
 //   - A worker drains: its partitions have some seconds to finish what is on its way, then their cursors are stored.

@@ -19,6 +19,8 @@ import (
 const (
 	flushEvery   = time.Second
 	flushTimeout = 10 * time.Second
+	// takeTimeout bounds how long the partitions of one shard may take to be loaded.
+	takeTimeout = 30 * time.Second
 	// settle is how long the ownership of partitions must stand still before it is acted upon: workers come and go
 	// several at a time.
 	settle = 50 * time.Millisecond
@@ -74,7 +76,7 @@ const (
 	SamePartition
 )
 
-// Log is where the log is read from: roomdb.DB.
+// Log is where the log is read from: roomdb.DB. With an error Heads returns the heads of those partitions whose shards answer.
 type Log interface {
 	bus.LogSource
 	Heads(ctx context.Context) (map[uint32]int64, error)
@@ -122,14 +124,11 @@ type Follower[K Keeper] struct {
 	mu    sync.RWMutex
 	parts []*held[K] // nil: not ours
 
-	// yielded are partitions that another worker took although the membership gives them to us, and until when they are left
-	// to it. They belong to own.
-	yielded map[uint32]time.Time
+	shards   []*shard[K]
+	entering sync.Mutex // held while partitions come in
 
-	drain     atomic.Bool
-	rebalance chan struct{} // says that ownership is to be looked at
-	drained   chan struct{} // closed when no partition is left
-	drainOnce sync.Once
+	drain atomic.Bool
+	left  sync.WaitGroup // shards of which we may have partitions, when we drain
 }
 
 // held is a partition with its keeper.
@@ -143,10 +142,15 @@ func New[K Keeper](cfg Config[K]) *Follower[K] {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &Follower[K]{
-		cfg: cfg, s: newStatements(cfg.Tables), parts: make([]*held[K], cfg.Shards.P()),
-		rebalance: make(chan struct{}, 1), drained: make(chan struct{}), yielded: make(map[uint32]time.Time),
+	f := &Follower[K]{cfg: cfg, s: newStatements(cfg.Tables), parts: make([]*held[K], cfg.Shards.P())}
+	all := make([]uint32, cfg.Shards.P())
+	for part := range all {
+		all[part] = uint32(part)
 	}
+	for _, own := range cfg.Shards.Groups(all) {
+		f.shards = append(f.shards, newShard(f, own))
+	}
+	f.left.Add(len(f.shards))
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
@@ -157,20 +161,28 @@ func (f *Follower[K]) Run(ctx context.Context) {
 	f.reader = bus.NewLogReader(f.cfg.Bus, bus.ReaderConfig{Name: f.cfg.Role, Source: f.cfg.Source, Heads: f.cfg.Source.Heads, Handle: f.handle,
 		DeadLetter: f.deadLetter, Log: f.cfg.Log})
 	defer f.reader.Close()
-	var flushing sync.WaitGroup
-	flushing.Go(func() { f.flushes(ctx) })
+	var work, flushing sync.WaitGroup
+	for _, s := range f.shards {
+		work.Go(func() { s.follow(ctx) })
+		flushing.Go(func() { s.flushes(ctx) })
+	}
 	defer flushing.Wait()
-	f.own(ctx)
+	work.Wait()
 	f.reader.Close()
-	f.giveUp(f.held())
+	for _, s := range f.shards {
+		work.Go(func() { f.giveUp(s.held()) })
+	}
+	work.Wait()
 }
 
 // Drain gives all partitions to other workers, and returns when that is done.
 func (f *Follower[K]) Drain(ctx context.Context) error {
 	f.drain.Store(true)
 	f.Again()
+	drained := make(chan struct{})
+	go func() { f.left.Wait(); close(drained) }()
 	select {
-	case <-f.drained:
+	case <-drained:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -214,6 +226,19 @@ func (f *Follower[K]) held() []*held[K] {
 	var out []*held[K]
 	for _, h := range f.parts {
 		if h != nil {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// held are those of the shard's partitions that this worker has.
+func (f *shard[K]) held() []*held[K] {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []*held[K]
+	for _, part := range f.own {
+		if h := f.parts[part]; h != nil {
 			out = append(out, h)
 		}
 	}
@@ -264,8 +289,8 @@ func (h Hand[K]) To(part uint32, pos int64) (k K, ok bool) {
 	return p.keeper, true
 }
 
-// flushes stores the cursors from time to time.
-func (f *Follower[K]) flushes(ctx context.Context) {
+// flushes stores the cursors of the shard's partitions from time to time.
+func (f *shard[K]) flushes(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	stores := retries.Log{To: f.cfg.Log, What: "storing cursors of " + f.cfg.Role}

@@ -35,9 +35,11 @@ type world struct {
 	log map[uint32][]*logv1.Entry
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newSharded(t, 1) }
+
+func newSharded(t *testing.T, shards int) *world {
 	t.Helper()
-	w := &world{t: t, nats: bustest.New(t), cfg: pgtest.Config(t, 1), log: make(map[uint32][]*logv1.Entry)}
+	w := &world{t: t, nats: bustest.New(t), cfg: pgtest.Config(t, shards), log: make(map[uint32][]*logv1.Entry)}
 	w.db = pgtest.Open(t, w.cfg)
 	w.pub = w.nats.Open("publisher")
 	w.exec(`CREATE TABLE test_owner (part integer PRIMARY KEY, epoch bigint NOT NULL);
@@ -47,8 +49,10 @@ CREATE TABLE test_cursor (part integer NOT NULL, log_part integer NOT NULL, pos 
 
 func (w *world) exec(sql string, args ...any) {
 	w.t.Helper()
-	if _, err := w.db.For(0).Exec(w.t.Context(), sql, args...); err != nil {
-		w.t.Fatal(err)
+	for _, pool := range w.db.All() {
+		if _, err := pool.Exec(w.t.Context(), sql, args...); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 
@@ -340,5 +344,55 @@ func TestPinned(t *testing.T) {
 	w.waitFor("did not arrive again", func() bool { return times(place{30, 9, 3}, two) == 1 })
 	if times(place{30, 9, 1}, two) != 0 || times(place{30, 9, 2}, two) != 1 {
 		t.Errorf("got again: %v", two.got)
+	}
+}
+
+// A shard that does not answer keeps nobody from the partitions of the others: they are taken, get what comes, and store how far they
+// are. Those of the shard are taken when it answers again.
+func TestShardDoesNotAnswer(t *testing.T) {
+	for reach := range map[follow.Reach]bool{follow.SamePartition: true, follow.WholeLog: true} {
+		t.Run(fmt.Sprint(reach), func(t *testing.T) {
+			w := newSharded(t, 2)
+			hangs := w.db.All()[1]
+			hang := func() (answer func()) {
+				t.Helper()
+				tx, err := hangs.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0; LOCK TABLE test_owner IN ACCESS EXCLUSIVE MODE`); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // if the test ended early
+				return func() { _ = tx.Rollback(context.Background()) }
+			}
+			var good []uint32
+			for part := range w.db.P() {
+				if w.db.For(part) != hangs {
+					good = append(good, part)
+				}
+			}
+			answer := hang()
+			one := w.start("one", reach)
+			w.waitFor("the other shard's partitions are not taken", func() bool { return len(one.All()) == len(good) })
+			w.write(good[0])
+			w.waitFor("did not arrive", func() bool { return times(place{good[0], good[0], 1}, one) == 1 })
+			answer()
+			w.waitFor("the shard's partitions are not taken", func() bool { return len(one.All()) == int(w.db.P()) })
+
+			answer = hang()
+			defer answer()
+			all := everyPart(w.db.P())
+			w.write(all...)
+			last := good[len(good)-1]
+			w.waitFor("cursors of the other shard are not stored", func() bool {
+				var pos int64
+				err := w.db.For(last).QueryRow(t.Context(), `SELECT coalesce(max(pos), 0) FROM test_cursor WHERE part = $1 AND log_part = $1`, int32(last)).Scan(&pos)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return pos == 1
+			})
+		})
 	}
 }

@@ -4,15 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// own follows the membership until ctx ends: it takes the partitions that rendezvous hashing gives to this worker, and gives up the
-// others.
-func (f *Follower[K]) own(ctx context.Context) {
+// shard is the partitions of one database. Each is taken and given up on its own: one that does not answer keeps nobody from
+// the partitions of the others.
+type shard[K Keeper] struct {
+	*Follower[K]
+	own []uint32 // its partitions
+	// yielded are partitions that another worker took although the membership gives them to us, and until when they are left
+	// to it.
+	yielded   map[uint32]time.Time
+	rebalance chan struct{} // says that ownership is to be looked at
+	drainOnce sync.Once
+}
+
+func newShard[K Keeper](f *Follower[K], own []uint32) *shard[K] {
+	return &shard[K]{Follower: f, own: own, yielded: make(map[uint32]time.Time), rebalance: make(chan struct{}, 1)}
+}
+
+// follow follows the membership until ctx ends: it takes the partitions that rendezvous hashing gives to this worker, and gives up
+// the others.
+func (f *shard[K]) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := f.cfg.Members.Changed()
 		wait := f.retry(f.balance(ctx))
@@ -46,6 +63,13 @@ func (f *Follower[K]) retry(err error) time.Duration {
 
 // Again has the ownership of all partitions looked at soon.
 func (f *Follower[K]) Again() {
+	for _, s := range f.shards {
+		s.again()
+	}
+}
+
+// again lets follow look at the ownership.
+func (f *shard[K]) again() {
 	select {
 	case f.rebalance <- struct{}{}:
 	default:
@@ -53,11 +77,11 @@ func (f *Follower[K]) Again() {
 }
 
 // balance makes our partitions those that the membership gives us, but for those that somebody else took.
-func (f *Follower[K]) balance(ctx context.Context) error {
+func (f *shard[K]) balance(ctx context.Context) error {
 	var gain []uint32
 	var lose []*held[K]
 	mine := 0
-	for part := range f.cfg.Shards.P() {
+	for _, part := range f.own {
 		f.mu.RLock()
 		have := f.parts[part]
 		f.mu.RUnlock()
@@ -84,7 +108,7 @@ func (f *Follower[K]) balance(ctx context.Context) error {
 		f.giveUp(lose)
 	}
 	if mine == 0 && f.drain.Load() {
-		f.drainOnce.Do(func() { close(f.drained) })
+		f.drainOnce.Do(f.left.Done)
 	}
 	if len(gain) == 0 {
 		return nil
@@ -94,8 +118,10 @@ func (f *Follower[K]) balance(ctx context.Context) error {
 }
 
 // take loads partitions and lets the log begin where the one that is farthest behind stands.
-func (f *Follower[K]) take(ctx context.Context, gain []uint32) error {
+func (f *shard[K]) take(ctx context.Context, gain []uint32) error {
 	loaded := make([]*held[K], len(gain))
+	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
+	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, part := range gain {
@@ -114,7 +140,17 @@ func (f *Follower[K]) take(ctx context.Context, gain []uint32) error {
 		}
 		return err
 	}
-	// Nothing is handed over while the new partitions come in: each begins at its own cursor.
+	if err := f.enter(gain, loaded); err != nil {
+		f.giveUp(loaded) // to begin anew, with all of the log
+		return fmt.Errorf("read log: %w", err)
+	}
+	return nil
+}
+
+// enter has loaded partitions get what the log has. Nothing is handed over meanwhile: each begins at its own cursor.
+func (f *shard[K]) enter(gain []uint32, loaded []*held[K]) error {
+	f.entering.Lock()
+	defer f.entering.Unlock()
 	read := f.logOf(gain)
 	for _, q := range read {
 		f.reader.Remove(q)
@@ -133,8 +169,7 @@ func (f *Follower[K]) take(ctx context.Context, gain []uint32) error {
 	f.mu.Unlock()
 	for i, q := range read {
 		if err := f.reader.Add(q, from[i]); err != nil {
-			f.giveUp(loaded) // to begin anew, with all of the log
-			return fmt.Errorf("read log: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -167,9 +202,9 @@ func (f *Follower[K]) lowest(q uint32) int64 {
 }
 
 // load takes a partition, and opens its keeper.
-func (f *Follower[K]) load(ctx context.Context, part uint32) (*held[K], error) {
+func (f *shard[K]) load(ctx context.Context, part uint32) (*held[K], error) {
 	n := int(f.cfg.Shards.P())
-	p := &Part{N: part, s: f.s, shards: f.cfg.Shards, again: f.Again, storing: f.cfg.Storing, handed: make([]atomic.Int64, n),
+	p := &Part{N: part, s: f.s, shards: f.cfg.Shards, again: f.again, storing: f.cfg.Storing, handed: make([]atomic.Int64, n),
 		active: make([]atomic.Bool, n), stored: make([]int64, n), complete: time.Now()}
 	if f.cfg.FromHead {
 		for q := range p.stored {
@@ -198,16 +233,18 @@ const unknown = -1
 
 // begin sets and stores those cursors of a partition that have no row: the partition gets what comes from now on.
 func (f *Follower[K]) begin(ctx context.Context, p *Part) error {
-	heads, err := f.cfg.Source.Heads(ctx)
-	if err != nil {
-		return fmt.Errorf("read heads of the log: %w", err)
-	}
+	heads, failed := f.cfg.Source.Heads(ctx)
 	upTo, wanted := make([]int64, len(p.stored)), make([]bool, len(p.stored))
 	for _, q := range f.logOf([]uint32{p.N}) {
-		if p.stored[q] == unknown {
-			upTo[q], wanted[q] = heads[q], true
-			p.handed[q].Store(heads[q])
+		if p.stored[q] != unknown {
+			continue
 		}
+		head, known := heads[q]
+		if !known && failed != nil {
+			return fmt.Errorf("read heads of the log: %w", failed)
+		}
+		upTo[q], wanted[q] = head, true
+		p.handed[q].Store(head)
 	}
 	if err := p.putCursors(ctx, upTo, wanted); err != nil {
 		return err
@@ -216,6 +253,17 @@ func (f *Follower[K]) begin(ctx context.Context, p *Part) error {
 		p.stored[q] = max(p.stored[q], 0) // of the others the partition gets nothing
 	}
 	return nil
+}
+
+// stopReading ends the reading of the whole log if no partition is left that needs it.
+func (f *Follower[K]) stopReading() {
+	f.entering.Lock()
+	defer f.entering.Unlock()
+	if f.cfg.Reach == WholeLog && len(f.held()) == 0 {
+		for q := range f.cfg.Shards.P() {
+			f.reader.Remove(q)
+		}
+	}
 }
 
 // giveUp leaves partitions to others: what is on its way has LastWords to end, then it is stored where they stand. What was not
@@ -233,11 +281,7 @@ func (f *Follower[K]) giveUp(lose []*held[K]) {
 		f.parts[h.N] = nil
 	}
 	f.mu.Unlock()
-	if f.cfg.Reach == WholeLog && len(f.held()) == 0 {
-		for q := range f.cfg.Shards.P() {
-			f.reader.Remove(q)
-		}
-	}
+	f.stopReading()
 	for _, h := range lose {
 		h.keeper.Leave()
 	}

@@ -38,34 +38,29 @@ func (d *DB) eachShard(parts []uint32, f func(q querier, parts []int32, index []
 	return nil
 }
 
-// Heads returns the position of the last log entry of every partition.
+// Heads returns the position of the last log entry of every partition. With an error it returns those of the shards that answered.
 func (d *DB) Heads(ctx context.Context) (map[uint32]int64, error) {
 	heads := make(map[uint32]int64, d.shards.P())
 	pools := d.shards.All()
 	results := make([]map[uint32]int64, len(pools))
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	for i, pool := range pools {
 		group.Go(func() error {
 			rows, err := pool.Query(ctx, `SELECT part, head FROM partition`)
 			if err != nil {
 				return err
 			}
-			defer rows.Close()
-			results[i] = make(map[uint32]int64)
-			for rows.Next() {
-				var part uint32
-				var head int64
-				if err := rows.Scan(&part, &head); err != nil {
-					return err
-				}
-				results[i][part] = head
+			result := make(map[uint32]int64)
+			var part uint32
+			var head int64
+			_, err = pgx.ForEachRow(rows, []any{&part, &head}, func() error { result[part] = head; return nil })
+			if err == nil {
+				results[i] = result
 			}
-			return rows.Err()
+			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+	err := group.Wait()
 	for i, r := range results {
 		for part, head := range r {
 			// A shard may hold rows of partitions that were moved away: its own word counts for its own only.
@@ -74,5 +69,5 @@ func (d *DB) Heads(ctx context.Context) (map[uint32]int64, error) {
 			}
 		}
 	}
-	return heads, nil
+	return heads, err
 }
