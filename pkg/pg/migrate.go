@@ -9,6 +9,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -18,6 +19,9 @@ import (
 
 //go:embed migrations/*.sql
 var embedded embed.FS
+
+// lockPause is how long a replica waits before it tries again to get the migration lock.
+const lockPause = 250 * time.Millisecond
 
 // migrationLock is the advisory lock under which one of many starting replicas migrates a shard.
 const migrationLock = 0x48414e5345 // "HANSE"
@@ -50,11 +54,27 @@ func migrateShard(ctx context.Context, pool *pgxpool.Pool, allowed bool) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	defer conn.Release()
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, int64(migrationLock)); err != nil {
+	if err := lock(ctx, conn); err != nil {
 		return fmt.Errorf("migrate: lock: %w", err)
 	}
 	defer unlock(ctx, conn)
 	return applyAll(ctx, pool)
+}
+
+// lock gets the migration lock. It tries again and again instead of waiting in PostgreSQL: CREATE INDEX CONCURRENTLY waits for every
+// statement that began before it, so the replica that migrates would wait for one that waits for it.
+func lock(ctx context.Context, conn *pgxpool.Conn) error {
+	for {
+		var got bool
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(migrationLock)).Scan(&got); err != nil || got {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(lockPause):
+		}
+	}
 }
 
 // unlock gives the migration lock back; a connection that cannot is closed, which does the same.

@@ -3,6 +3,10 @@ package pg_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -103,6 +107,103 @@ func TestManyReplicasStartAtOnce(t *testing.T) {
 	for _, id := range ids {
 		if id != ids[0] {
 			t.Fatalf("replicas see different clusters: %q", ids)
+		}
+	}
+}
+
+// A migration that replaces or builds an index on a table that may be large does so beside those who use the table, and one that was
+// broken off is begun anew. Databases to which it was applied in its first form stay as they are.
+func TestMigrationsBrokenOff(t *testing.T) {
+	cfg := pgtest.Config(t, 1)
+	cfg.Migrate = true
+	pool, err := pgxpool.New(t.Context(), cfg.Shards[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	indexes := func() (defs []string) {
+		t.Helper()
+		rows, err := pool.Query(t.Context(), `SELECT pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid THEN '' ELSE ' broken' END FROM pg_index i
+			JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' ORDER BY 1`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if defs, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			t.Fatal(err)
+		}
+		return defs
+	}
+	want := indexes()
+	exec(`DELETE FROM goose_db_version WHERE version_id IN (81, 90, 102)`)
+	exec(`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'account_avatar'::regclass`)
+	exec(`CREATE INDEX relation_sender_new ON relation (part)`)
+	exec(`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'relation_sender_new'::regclass`)
+	exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (1, 1, '!a:b', '11', 0, '{}', 1)`)
+	exec(`INSERT INTO event (part, room_nid, event_nid, event_id, ord, type, sender, depth, origin_ts, sid, flags, auth, prev, json)
+		VALUES (1, 1, 1, '$a', 1, 'm.room.message', '@a:b', 1, 77, 0, 0, '{}', '{}', '{}')`)
+	exec(`UPDATE room SET active_ts = 0, bump_ts = 0`)
+	var g errgroup.Group
+	for range 4 { // the others wait meanwhile
+		g.Go(func() error {
+			s, err := pg.Open(t.Context(), cfg)
+			if err == nil {
+				s.Close()
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := indexes(); !slices.Equal(got, want) {
+		t.Errorf("indexes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	var active int64
+	if err := pool.QueryRow(t.Context(), `SELECT active_ts FROM room`).Scan(&active); err != nil || active != 77 {
+		t.Errorf("active at %d, %v", active, err)
+	}
+}
+
+// A migration builds an index on a table that is there already beside those who use it, and changes rows of such a table in pieces. The
+// exceptions are from before the first release, or about tables that are small.
+func TestMigrationsHoldNoTable(t *testing.T) {
+	exceptions := []string{"00030_authgraph.sql", "00031_partial_state.sql", "00063_holes.sql"}
+	files, names, err := pg.Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := regexp.MustCompile(`(?m)^CREATE TABLE (\w+)`)
+	indexed := regexp.MustCompile(`(?m)^CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?\w+ ON (\w+)`)
+	updated := regexp.MustCompile(`(?m)^UPDATE `)
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		up, _, _ := strings.Cut(string(text), "-- +goose Down")
+		var tables []string
+		for _, m := range created.FindAllStringSubmatch(up, -1) {
+			tables = append(tables, m[1])
+		}
+		if slices.Contains(exceptions, name) {
+			continue
+		}
+		for _, m := range indexed.FindAllStringSubmatch(up, -1) {
+			if !slices.Contains(tables, m[2]) && m[1] == "" {
+				t.Errorf("%s builds an index on %s under a lock", name, m[2])
+			}
+		}
+		if updated.MatchString(up) {
+			t.Errorf("%s changes all rows of a table in one transaction", name)
+		}
+		if strings.Contains(up, "CONCURRENTLY") != strings.Contains(up, "NO TRANSACTION") && !strings.Contains(up, "COMMIT;") {
+			t.Errorf("%s: CONCURRENTLY and NO TRANSACTION go together", name)
 		}
 	}
 }

@@ -20,7 +20,7 @@ type Shards struct {
 
 // Open connects to all shards, brings their schema up to date if the configuration says so, creates the cluster if
 // the databases are empty, and verifies that they are the cluster that the configuration describes. It waits for
-// databases that do not answer yet until cfg.ConnectTimeout has passed.
+// databases that do not answer yet until cfg.ConnectTimeout has passed. A migration takes as long as it takes.
 func Open(ctx context.Context, cfg Config) (*Shards, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -28,38 +28,69 @@ func Open(ctx context.Context, cfg Config) (*Shards, error) {
 	if len(cfg.Shards) == 0 {
 		return nil, errors.New("no PostgreSQL shard configured")
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
-	defer cancel()
-
 	s := &Shards{}
+	connecting, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
+	defer cancel()
 	for i, dsn := range cfg.Shards {
-		pool, err := connect(ctx, dsn, cfg)
+		pool, err := connect(connecting, dsn, cfg)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("shard %d: %w", i, err)
 		}
 		s.pools = append(s.pools, pool)
 	}
-	if err := s.prepare(ctx, cfg); err != nil {
+	if err := s.migrate(ctx, cfg); err != nil {
+		s.Close()
+		return nil, err
+	}
+	preparing, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout)
+	defer cancel()
+	if err := s.prepare(preparing, cfg); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// prepare migrates, creates and verifies. A database that is restarted meanwhile is asked again.
+// migrate brings the schema of all shards up to date. A database that is restarted meanwhile is asked again, for cfg.ConnectTimeout.
+func (s *Shards) migrate(ctx context.Context, cfg Config) error {
+	var failing time.Time
+	for {
+		err := s.migrateAll(ctx, cfg)
+		if err == nil || !Transient(err) {
+			return err
+		}
+		if failing.IsZero() {
+			failing = time.Now()
+		}
+		if time.Since(failing) > cfg.ConnectTimeout {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lockPause):
+		}
+	}
+}
+
+func (s *Shards) migrateAll(ctx context.Context, cfg Config) error {
+	if cfg.MustExist {
+		if err := s.exists(ctx); err != nil {
+			return err
+		}
+	}
+	for i, pool := range s.pools {
+		if err := migrateShard(ctx, pool, cfg.Migrate); err != nil {
+			return fmt.Errorf("shard %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// prepare creates and verifies. A database that is restarted meanwhile is asked again.
 func (s *Shards) prepare(ctx context.Context, cfg Config) error {
 	return retryTransient(ctx, func() error {
-		if cfg.MustExist {
-			if err := s.exists(ctx); err != nil {
-				return err
-			}
-		}
-		for i, pool := range s.pools {
-			if err := migrateShard(ctx, pool, cfg.Migrate); err != nil {
-				return fmt.Errorf("shard %d: %w", i, err)
-			}
-		}
 		if err := s.create(ctx, cfg); err != nil {
 			return err
 		}
