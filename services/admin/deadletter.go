@@ -162,6 +162,10 @@ func (a *Admin) fallBehind(ctx context.Context, server id.Server, logPart uint32
 				return err
 			}
 		}
+		// It may have been mended, and is not to be passed over.
+		if _, err := tx.Exec(ctx, `DELETE FROM destination_refused WHERE part = $1 AND server_name = $2`, int32(part), string(server)); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, `INSERT INTO destination_behind (part, server_name, log_part, pos) VALUES ($1, $2, $3, $4)
 			ON CONFLICT DO NOTHING`, int32(part), string(server), int32(logPart), e.Pos-1); err != nil {
 			return err

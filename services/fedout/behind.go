@@ -35,8 +35,9 @@ func (p *destPart) lookBehind(ctx context.Context) error {
 		p.dest(server) // begins to exist
 	}
 	for _, d := range p.all() {
-		d.adopt(rows[d.server], rooms[d.server])
+		d.adopt(rows[d.server], rooms[d.server], p.opened)
 	}
+	p.opened = true
 	return nil
 }
 
@@ -62,9 +63,9 @@ func (p *destPart) readServers(ctx context.Context, sql string) (map[id.Server][
 }
 
 // adopt takes over what the tables have of the destination, and sends what that says it missed. A row that was not
-// known is that of the worker that had the partition before, or of somebody who replays a dead letter; a known one of a log
-// partition that was caught up with waits to be deleted.
-func (d *dest) adopt(rows, rooms []behindRow) {
+// known is that of the worker that had the partition before or, later, of somebody who replays a dead letter, and who has deleted
+// what was refused; a known one of a log partition that was caught up with waits to be deleted.
+func (d *dest) adopt(rows, rooms []behindRow, later bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	known := d.rows
@@ -74,7 +75,9 @@ func (d *dest) adopt(rows, rooms []behindRow) {
 		_, isBehind := d.behind[r.logPart]
 		if !isKnown && !isBehind {
 			d.lagAt(r.logPart, r.n)
-			d.refused = nil // somebody may have mended that
+			if later {
+				d.refused, d.fresh = nil, nil
+			}
 		}
 		d.rows[r.logPart] = r.n
 	}
@@ -109,10 +112,13 @@ func (c *rowChanges) each(f func(d *dest, part uint32, n int64)) {
 }
 
 // tableChanges make the tables what destinations are: positions and rooms to store, log partitions to forget.
-type tableChanges struct{ put, drop, rooms rowChanges }
+type tableChanges struct {
+	put, drop, rooms rowChanges
+	refused          refusedChanges
+}
 
 func (c *tableChanges) empty() bool {
-	return len(c.put.dests)+len(c.drop.dests)+len(c.rooms.dests) == 0
+	return len(c.put.dests)+len(c.drop.dests)+len(c.rooms.dests)+len(c.refused.dests) == 0
 }
 
 // collect adds what the tables lack of a destination. From now on nobody can be sure of these rows.
@@ -139,6 +145,7 @@ func (c *tableChanges) collect(d *dest) {
 			c.rooms.add(d, key.part, key.nid)
 		}
 	}
+	c.refused.collect(d)
 }
 
 // done notes that the tables have the changes.
@@ -150,6 +157,7 @@ func (c *tableChanges) done() {
 			d.extras[roomKey{part, nid}] = true
 		}
 	})
+	c.refused.done()
 }
 
 // flushBehind stores the positions of destinations that are behind.
@@ -172,6 +180,7 @@ func (p *destPart) flushBehind(ctx context.Context, dests []*dest) error {
 		b.Queue(sqlDropBehind, int32(p.N), c.drop.servers, c.drop.parts)
 		b.Queue(sqlDropExtras, int32(p.N), c.drop.servers, c.drop.parts)
 	}
+	c.refused.queue(&b, p.N)
 	if err := p.Store(ctx, &b); err != nil {
 		return fmt.Errorf("store destinations that are behind: %w", err)
 	}

@@ -104,7 +104,7 @@ func (s *tables) read(d *dest) {
 	for key := range s.rooms {
 		rooms = append(rooms, behindRow{key.part, key.nid})
 	}
-	d.adopt(rows, rooms)
+	d.adopt(rows, rooms, true)
 }
 
 // outage is a destination that falls behind and catches up at random, with what is stored of it.

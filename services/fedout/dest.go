@@ -40,8 +40,11 @@ type dest struct {
 	typing  map[typingKey]*logv1.Typing
 	// presence is the newest of each user.
 	presence map[id.User]*logv1.Presence
-	// refused is what it refused and does not get any more.
-	refused map[refusalKey]bool
+	// refused is what it refused and does not get any more; fresh is what of that is not stored. refusedAnew says that the stored
+	// rows are of no use any more.
+	refused     map[refusalKey]bool
+	fresh       []refusalKey
+	refusedAnew bool
 
 	// These belong to the goroutine that sends.
 	told   map[deviceChange]struct{}
@@ -252,7 +255,7 @@ func (d *dest) pins(upTo []int64) {
 
 // idle says whether nothing is lost by forgetting the destination. d.mu is held.
 func (d *dest) idle(now time.Time) bool {
-	return !d.running && !d.hasWork() && len(d.inflight) == 0 && len(d.rows) == 0 && !now.Before(d.retryAt) && now.Sub(d.used) > time.Minute
+	return !d.running && !d.hasWork() && len(d.inflight) == 0 && len(d.rows) == 0 && len(d.fresh) == 0 && !now.Before(d.retryAt) && now.Sub(d.used) > time.Minute
 }
 
 // touch keeps the destination from being idle for a while.

@@ -23,6 +23,9 @@ type destPart struct {
 	dests   map[id.Server]*dest
 	failing map[id.Server]destination.State // as of the last look
 	left    bool                            // the partition is somebody else's
+	// refused is what destinations have refused that nobody has anything to do with at the moment.
+	refused map[id.Server]map[refusalKey]bool
+	opened  bool // what is stored was read once; guarded by rows
 
 	looked time.Time // all of it; belongs to who looks
 
@@ -37,7 +40,7 @@ func (p *destPart) dest(server id.Server) *dest {
 	defer p.mu.Unlock()
 	d := p.dests[server]
 	if d == nil {
-		d = &dest{f: p.f, p: p, server: server, gone: p.left}
+		d = &dest{f: p.f, p: p, server: server, gone: p.left, refused: p.refused[server]}
 		if st, ok := p.failing[server]; ok && st.BackingOff(time.Now()) {
 			d.wait(st.RetryAfter)
 		}
@@ -67,6 +70,10 @@ func (p *destPart) all() []*dest {
 // open reads what is stored of the destinations of a partition.
 func (f *sender) open(ctx context.Context, part *follow.Part) (*destPart, error) {
 	p := &destPart{Part: part, f: f, dests: make(map[id.Server]*dest)}
+	var err error
+	if p.refused, err = p.readRefused(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.look(ctx); err != nil {
 		p.Leave()
 		return nil, err
@@ -194,6 +201,10 @@ func (p *destPart) forgetIdle(dests []*dest, now time.Time) {
 		if d.idle(now) && p.dests[d.server] == d {
 			d.gone = true
 			delete(p.dests, d.server)
+			delete(p.refused, d.server)
+			if len(d.refused) > 0 {
+				p.refused[d.server] = d.refused
+			}
 		}
 		d.mu.Unlock()
 		p.mu.Unlock()

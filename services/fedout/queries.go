@@ -41,6 +41,13 @@ ON CONFLICT DO NOTHING`
 DELETE FROM destination_room b USING unnest($2::text[], $3::int[]) AS u (server, log_part)
 WHERE b.part = $1 AND b.server_name = u.server AND b.log_part = u.log_part`
 
+	sqlRefused     = `SELECT server_name, item FROM destination_refused WHERE part = $1`
+	sqlDropRefused = `DELETE FROM destination_refused WHERE part = $1 AND server_name = ANY($2)`
+	sqlPutRefused  = `
+INSERT INTO destination_refused (part, server_name, item)
+SELECT $1, u.server, u.item FROM unnest($2::text[], $3::bytea[]) AS u (server, item)
+ON CONFLICT DO NOTHING`
+
 	sqlEDUs    = `SELECT id, origin, edu_type, dedup_key, content FROM fed_edu WHERE part = $1 AND server_name = $2 ORDER BY id LIMIT $3`
 	sqlDropEDU = `DELETE FROM fed_edu WHERE part = $1 AND server_name = $2 AND id = ANY($3)`
 

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"hanse/pkg/deadletter"
+	"hanse/pkg/matrix/id"
 )
 
 // A receiver may refuse a whole transaction because of one event or EDU in it that it cannot read or verify, and it will
@@ -22,7 +25,7 @@ const (
 	// stubborn is how many attempts in a row a destination must have answered with 500 before what is in the transaction
 	// may be to blame.
 	stubborn = 8
-	// rememberedRefusals bounds what is remembered of each destination.
+	// rememberedRefusals bounds what is remembered of each destination, in memory and in destination_refused.
 	rememberedRefusals = 1000
 	// lettersOfOne bounds the dead letters of one destination in one partition.
 	lettersOfOne = 1000
@@ -166,9 +169,77 @@ func (d *dest) refuse(key refusalKey) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.refused == nil || len(d.refused) >= rememberedRefusals {
-		d.refused = make(map[refusalKey]bool)
+		d.refusedAnew = d.refused != nil
+		d.refused, d.fresh = make(map[refusalKey]bool), nil
 	}
 	d.refused[key] = true
+	d.fresh = append(d.fresh, key)
+}
+
+// readRefused reads what is stored of the refusals of a partition's destinations.
+func (p *destPart) readRefused(ctx context.Context) (map[id.Server]map[refusalKey]bool, error) {
+	rows, err := p.f.s.shards.For(p.N).Query(ctx, sqlRefused, int32(p.N))
+	if err != nil {
+		return nil, fmt.Errorf("read what destinations refused: %w", err)
+	}
+	refused := make(map[id.Server]map[refusalKey]bool)
+	var server id.Server
+	var item []byte
+	_, err = pgx.ForEachRow(rows, []any{&server, &item}, func() error {
+		if refused[server] == nil {
+			refused[server] = make(map[refusalKey]bool)
+		}
+		refused[server][refusalKey(item)] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what destinations refused: %w", err)
+	}
+	return refused, nil
+}
+
+// refusedChanges are what is to be stored of refusals: for each destination how many of its fresh ones.
+type refusedChanges struct {
+	dests   []*dest
+	stored  []int
+	anew    []string // whose rows are deleted first
+	servers []string
+	items   [][]byte
+}
+
+// collect adds what is not stored of a destination. d.mu is held.
+func (c *refusedChanges) collect(d *dest) {
+	if len(d.fresh) == 0 {
+		return
+	}
+	c.dests, c.stored = append(c.dests, d), append(c.stored, len(d.fresh))
+	if d.refusedAnew {
+		c.anew = append(c.anew, string(d.server))
+	}
+	for _, key := range d.fresh {
+		c.servers, c.items = append(c.servers, string(d.server)), append(c.items, key[:])
+	}
+}
+
+func (c *refusedChanges) queue(b *pgx.Batch, part uint32) {
+	if len(c.anew) > 0 {
+		b.Queue(sqlDropRefused, int32(part), c.anew)
+	}
+	if len(c.items) > 0 {
+		b.Queue(sqlPutRefused, int32(part), c.servers, c.items)
+	}
+}
+
+// done notes that the changes are stored. What came meanwhile is stored next time.
+func (c *refusedChanges) done() {
+	for i, d := range c.dests {
+		d.mu.Lock()
+		d.fresh = d.fresh[min(c.stored[i], len(d.fresh)):]
+		if d.refusedAnew && slices.Contains(c.anew, string(d.server)) {
+			d.refusedAnew = false
+		}
+		d.mu.Unlock()
+	}
 }
 
 // deadLetter stores that the destination lacks an event; hanse deadletter replay sends it again.

@@ -9,6 +9,7 @@ import (
 
 	"hanse/pkg/deadletter"
 	"hanse/pkg/matrix/id"
+	"hanse/pkg/partition"
 	"hanse/pkg/userdb"
 )
 
@@ -139,4 +140,58 @@ func TestEventBreaksReceiver(t *testing.T) {
 	if n := a.count(); n < stubborn {
 		t.Errorf("given up after %d attempts", n)
 	}
+}
+
+// What a server has refused is remembered by whoever has the destination: after the end of a worker the next one reads the log again
+// from before the event, and neither sends the event nor looks for it. Who replays a dead letter has it sent again.
+func TestRefusalOutlivesWorker(t *testing.T) {
+	w := newWorld(t)
+	a := w.remote()
+	r := w.room("r", a.name)
+	sent := r.sendN(20)
+	var poisoned, requests atomic.Int32
+	poison := func(_ *http.Request, body []byte) int {
+		requests.Add(1)
+		if strings.Contains(string(body), `"`+sent[7]+`"`) {
+			poisoned.Add(1)
+			return http.StatusUnauthorized
+		}
+		return 0
+	}
+	a.answer.Store(&poison)
+	one := w.start("one")
+	a.gets(slices.Delete(slices.Clone(sent), 7, 8)...)
+	part := partition.Of(a.name)
+	w.waitFor("the refusal is not stored", func() bool {
+		_, cursor := w.stored(part, r.part)
+		return w.rowsOf("destination_refused") == 1 && cursor > 0
+	})
+	again := func() {
+		_, err := w.shards.For(part).Exec(t.Context(), `INSERT INTO destination_behind (part, server_name, log_part, pos) VALUES ($1, $2, $3, 0)`,
+			int32(part), a.name, int32(r.part))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	one.kill()
+	again()
+	poisoned.Store(0)
+	before := requests.Load()
+	two := w.start("two")
+	next := r.send("next")
+	a.until("the next event does not come", func() bool { return slices.Contains(a.events(), next[0]) })
+	if n := poisoned.Load(); n != 0 {
+		t.Errorf("the event was sent %d times by the next worker", n)
+	}
+	if n := requests.Load() - before; n > 5 {
+		t.Errorf("%d requests for what was delivered before", n)
+	}
+
+	w.waitFor("it does not catch up", func() bool { return w.rowsOf("destination_behind") == 0 })
+	if _, err := w.shards.For(part).Exec(t.Context(), `DELETE FROM destination_refused`); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	two.sender.wake(part)
+	w.waitFor("the replayed event is not sent", func() bool { return poisoned.Load() > 0 })
 }
