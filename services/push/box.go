@@ -155,6 +155,9 @@ func (b *box) take() (users []id.User, look, left bool) {
 
 // serve starts requests for the pushers of users, and, if look is set, of all for whom something waits.
 func (b *box) serve(ctx context.Context, users []id.User, look bool) error {
+	if err := b.takeInvites(ctx, users, look); err != nil {
+		return err
+	}
 	if look {
 		more, err := b.waiting(ctx)
 		if err != nil {

@@ -9,6 +9,8 @@
 // push_pending for each pusher, in the user's partition, whose owner is woken over the bus. And it sends what waits for the pushers
 // of the users in the partition (box.go, send.go). A row is deleted when the gateway has answered.
 //
+// Invites to rooms that this server is not in are in no log; they come by push_invite (invite.go).
+//
 // The badge is the number of rooms with unread notifications, and of invites, as other servers count it (badge.go). push_unread has
 // the rooms that may count: those in which the user was notified of something. What of that is still unread is read from the
 // receipts, so that no count stays that should have gone.

@@ -196,8 +196,8 @@ func (j *judge) one(r *notify.Rules) {
 
 // invited evaluates an invite for the invited user, unless that hides invites of the sender (MSC4155).
 func (j *judge) invited(ctx context.Context, key roomdb.RoomKey, user id.User) error {
-	data, err := j.s.users.AccountDataOf(ctx, user, invitefilter.Types...)
-	if err != nil || invitefilter.Parse(data).Of(j.pdu.Sender) != invitefilter.Allow {
+	shown, err := j.mayInvite(ctx, user)
+	if err != nil || !shown {
 		return err
 	}
 	if j.room, err = notify.LoadRoom(ctx, j.s.rooms, key, user); err != nil {
@@ -209,6 +209,12 @@ func (j *judge) invited(ctx context.Context, key roomdb.RoomKey, user id.User) e
 	}
 	j.one(rules[user])
 	return nil
+}
+
+// mayInvite says whether a user wants to know of invites by the sender (MSC4155).
+func (j *judge) mayInvite(ctx context.Context, user id.User) (bool, error) {
+	data, err := j.s.users.AccountDataOf(ctx, user, invitefilter.Types...)
+	return err == nil && invitefilter.Parse(data).Of(j.pdu.Sender) == invitefilter.Allow, err
 }
 
 // crowd evaluates the event for the members of the room who have pushers: once for all with the default rules, once for each class

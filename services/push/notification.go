@@ -89,16 +89,24 @@ func (b *box) describe(ctx context.Context, p *pusher, it *item, n *notification
 	if time.Since(time.UnixMilli(it.created)) > b.s.cfg.GiveUp {
 		return false, nil
 	}
-	events, err := b.s.rooms.Events(ctx, uint32(it.roomPart), []int64{it.nid})
-	if err != nil {
-		return false, err
-	}
-	e := events[it.nid]
-	if e == nil || e.RedactedBy != 0 {
-		return false, nil
-	}
-	if seen, err := b.sees(ctx, p.user, e); err != nil || !seen {
-		return false, err
+	var e *roomdb.Event
+	var outside *invite
+	if it.nid == 0 {
+		if outside, err = b.inviteOf(ctx, p.user, it); err != nil || outside == nil {
+			return false, err
+		}
+		e = &roomdb.Event{PDU: outside.pdu}
+	} else {
+		events, err := b.s.rooms.Events(ctx, uint32(it.roomPart), []int64{it.nid})
+		if err != nil {
+			return false, err
+		}
+		if e = events[it.nid]; e == nil || e.RedactedBy != 0 {
+			return false, nil
+		}
+		if seen, err := b.sees(ctx, p.user, e); err != nil || !seen {
+			return false, err
+		}
 	}
 	n.EventID, n.RoomID = it.event, it.room
 	// High priority wakes the device: for what makes a sound or is highlighted, or may do so once it is decrypted.
@@ -112,6 +120,10 @@ func (b *box) describe(ctx context.Context, p *pusher, it *item, n *notification
 	n.Type, n.Sender, n.Content = e.Type, string(e.Sender), json.RawMessage(e.Content)
 	if e.Type == "m.room.member" && e.StateKey != nil {
 		n.UserIsTaget, n.Membership = *e.StateKey == string(p.user), e.Membership()
+	}
+	if outside != nil {
+		outside.names(n)
+		return true, nil
 	}
 	return true, b.names(ctx, e, n)
 }

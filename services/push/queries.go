@@ -88,6 +88,16 @@ DELETE FROM push_pending q WHERE q.part = $1 AND q.user_id = $2 AND q.app_id = $
 	sqlReject     = `DELETE FROM pusher WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4`
 	sqlRejectRows = `DELETE FROM push_pending WHERE part = $1 AND user_id = $2 AND app_id = $3 AND pushkey = $4`
 
+	// sqlInvites reads memberships in rooms that this server is not in, of which nobody was told; of all users if $3 is set.
+	sqlInvites = `
+SELECT i.user_id, i.room_id, i.event_id, m.room_part, coalesce(m.membership, ''), coalesce(m.event_id, ''), coalesce(m.room_version, ''), m.event, m.stripped
+FROM push_invite i LEFT JOIN membership m ON m.part = i.part AND m.user_id = i.user_id AND m.room_id = i.room_id
+WHERE i.part = $1 AND ($3 OR i.user_id = ANY($2)) LIMIT $4`
+	sqlInviteOf = `
+SELECT room_part, membership, event_id, room_version, event, stripped FROM membership
+WHERE part = $1 AND user_id = $2 AND room_id = $3 AND membership = 'invite' AND event_nid = 0`
+	sqlInviteTaken = `DELETE FROM push_invite WHERE part = $1 AND user_id = $2 AND room_id = $3 AND event_id = $4`
+
 	// sqlUnread reads the rooms that may count, with what the user is in them now.
 	sqlUnread = `
 SELECT u.room_part, u.room_nid, u.room_id, u.pos, coalesce(m.membership, ''), coalesce(m.join_pos, 0)

@@ -128,7 +128,7 @@ written AS (
 SELECT part, user_id, seq FROM raised`
 
 	// sqlProjectUnjoined writes the row of a user in a room that no local user is in, with its event: an invite from elsewhere,
-	// its refusal. It has no position of its own, only that of the partition's head at the time.
+	// its refusal. It has no position of its own, only that of the partition's head at the time. The user's push worker is told.
 	sqlProjectUnjoined = `
 WITH raised AS (
 	INSERT INTO user_stream AS s (part, user_id, seq) VALUES ($1, $2, 1)
@@ -143,8 +143,13 @@ written AS (
 		membership = excluded.membership, event_nid = excluded.event_nid, event_id = excluded.event_id,
 		sender = excluded.sender, pos = excluded.pos, stripped = excluded.stripped, event = excluded.event,
 		via = excluded.via, seq = excluded.seq, forgotten = m.forgotten AND excluded.membership IN ('leave', 'ban')
-	WHERE m.pos <= excluded.pos)
-SELECT seq FROM raised`
+	WHERE m.pos <= excluded.pos),
+told AS (
+	INSERT INTO push_invite AS p (part, user_id, room_id, event_id)
+	SELECT $1, $2, $3, $8 WHERE EXISTS (SELECT FROM pusher WHERE part = $1 AND user_id = $2 AND enabled AND kind = 'http')
+	ON CONFLICT (part, user_id, room_id) DO UPDATE SET event_id = excluded.event_id
+	RETURNING true)
+SELECT seq, EXISTS (SELECT FROM told) FROM raised`
 
 	sqlProjected = `UPDATE partition SET projected = greatest(projected, $3) WHERE part = $1 AND epoch = $2`
 

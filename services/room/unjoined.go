@@ -76,13 +76,20 @@ func (s *Service) projectUnjoined(ctx context.Context, r *room, e unjoinedEvent,
 	user := *e.StateKey
 	part := partition.Of(user)
 	var seq int64
+	var push bool
 	err := s.shards.For(part).QueryRow(ctx, sqlProjectUnjoined, int32(part), user, string(r.id), int32(r.p.part), nid,
-		e.Rules.Version, e.Membership(), string(e.ID), string(e.Sender), head, e.stripped, e.JSON, string(e.via)).Scan(&seq)
+		e.Rules.Version, e.Membership(), string(e.ID), string(e.Sender), head, e.stripped, e.JSON, string(e.via)).Scan(&seq, &push)
 	if err != nil {
 		return fmt.Errorf("write membership index: %w", err)
 	}
 	if err := s.bus.PublishUsers(part, &logv1.UserSeq{UserId: user, Seq: seq}); err != nil {
 		s.log.Debug("publish users", "err", err, "part", part)
+	}
+	if !push {
+		return nil
+	}
+	if err := s.bus.WakePush(part, []id.User{id.User(user)}); err != nil { // it looks by itself, too
+		s.log.Debug("wake push", "err", err, "part", part)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"hanse/pkg/matrix/roomversion"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/merr"
+	"hanse/pkg/partition"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -98,5 +99,39 @@ VALUES ($1, 900002, 900001, '$x', 1, 'm.room.member', $2, '@eve:evil.test', 1, 9
 	}
 	if v := b.room(roomID).Rules.Version; v != "11" {
 		t.Errorf("version %s", v)
+	}
+}
+
+// Client-server API, "Push Rules": an invite to a room that this server is not in, and its end, reach the push worker of a user who has
+// a pusher.
+func TestOutsideMembershipsReachPush(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	part := partition.Of(bert)
+	_, err := b.db.For(part).Exec(t.Context(), `INSERT INTO pusher (part, user_id, app_id, pushkey, kind, app_display_name, device_display_name, lang, data, created_ts)
+		VALUES ($1, $2, 'app', 'key', 'http', '', '', '', '{}', 1)`, int32(part), bert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roomID := a.create("11", anna, "invite")
+	waiting := func() (eventID string) {
+		t.Helper()
+		if err := b.db.For(part).QueryRow(t.Context(), `SELECT coalesce(max(event_id), '') FROM push_invite WHERE room_id = $1`, roomID).Scan(&eventID); err != nil {
+			t.Fatal(err)
+		}
+		return eventID
+	}
+	ok := must[*roomv1.SendResponse](t)
+	ok(a.invite(roomID, anna, birgt))
+	if got := waiting(); got != "" {
+		t.Errorf("%s waits for somebody without a pusher", got)
+	}
+	invited := ok(a.invite(roomID, anna, bert)).EventIds[0]
+	if got := waiting(); got != invited {
+		t.Errorf("%q waits, not the invite", got)
+	}
+	ok(b.leave(roomID, bert))
+	if got := waiting(); got == invited || got == "" {
+		t.Errorf("%q waits, not the end of the invite", got)
 	}
 }
