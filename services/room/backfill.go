@@ -149,13 +149,14 @@ func reachable(pdus []*event.PDU, from []id.Event, limit int) []*event.PDU {
 	return out
 }
 
-// prepareHistory gets auth events, and the state before those events whose prev events do not come with them.
-func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id.Event]fetchedState, error) {
+// prepareHistory gets auth events, and the state before those events whose prev events do not come with them, as most of the servers
+// asked tell it (opinions.go).
+func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id.Event][]fetchedState, error) {
 	chunk := make(map[id.Event]bool, len(pdus))
 	for _, p := range pdus {
 		chunk[p.ID] = true
 	}
-	states := make(map[id.Event]fetchedState)
+	states := make(map[id.Event][]fetchedState)
 	for _, p := range pdus {
 		g, err := in.look(ctx, p)
 		if err != nil {
@@ -170,11 +171,12 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 			if chunk[prev] || g.partial {
 				continue
 			}
-			st, err := in.stateBefore(ctx, p.ID)
+			states[p.ID], err = in.told(ctx, p.ID, (*intake).stateBefore)
+			if retry(err) || ctx.Err() != nil {
+				return nil, err
+			}
 			if err != nil {
 				in.s.log.Debug("state of history", "event", p.ID, "err", err)
-			} else {
-				states[p.ID] = st
 			}
 			break
 		}
@@ -183,7 +185,7 @@ func (in *intake) prepareHistory(ctx context.Context, pdus []*event.PDU) (map[id
 }
 
 // storeHistory gives the events places in the hole, in one change.
-func (in *intake) storeHistory(ctx context.Context, hole int64, pdus []*event.PDU, states map[id.Event]fetchedState) (int, error) {
+func (in *intake) storeHistory(ctx context.Context, hole int64, pdus []*event.PDU, states map[id.Event][]fetchedState) (int, error) {
 	var c *change
 	accepted := 0
 	err := in.s.buildChange(ctx, in.admitted, in.admitted, func(w *writer) (err error) {
@@ -200,18 +202,14 @@ func (in *intake) storeHistory(ctx context.Context, hole int64, pdus []*event.PD
 }
 
 // placeHistory drafts history, and returns how many events of it are accepted. What cannot be judged is left out.
-func (in *intake) placeHistory(ctx context.Context, w *writer, hole int64, pdus []*event.PDU, states map[id.Event]fetchedState) (accepted int, err error) {
+func (in *intake) placeHistory(ctx context.Context, w *writer, hole int64, pdus []*event.PDU, states map[id.Event][]fetchedState) (accepted int, err error) {
 	if err := w.lookUp(ctx, pdus...); err != nil {
 		return 0, err
 	}
 	holes := w.holesOf(pdus, hole)
 	var placed []*newEvent
 	for _, p := range pdus {
-		var at []fetchedState
-		if st, ok := states[p.ID]; ok {
-			at = append(at, st)
-		}
-		e, err := w.receive(ctx, p, arrival{states: at, history: true})
+		e, err := w.receive(ctx, p, arrival{states: states[p.ID], history: true})
 		var needs *largeFork
 		if errors.As(err, &needs) || retry(err) {
 			return 0, err

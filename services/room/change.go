@@ -39,6 +39,8 @@ type change struct {
 	members    []memberRow // local users whose membership changed
 	partial    partialRows // of rooms that were joined without their members
 	upon       []toldEvent // stored events that were judged upon states that were told
+	// joined is a join of the change whose state other servers are to be asked about; nid 0: none.
+	joined toldEvent
 	// judgedAgain is an event that stood upon a state that was told, and does not any more; 0: none.
 	judgedAgain int64
 	barsGuests  bool  // local guests must leave afterwards

@@ -181,6 +181,9 @@ func (c *cluster) start() *worker {
 		c.tb.Fatal(err)
 	}
 	w.Service.faults = c.faults
+	if c.faults.asks == nil { // tests of other things count what is asked
+		w.Service.faults.asks = new(int32)
+	}
 	if c.brief != (resolve.Budget{}) {
 		w.brief = c.brief
 	}

@@ -24,7 +24,7 @@ func (in *intake) statesAt(ctx context.Context, missing []id.Event) ([]fetchedSt
 	}
 	var states []fetchedState
 	for _, m := range missing {
-		told, err := in.toldAfter(ctx, m)
+		told, err := in.told(ctx, m, (*intake).stateAfter)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package room
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -121,6 +122,62 @@ func TestForkCostsNoMembers(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// To judge an event again, and what follows it, costs the same however many members the room has, and however much happened before that
+// event: docs/state.md, "What is believed".
+func TestReviewCostsWhatFollows(t *testing.T) {
+	const missed = 8
+	cost := func(members, messages int) growth.Cost {
+		gate := newBarrier("begin")
+		n := newNetwork()
+		x := &told{n: n, a: newFedCluster(t, n, one, 1), b: newFedCluster(t, n, two, 1)}
+		x.c = &cluster{tb: t, pg: pgtest.Config(t, 1), nats: bustest.New(t), names: newNames(t, three), fedout: n,
+			faults: faults{review: gate.fill}}
+		beside := pgtest.Open(t, x.c.pg)
+		counted := pgtest.Counted(&x.c.pg)
+		n.clusters[three] = x.c
+		x.c.open(1)
+		t.Cleanup(gate.release)
+		x.begin(t, missed, members, messages)
+		for i := range 10 {
+			must[*roomv1.SendResponse](t)(x.c.say(x.room, caro, fmt.Sprint("follows ", i)))
+		}
+		err := x.c.call(t.Context(), x.room, func(ctx context.Context, r roomv1.RoomClient) error { // what was missed, and no more
+			_, err := r.Backfill(ctx, &roomv1.BackfillRequest{RoomId: x.room, Limit: backfillLimit})
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-gate.reached
+		r, err := x.c.workers[0].lockRoom(t.Context(), id.Room(x.room)) // whose auth graph is read once
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.unlock()
+		if _, err := r.readGraphUnlocked(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		heard := x.c.event(x.room, x.heard.ID).NID
+		seen := x.c.workers[0].metrics.reviewed
+		before := counter(seen)
+		statements, rows := counted.Of(func() {
+			gate.release()
+			waitFor(t, func() bool {
+				var left int
+				if err := beside.For(0).QueryRow(t.Context(), `SELECT count(*) FROM told_event WHERE event_nid = $1`, heard).Scan(&left); err != nil {
+					t.Fatal(err)
+				}
+				return left == 0
+			})
+		})
+		x.c.forgetRead()
+		sameState(t, x.a, x.c, x.room)
+		return growth.Cost{"statements": statements, "rows": rows, "events looked at": counter(seen) - before}
+	}
+	growth.Flat(t, "a review in a room of members", lone, many, 2, func(members int) growth.Cost { return cost(members, 0) })
+	growth.Flat(t, "a review behind messages", lone, many, 2, func(messages int) growth.Cost { return cost(0, messages) })
 }
 
 // A join of a room of another server, before its members come, costs the same however many there are: docs/state.md, "Joining

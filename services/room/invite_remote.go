@@ -17,9 +17,13 @@ import (
 	roomv1 "hanse/proto/room/v1"
 )
 
-// inviteStateTypes is the state that an invited user is shown before the join (client-server API, "Stripped state").
+// inviteStateTypes is the state that an invited user is shown before the join (client-server API, "Stripped state"), m.room.create
+// first.
 var inviteStateTypes = []string{typeCreate, typeJoinRules, "m.room.canonical_alias", "m.room.avatar", "m.room.encryption",
 	"m.room.name", "m.room.topic"}
+
+// maxShown bounds the state that goes with an invite, in bytes: other servers bound it, too. The create event always goes.
+const maxShown = 100 << 10
 
 // maxKnockState bounds the state that answers a knock, as that of an invite.
 const maxKnockState = 100
@@ -33,7 +37,7 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 	}
 	raw, err := s.askInvite(forUser(ctx), pdu, target.Server(), shown)
 	if err != nil {
-		return nil, elsewhereError(err, "")
+		return nil, inviteError(err)
 	}
 	signed, err := event.ParseIn(raw, pdu.Rules, roomID)
 	if err != nil || signed.ID != pdu.ID {
@@ -43,6 +47,21 @@ func (s *Service) inviteElsewhere(ctx context.Context, roomID id.Room, in intent
 		return nil, merr.BadGateway("The invited user's server did not sign the invite").WithCause(err)
 	}
 	return s.attachOwn(ctx, signed, in)
+}
+
+// inviteError is what the client hears of an invite that the other server did not take. If that server calls the request malformed,
+// perhaps for the state that goes with it (MSC4311), the client can do nothing about it (server-server API, PUT /v2/invite, 400).
+func inviteError(err error) error {
+	var answer *fedError
+	switch {
+	case !errors.As(err, &answer):
+		return elsewhereError(err, "")
+	case answer.status >= http.StatusInternalServerError:
+		return merr.BadGateway("The invited user's server failed").WithCause(err)
+	case answer.status == http.StatusBadRequest && (answer.code() == merr.CodeMissingParam || answer.code() == merr.CodeInvalidParam):
+		return merr.BadGateway("The invited user's server did not understand the invite").WithCause(err)
+	}
+	return elsewhereError(err, "")
 }
 
 // signedInvite is an invite that the invited user's server has signed.
@@ -125,11 +144,12 @@ func (s *Service) buildInvite(ctx context.Context, roomID id.Room, in intent) (p
 
 // shownState is the state that goes with an invite, as full events: what the room is, and who invites (MSC4319).
 func (w *writer) shownState(ctx context.Context, inviter id.User) ([]json.RawMessage, error) {
-	keys := []state.Key{{Type: typeMember, StateKey: string(inviter)}}
-	for _, typ := range inviteStateTypes {
+	keys := []state.Key{{Type: typeCreate}, {Type: typeMember, StateKey: string(inviter)}}
+	for _, typ := range inviteStateTypes[1:] {
 		keys = append(keys, state.Key{Type: typ})
 	}
 	var shown []json.RawMessage
+	size := 0
 	for _, key := range keys {
 		nid, ok := w.h.state.Get(key)
 		if !ok {
@@ -139,6 +159,10 @@ func (w *writer) shownState(ctx context.Context, inviter id.User) ([]json.RawMes
 		if err != nil {
 			return nil, err
 		}
+		if key.Type != typeCreate && size+len(e.JSON) > maxShown {
+			continue
+		}
+		size += len(e.JSON)
 		shown = append(shown, json.RawMessage(e.JSON))
 	}
 	return shown, nil

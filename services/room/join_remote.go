@@ -395,6 +395,7 @@ func (s *Service) storeJoin(ctx context.Context, join *event.PDU, in intent, ans
 		s.fillSoon(r.p, roomID)
 	} else {
 		s.preloadGraphSoon(r.p, roomID)
+		s.compareJoinSoon(r.p, roomID)
 	}
 	return &roomv1.SendResponse{EventIds: []string{string(join.ID)}, Part: r.p.part, Pos: w.c.last}, nil
 }
@@ -550,6 +551,9 @@ func (w *writer) begin(ctx context.Context, join *event.PDU, in intent, m state.
 		if err := w.adopt(ctx, e); err != nil {
 			return err
 		}
+	}
+	if t := w.s.joinedBy(answer.via); t.asks > 0 {
+		w.c.joined = toldEvent{nid: e.nid, telling: t}
 	}
 	w.h.fullPos = 0
 	w.ready = []*state.Snapshot{after}

@@ -106,6 +106,7 @@ func (s *Service) Acquired(ctx context.Context, part uint32, got partition.Lease
 	s.leases[part].Store(p)
 	s.beacon(p, p.head)
 	s.resumeFills(p)
+	s.fillRelations(p, got.NID)
 	return nil
 }
 

@@ -37,6 +37,10 @@ type metrics struct {
 
 	told    prometheus.Counter
 	reviews *prometheus.CounterVec
+	joins   *prometheus.CounterVec
+	// reviewed counts the events that reviews looked at.
+	reviewed prometheus.Counter
+	related  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -75,6 +79,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		fillGuessed:  metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_guessed_total", Help: "Events of rooms that were joined without their members before which no server could tell the state: the state events among them were soft-failed."})),
 		told:         metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_told_total", Help: "Events before which other servers told the state, as prev events were missing."})),
 		reviews:      metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_reviews_total", Help: "Events before which other servers had told the state, compared with their prev events once these were here: the state was the same, it was another and the events behind were judged again, or it stays as it was told as too many events follow."}, []string{"outcome"})),
+		joins:        metric.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hanse_room_joins_compared_total", Help: "Joins over federation whose state, as one server told it, was compared with what others tell: it was the same, it was another and the events behind were judged again, nobody else could tell, it stays as by the others' the join would be refused, or as too many events follow."}, []string{"outcome"})),
+		related:      metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_relations_filled_total", Help: "Relations of events that were written in the background: of events from before an upgrade, or that an owner of an older version appended."})),
+		reviewed:     metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_reviewed_events_total", Help: "Events that were looked at because they may follow one before which another server told a wrong state."})),
 		fillFailures: metric.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "hanse_room_partial_failures_total", Help: "Attempts to fetch the members of a room that failed; they are made again."})),
 	}
 }

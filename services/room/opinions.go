@@ -14,7 +14,8 @@ import (
 // What one server says of a room may be wrong, by a fault or by intent. Where an event follows events that we lack, other
 // servers in the room are asked as well: for the missing events, so that the state is worked out from them, and for the state
 // where the events cannot be had. What most of them say counts. If no state has a majority, all of them are resolved: so what
-// one server leaves out is not lost. Whatever was believed is judged again once the missing events are here (told.go).
+// one server leaves out is not lost. Whatever was believed is judged again once the missing events are here (told.go). The state
+// that came with a join is compared with what others tell (told_join.go).
 
 const (
 	// otherOpinions is how many servers are asked beside the one that sent the event.
@@ -87,23 +88,42 @@ func (in *intake) opinion(ctx context.Context, server id.Server, ask func(ctx co
 	return nil
 }
 
-// toldAfter returns the state after an event that we lack: the one that most of the servers asked tell, or all that they tell.
-func (in *intake) toldAfter(ctx context.Context, at id.Event) ([]fetchedState, error) {
+// asks is a question about the state at an event: intake.stateBefore or intake.stateAfter.
+type asks func(in *intake, ctx context.Context, at id.Event) (fetchedState, error)
+
+// told returns the state at an event that most of the servers asked tell, or all that they tell.
+func (in *intake) told(ctx context.Context, at id.Event, ask asks) ([]fetchedState, error) {
 	var told []fetchedState
-	st, failed := in.stateAfter(ctx, at)
+	st, failed := ask(in, ctx, at)
 	switch {
 	case failed == nil:
 		told = append(told, st)
 	case retry(failed) || ctx.Err() != nil:
 		return nil, failed
 	}
+	more, err := in.opinions(ctx, at, ask)
+	if err != nil {
+		return nil, err
+	}
+	if told = append(told, more...); len(told) == 0 {
+		return nil, fmt.Errorf("state at %s: %w", at, failed)
+	}
+	states := prevailing(told)
+	if len(states) > 1 {
+		in.s.log.Info("servers disagree about the state at an event", "room", in.roomID, "event", at, "server", in.origin, "states", len(states))
+	}
+	return states, nil
+}
+
+// opinions returns what servers other than the origin tell of the state at an event.
+func (in *intake) opinions(ctx context.Context, at id.Event, ask asks) (told []fetchedState, err error) {
 	others, err := in.others(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, server := range others {
 		err := in.opinion(ctx, server, func(ctx context.Context, other *intake) error {
-			st, err := other.stateAfter(ctx, at)
+			st, err := ask(other, ctx, at)
 			if err == nil {
 				told = append(told, st)
 			}
@@ -113,14 +133,7 @@ func (in *intake) toldAfter(ctx context.Context, at id.Event) ([]fetchedState, e
 			return nil, err
 		}
 	}
-	if len(told) == 0 {
-		return nil, fmt.Errorf("state after %s: %w", at, failed)
-	}
-	states := prevailing(told)
-	if len(states) > 1 {
-		in.s.log.Info("servers disagree about the state after an event", "room", in.roomID, "event", at, "server", in.origin, "states", len(states))
-	}
-	return states, nil
+	return told, nil
 }
 
 // prevailing returns the state that more than half of some states are, or each state once.

@@ -1,6 +1,7 @@
 package room
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/roomversion"
+	"hanse/pkg/merr"
 	roomv1 "hanse/proto/room/v1"
 )
 
@@ -69,4 +71,59 @@ func TestStateToldWrongly(t *testing.T) {
 			sameState(t, a, c, roomID)
 		})
 	}
+}
+
+// Server-server API, "Backfilling and retrieving missing events": a server that leaves a member out of the state before the history
+// that it tells does not make us refuse what that member said there, while others in the room know better. What they told is noted,
+// and is judged again when the history before it is here.
+func TestBackfillStateToldWrongly(t *testing.T) {
+	n := newNetwork()
+	n.setOmit(false)
+	a, b, c := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1), newFedCluster(t, n, three, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create(roomversion.Default, anna, "public")
+	ok(b.join(roomID, bert, string(one)))
+	left := id.Event(ok(a.join(roomID, "@m0:one.test")).EventIds[0])
+	for i := range 25 {
+		ok(a.say(roomID, "@m0:one.test", fmt.Sprint("said ", i)))
+	}
+	ok(c.join(roomID, caro, string(one)))
+	carry(a, b, one, roomID, 0)
+
+	n.refuse(two, "backfill", merr.Forbidden("not you"))
+	n.mu.Lock()
+	n.liar = one
+	n.mu.Unlock()
+	n.lie(map[string]func([]string, url.Values) any{"state_ids": func(_ []string, q url.Values) any {
+		e := a.event(roomID, id.Event(q.Get("event_id")))
+		var told []id.Event
+		before, err := a.read.State(t.Context(), a.room(roomID).Part, e.SID)
+		if err != nil {
+			t.Error(err)
+		}
+		events, err := a.read.StateEvents(t.Context(), a.room(roomID).Part, before.All())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range events {
+			if e.ID != left {
+				told = append(told, e.ID)
+			}
+		}
+		return map[string]any{"pdu_ids": told, "auth_chain_ids": told}
+	}})
+	err := c.call(t.Context(), roomID, func(ctx context.Context, r roomv1.RoomClient) error {
+		_, err := r.Backfill(ctx, &roomv1.BackfillRequest{RoomId: roomID, Limit: 10})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.rows("told_event") == 0 {
+		t.Error("nothing notes that the state was told")
+	}
+	backfillAll(t, c, roomID)
+	inOrder(t, a, c, roomID)
+	waitFor(t, func() bool { return c.rows("told_event") == 0 })
+	sameStates(t, a, c, roomID)
 }

@@ -81,9 +81,15 @@ func (s *Service) resumeFills(p *lease) {
 				for _, roomID := range rooms {
 					s.fillSoon(p, roomID)
 				}
-				rooms, err = s.toldRooms(p.ctx, p)
+				rooms, err = s.roomsOf(p.ctx, p, sqlToldRooms)
 				for _, roomID := range rooms {
 					s.reviewSoon(p, roomID)
+				}
+			}
+			if err == nil {
+				rooms, err = s.roomsOf(p.ctx, p, sqlToldJoinRooms)
+				for _, roomID := range rooms {
+					s.compareJoinSoon(p, roomID)
 				}
 			}
 			if err == nil {
@@ -173,6 +179,7 @@ func (f *fill) attempt(ctx context.Context) (done bool, err error) {
 	f.s.log.Info("members of a room are complete", "room", f.roomID, "state", st.m.Len(), "took", took)
 	f.s.preloadGraphSoon(f.p, f.roomID)
 	f.s.reviewSoon(f.p, f.roomID)
+	f.s.compareJoinSoon(f.p, f.roomID)
 	return true, nil
 }
 

@@ -22,6 +22,9 @@ func (d *redo) finish(ctx context.Context) (*change, error) {
 		return nil, err
 	}
 	w.c.partial.end = true
+	if t := w.s.joinedBy(d.f.in.origin); t.asks > 0 {
+		w.c.upon = append(w.c.upon, toldEvent{nid: d.f.join.NID, pos: max(0, d.f.join.Ord), telling: t})
+	}
 	c, err := d.takeOver(ctx, was, moved, true)
 	if err != nil {
 		return nil, err

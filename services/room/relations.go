@@ -203,10 +203,21 @@ type relationRows struct {
 
 func (r *relationRows) add(room *room, e *newEvent) {
 	r.keyed.add(room)
+	r.of(e)
+}
+
+// of adds all of a row but where the event lies.
+func (r *relationRows) of(e *newEvent) {
 	r.num, r.text, r.text2 = append(r.num, e.nid), append(r.text, string(e.relation.parent)), append(r.text2, e.relation.relType)
 	r.childID, r.typ, r.sender = append(r.childID, string(e.pdu.ID)), append(r.typ, e.pdu.Type), append(r.sender, string(e.pdu.Sender))
 	r.originTS, r.place = append(r.originTS, e.pdu.OriginServerTS), append(r.place, int64(roomdb.PlaceOf(e.ord)))
 	r.key, r.flag, r.live = append(r.key, e.relation.key), append(r.flag, e.relation.edit), append(r.live, e.redactedBy == 0)
+}
+
+func (r *relationRows) queue(q *pgx.Batch) {
+	if len(r.part) > 0 {
+		q.Queue(sqlRelate, r.part, r.num, r.room, r.text, r.text2, r.childID, r.typ, r.sender, r.originTS, r.place, r.key, r.flag, r.live)
+	}
 }
 
 // queueRelations writes the relations of the batch's events, and what becomes of those of stored events. It comes behind all
@@ -243,10 +254,7 @@ func (b *batch) queueRelations(q *pgx.Batch) {
 			anew.num = append(anew.num, r.target)
 		}
 	}
-	if len(rows.part) > 0 {
-		q.Queue(sqlRelate, rows.part, rows.num, rows.room, rows.text, rows.text2, rows.childID, rows.typ, rows.sender, rows.originTS,
-			rows.place, rows.key, rows.flag, rows.live)
-	}
+	rows.queue(q)
 	if len(anew.part) > 0 {
 		q.Queue(sqlRelateAnew, anew.part, anew.num)
 	}

@@ -96,7 +96,9 @@ type Service struct {
 	merging      sync.Map                     // rooms whose ends are being merged
 	filling      sync.Map                     // rooms whose omitted members are being fetched, by fillKey
 	reviewing    sync.Map                     // rooms of which events are being judged again, by fillKey
+	comparing    sync.Map                     // rooms about whose joins others are being asked, by fillKey
 	fills        chan struct{}                // slots for that
+	relating     chan struct{}                // slots for writing relations that are lacking
 	work         sync.WaitGroup
 	faults       faults
 	// background ends when the role does.
@@ -114,6 +116,8 @@ type faults struct {
 	// fill runs before each step of fetching the members of a room that was joined without them, review before each of judging
 	// events again that stand upon what was told.
 	fill, review func(step string)
+	// asks is how often others are asked about the state that came with a join; nil: joinAsks.
+	asks *int32
 }
 
 // repeatUsers bounds how many users who repeat old requests are remembered.
@@ -130,7 +134,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		fedout: deps.FedOut, tracer: deps.Tracer, log: deps.Log, store: deps.States, states: state.NewWriter(deps.States),
 		leases: make([]atomic.Pointer[lease], parts), roomsPerPart: max(1, cfg.Rooms/int(parts)),
 		lanes: make(map[*pgxpool.Pool][]*lane), turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2)), loads: newTurns(graphLoads),
-		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce), brief: briefBounds,
+		large: make(chan struct{}, largeAnswers), fills: make(chan struct{}, fillsAtOnce), relating: make(chan struct{}, relatedAtOnce), brief: briefBounds,
 	}
 	var fetcher keyring.Fetcher
 	if deps.FedOut != nil {

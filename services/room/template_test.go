@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
@@ -174,6 +176,54 @@ func TestInviterIsShown(t *testing.T) {
 		shown := gjson.Get(b.stripped(roomID, bert), `#(type=="m.room.member")#`).Array()
 		if len(shown) != 2 || shown[0].Get("state_key").Str != anna || shown[0].Get("content.displayname").Str != "x" || shown[1].Get("state_key").Str != bert {
 			t.Errorf("v%s: %s", version, shown)
+		}
+	}
+}
+
+// Server-server API, PUT /v2/invite: a 400 about the form of the request is no fault of the client, which hears a 5xx. Other refusals
+// are passed on.
+func TestInviteNotUnderstood(t *testing.T) {
+	n := newNetwork()
+	a, _ := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	for _, version := range []string{"1", "12"} {
+		roomID := a.create(version, anna, "invite")
+		for _, c := range []struct {
+			refusal *merr.Error
+			status  int
+		}{
+			{merr.MissingParam("invite_room_state"), http.StatusBadGateway},
+			{merr.InvalidParam("invite_room_state has no m.room.create"), http.StatusBadGateway},
+			{merr.Unknown("broken"), http.StatusBadGateway},
+			{merr.Forbidden("not me"), http.StatusForbidden},
+			{merr.IncompatibleRoomVersion(version), http.StatusBadRequest},
+		} {
+			n.refuse(two, "invite", c.refusal)
+			_, err := a.invite(roomID, anna, bert)
+			if m, ok := merr.As(err); !ok || m.Status != c.status {
+				t.Errorf("v%s, %d %s: %v", version, c.refusal.Status, c.refusal.Code, err)
+			}
+		}
+	}
+}
+
+// Server-server API, PUT /v2/invite: of a room with large state what fits goes along, m.room.create always.
+func TestInviteShowsWhatFits(t *testing.T) {
+	n := newNetwork()
+	a, b := newFedCluster(t, n, one, 1), newFedCluster(t, n, two, 1)
+	ok := must[*roomv1.SendResponse](t)
+	roomID := a.create("12", anna, "invite")
+	for _, typ := range []string{"m.room.avatar", "m.room.topic", "m.room.encryption"} {
+		ok(a.setState(roomID, anna, typ, "", `{"x":"`+strings.Repeat("x", 60_000)+`"}`))
+	}
+	ok(a.setState(roomID, anna, "m.room.name", "", `{"name":"small"}`))
+	ok(a.invite(roomID, anna, bert))
+	shown := b.stripped(roomID, bert)
+	if len(shown) > maxShown+10_000 {
+		t.Errorf("%d bytes are shown", len(shown))
+	}
+	for _, typ := range []string{"m.room.create", "m.room.name"} {
+		if !gjson.Get(shown, `#(type=="`+typ+`")`).Exists() {
+			t.Errorf("%s is not shown", typ)
 		}
 	}
 }

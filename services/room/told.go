@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/resolve"
 	"hanse/pkg/roomdb"
@@ -16,7 +18,7 @@ import (
 // another, the event and all that follows it are judged again (review.go), and the room goes over to the outcome. Whoever owns
 // the partition does it: a row stays until it is done.
 //
-// What came with a join stays as it came: that server let us in, and nobody else is known then.
+// Of what came with a join others are asked soon afterwards (told_join.go).
 
 // reviewLimit bounds how many events are looked through for those that follow one.
 const reviewLimit = 100_000
@@ -190,6 +192,10 @@ type toldReview struct {
 	// follow are the events that are judged again, by id. queue are those that are left, each behind those it names.
 	follow map[id.Event]bool
 	queue  []int64
+	// given says that before is not worked out from the prev events, which are not here: of a join others told it.
+	given bool
+	// outcomes counts what comes of it.
+	outcomes *prometheus.CounterVec
 	// seen are the events that were looked through, history those refused ones that fill holes. live is the last position in
 	// the timeline that was read.
 	seen, history map[int64]bool
@@ -197,7 +203,7 @@ type toldReview struct {
 }
 
 func (s *Service) newToldReview(ctx context.Context, r *room, t *toldEvent) *toldReview {
-	v := &toldReview{s: s, p: r.p, roomID: r.id, told: *t, live: t.pos, follow: make(map[id.Event]bool), seen: make(map[int64]bool),
+	v := &toldReview{s: s, p: r.p, roomID: r.id, told: *t, live: t.pos, outcomes: s.metrics.reviews, follow: make(map[id.Event]bool), seen: make(map[int64]bool),
 		history: make(map[int64]bool), review: review{named: make(map[id.Event]bool), doubt: make(map[int64]bool)}}
 	v.w = s.newWriter(ctx, r)
 	v.w.redone = make(map[int64]*roomdb.Event)
@@ -221,6 +227,6 @@ func (v *toldReview) keep(told *state.Snapshot, prev []*roomdb.Event, outcome st
 	now := e.Copy()
 	now.Prev = nids
 	v.s.cache.Add(eventKey{v.p.part, v.p.epoch, e.NID}, now)
-	v.s.metrics.reviews.WithLabelValues(outcome).Inc()
+	v.outcomes.WithLabelValues(outcome).Inc()
 	return w.c, nil
 }

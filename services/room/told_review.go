@@ -52,7 +52,7 @@ func (v *toldReview) giveUp(ctx context.Context, why error) (*change, error) {
 	}
 	defer r.unlock()
 	v.s.log.Error("the state before an event stays as it was told", "room", v.roomID, "event", v.first.ID, "err", why)
-	v.s.metrics.reviews.WithLabelValues("too_large").Inc()
+	v.outcomes.WithLabelValues("too_large").Inc()
 	w := v.s.newWriter(ctx, r)
 	w.c.judgedAgain = v.told.nid
 	if err := w.put(); err != nil {
@@ -102,6 +102,7 @@ func (v *toldReview) look(ctx context.Context) error {
 		}
 		for _, e := range read {
 			v.seen[e.NID] = true
+			v.s.metrics.reviewed.Inc()
 			v.live = max(v.live, e.Ord)
 			first := e.NID == v.first.NID
 			events = append(events, seenEvent{nid: e.NID, id: e.ID, prev: e.PrevEvents,
@@ -232,6 +233,9 @@ func (v *toldReview) one(ctx context.Context, nid int64) error {
 		e.prev = append(e.prev, p.NID)
 		at.prev = append(at.prev, v.w.present(p))
 	}
+	if v.given && nid == v.first.NID {
+		at.prev, at.also = nil, []*state.Snapshot{v.before}
+	}
 	return v.judge(ctx, old, e, at)
 }
 
@@ -316,7 +320,7 @@ func (v *toldReview) finish(ctx context.Context) (*change, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.s.metrics.reviews.WithLabelValues("changed").Inc()
+	v.outcomes.WithLabelValues("changed").Inc()
 	v.s.log.Info("events are judged again", "room", v.roomID, "event", v.first.ID, "events", len(v.follow))
 	return c, nil
 }

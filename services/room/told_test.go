@@ -31,12 +31,23 @@ type told struct {
 // newTold makes the room; c has so many workers. Of the missed events there are so many.
 func newTold(t *testing.T, missed, workers int, f faults) *told {
 	t.Helper()
-	ok := must[*roomv1.SendResponse](t)
 	n := newNetwork()
 	x := &told{n: n, a: newFedCluster(t, n, one, 1), b: newFedCluster(t, n, two, 1), c: newFedClusterFaulty(t, n, three, workers, f)}
-	a, b, c := x.a, x.b, x.c
+	x.begin(t, missed, 0, 0)
+	return x
+}
+
+// begin makes the room, with some more members and messages than it needs from before the events that are missed.
+func (x *told) begin(t *testing.T, missed, members, messages int) {
+	t.Helper()
+	ok := must[*roomv1.SendResponse](t)
+	n, a, b, c := x.n, x.a, x.b, x.c
 	x.room = a.create(roomversion.Default, anna, "public")
 	roomID := x.room
+	a.fill(roomID, one, members)
+	for i := range messages {
+		ok(a.say(roomID, anna, fmt.Sprint("before ", i)))
+	}
 	ok(b.join(roomID, bert, string(one)))
 	ok(c.join(roomID, caro, string(one)))
 	c.whole(roomID)
@@ -71,7 +82,6 @@ func newTold(t *testing.T, missed, workers int, f faults) *told {
 	c.take(roomID, two, x.heard.PDU)
 	n.lie(nil)
 	n.setCut(one, false)
-	return x
 }
 
 // fill asks for what is missing until there is no more.
@@ -93,8 +103,12 @@ func (x *told) fill() {
 func (x *told) judged() {
 	x.c.tb.Helper()
 	waitFor(x.c.tb, func() bool { return x.c.rows("told_event") == 0 })
-	// The bus tells readers to read the events anew; the test's own has no part in that.
-	x.c.read = roomdb.Open(x.c.db, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)
+	x.c.forgetRead()
+}
+
+// forgetRead has the test read events anew: the bus tells that to other readers, and the test's own has no part in it.
+func (c *cluster) forgetRead() {
+	c.read = roomdb.Open(c.db, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil)
 }
 
 // Server-server API, "Checks performed on receipt of a PDU": the state before an event is that after its prev events. What
