@@ -20,7 +20,7 @@ func TestRooms(t *testing.T) {
 		"members": testMembers, "timestamp": testTimestamp, "receipts": testReceipts, "typing": testTyping,
 		"aliases": testAliases, "directory": testDirectory, "user directory": testUserDirectory, "summary": testSummary, "hierarchy": testHierarchy, "upgrade": testUpgrade,
 		"bad input": testBadInput, "join content": testJoinContent, "creators": testCreators, "upgrade carries": testUpgradeCarries,
-		"inviter shown": testInviterShown, "membership on events": testMembershipOnEvents, "guests removed": testGuestsRemoved,
+		"inviter shown": testInviterShown, "membership on events": testMembershipOnEvents, "owned state": testOwnedState, "guests removed": testGuestsRemoved,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -176,6 +176,32 @@ func testVersions(t *testing.T, w *world) {
 		if got.get("content").Raw != "{}" || !got.get("unsigned.redacted_because").Exists() {
 			t.Errorf("version %d: %s", v, got.raw)
 		}
+	}
+}
+
+// MSC3757: in rooms of its versions state belongs to the user with whose id its key begins.
+func testOwnedState(t *testing.T, w *world) {
+	anna, bert := w.register(t, "anna"), w.register(t, "bert")
+	for _, version := range []string{"org.matrix.msc3757.10", "org.matrix.msc3757.11"} {
+		room := anna.create(object{"room_version": version, "preset": "public_chat", "power_level_content_override": object{"state_default": 0}})
+		bert.join(room)
+		long := bert.id + "_" + strings.Repeat("x", 255)
+		for _, key := range []string{bert.id, bert.id + "_device", long} {
+			bert.set(room, "org.example", key, object{"a": 1})
+			anna.set(room, "org.example", key, object{"a": 2}) // who has more power
+			if got := anna.state(room, "org.example", key).ok().get("a").Int(); got != 2 {
+				t.Errorf("%s: %d", version, got)
+			}
+		}
+		bert.do("PUT", in(room, "state", "org.example", anna.id+"_device"), object{}).fails(403, "M_FORBIDDEN")
+		bert.do("PUT", in(room, "state", "org.example", "@nobody_x"), object{}).fails(403, "M_FORBIDDEN")
+		bert.do("PUT", in(room, "state", "org.example", long+"x"), object{}).fails(403, "M_FORBIDDEN")
+		bert.do("PUT", in(room, "state", "org.example", strings.Repeat("x", 512)), object{}).fails(413, "M_TOO_LARGE")
+	}
+	room := anna.create(object{"preset": "public_chat"})
+	anna.do("PUT", in(room, "state", "org.example", anna.id+"_device"), object{}).fails(403, "M_FORBIDDEN")
+	if versions := anna.do("GET", v3+"/capabilities", nil).ok().get("capabilities.m\\.room_versions.available").Map(); versions["org.matrix.msc3757.11"].Str != "unstable" {
+		t.Errorf("versions: %v", versions)
 	}
 }
 

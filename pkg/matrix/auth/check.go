@@ -117,14 +117,61 @@ func (c *check) checkSend(sender int64) *Error {
 	if required > sender {
 		return c.reject(c.n.requiredLevel(), "%s needs power level %d, sender %s has %d", c.ev.Type, required, c.ev.Sender, sender)
 	}
-	if k := c.ev.StateKey; k != nil && strings.HasPrefix(*k, "@") && *k != string(c.ev.Sender) {
-		return c.reject(c.n.stateKey(), "state key %q is not the sender", *k)
+	if k := c.ev.StateKey; k != nil {
+		if err := c.checkStateKey(*k, sender); err != nil {
+			return err
+		}
 	}
 	switch {
 	case c.ev.Type == typePowerLevels:
 		return c.checkPowerLevels(sender)
 	case c.ev.Type == typeRedaction && c.rules.RedactionAuthRule:
 		return c.checkRedaction(sender)
+	}
+	return nil
+}
+
+// checkStateKey refuses state keys that belong to others.
+func (c *check) checkStateKey(key string, sender int64) *Error {
+	isUser := strings.HasPrefix(key, "@")
+	switch {
+	case !c.rules.OwnedState && isUser && key != string(c.ev.Sender):
+		return c.reject(c.n.stateKey(), "state key %q is not the sender", key)
+	case c.rules.OwnedState && isUser:
+		return c.checkOwner(key, sender)
+	case c.rules.OwnedState && len(key) > event.MaxFieldBytes:
+		return c.reject(c.n.stateKey(), "the state key has more than %d bytes", event.MaxFieldBytes)
+	}
+	return nil
+}
+
+// maxOwnedSuffix is how many bytes may follow the owner in a state key, the _ included.
+const maxOwnedSuffix = 256
+
+// checkOwner is the rule of MSC3757: a state key begins with the id of its owner, behind which a _ may follow and anything. It is for
+// the owner, and for who has more power.
+func (c *check) checkOwner(key string, sender int64) *Error {
+	owner, suffix := key, ""
+	if colon := strings.IndexByte(key, ':'); colon >= 0 {
+		if n := strings.IndexByte(key[colon:], '_'); n >= 0 {
+			owner, suffix = key[:colon+n], key[colon+n:]
+		}
+	}
+	user, err := id.ParseUser(owner)
+	switch {
+	case err != nil:
+		return c.reject(c.n.stateKey(), "state key %q begins with no user id", key)
+	case len(suffix) > maxOwnedSuffix:
+		return c.reject(c.n.stateKey(), "more than %d bytes follow the owner in the state key", maxOwnedSuffix)
+	case user == c.ev.Sender:
+		return nil
+	}
+	level, err := c.power(user)
+	if err != nil {
+		return c.reject(c.n.stateKey(), "power level of the owner: %v", err)
+	}
+	if sender <= level {
+		return c.reject(c.n.stateKey(), "state key %q is of a user with power level %d, sender %s has %d", key, level, c.ev.Sender, sender)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"strings"
 	"testing"
 
 	"hanse/pkg/matrix/auth"
@@ -135,6 +136,32 @@ func TestCheck(t *testing.T) {
 		{"redaction of another server", redaction(bob, "$x:a"), "11.3 ok ok ok ok ok ok"},
 		{"redaction of nothing", redaction(bob, ""), "11.3 ok ok ok ok ok ok"},
 	})
+}
+
+// MSC3757: state keys that begin with a user id.
+func TestOwnedState(t *testing.T) {
+	long := strings.Repeat("x", 255)
+	for _, tc := range []struct {
+		sender id.User
+		key    string
+		ok     bool
+	}{
+		{alice, string(alice), true}, {alice, string(alice) + "_device", true}, {alice, string(alice) + "_", true},
+		{bob, string(alice) + "_device", false}, {bob, string(alice), false},
+		{alice, string(bob) + "_device", true}, {alice, string(bob), true}, {creator, string(alice), true},
+		{alice, string(creator) + "_x", false}, {alice, "@other_one:b_x", true}, {alice, string(alice) + ".evil_x", true}, // of a user nobody knows
+		{alice, "@", false}, {alice, "@alice", false}, {alice, "@alice_x", false}, {alice, "@:a_x", true}, {alice, "@alice:_x", false},
+		{alice, string(alice) + "_" + long, true}, {alice, string(alice) + "_" + long + "x", false}, {alice, long, true}, {alice, long + "x", false},
+		{bob, "@bob:b.evil_x", false}, // of somebody with the same power
+	} {
+		for _, base := range []string{"10", "11"} {
+			r := newRoom(t, "org.matrix.msc3757."+base)
+			r.powerLevels(content{"state_default": 0})
+			if err := auth.Check(r.stateEvent(tc.sender, "org.example", tc.key, content{}), r.state, auth.Options{}); (err == nil) != tc.ok {
+				t.Errorf("version %s: %s, %.40q: %v", base, tc.sender, tc.key, err)
+			}
+		}
+	}
 }
 
 func redaction(sender id.User, redacts id.Event) func(*room) *event.PDU {

@@ -57,7 +57,7 @@ type PDU struct {
 	Content []byte
 	// JSON is the canonical form with hashes and signatures, without unsigned.
 	JSON []byte
-	// Overlong is set if the type or the state key has more than MaxFieldBytes bytes, though not code points. The auth rules
+	// Overlong is set if the type or the state key has more bytes than it may, though not code points. The auth rules
 	// refuse such an event; it is kept, so that others may follow it.
 	Overlong bool
 	// ContentRedacted is set if the content hash did not match: this is the redacted form then.
@@ -250,7 +250,7 @@ func view(raw []byte, o canonjson.Object, rules *roomversion.Rules) (*PDU, error
 			}
 		}
 	}
-	p.Overlong = len(p.Type) > MaxFieldBytes || p.StateKey != nil && len(*p.StateKey) > MaxFieldBytes
+	p.Overlong = len(p.Type) > MaxFieldBytes || p.StateKey != nil && len(*p.StateKey) > rules.MaxStateKey()
 	p.Depth, _ = o.Int("depth")
 	p.OriginServerTS, _ = o.Int("origin_server_ts")
 	if rules.RedactsInContent && p.Type == "m.room.redaction" {

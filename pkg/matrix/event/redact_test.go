@@ -33,7 +33,7 @@ func TestRedactedContent(t *testing.T) {
 		{"m.room.third_party_invite", map[int]string{1: ""}},
 	} {
 		kept := ""
-		for i, v := range roomversion.Supported() {
+		for i, v := range roomversion.Supported()[:12] {
 			if k, ok := c.kept[i+1]; ok {
 				kept = k
 			}
@@ -82,7 +82,7 @@ func TestRedactedMembers(t *testing.T) {
 		`"origin_server_ts":1,"prev_events":[],"prev_state":[],"room_id":"!a:b","sender":"@a:b","signatures":{},"state_key":"","type":"x"}`
 	from11 := `{"auth_events":[],"content":{},"depth":1,"event_id":"$a:b","hashes":{},` +
 		`"origin_server_ts":1,"prev_events":[],"room_id":"!a:b","sender":"@a:b","signatures":{},"state_key":"","type":"x"}`
-	for i, v := range roomversion.Supported() {
+	for i, v := range roomversion.Supported()[:12] {
 		want := old
 		if i+1 >= 11 {
 			want = from11

@@ -16,18 +16,18 @@ import (
 // checkShape checks the fields of an event against the event format of the room version. If lenient is set, the type and
 // the state key are counted in code points, as Synapse did for long.
 func checkShape(o canonjson.Object, rules *roomversion.Rules, lenient bool) error {
-	typ, err := text(o, "type", true, lenient)
+	typ, err := text(o, "type", true, MaxFieldBytes, lenient)
 	if err != nil {
 		return err
 	}
-	sender, err := text(o, "sender", true, false)
+	sender, err := text(o, "sender", true, MaxFieldBytes, false)
 	if err != nil {
 		return err
 	}
 	if _, err := id.ParseUser(sender); err != nil {
 		return fmt.Errorf("%w: sender: %w", ErrInvalid, err)
 	}
-	stateKey, err := text(o, "state_key", false, lenient)
+	stateKey, err := text(o, "state_key", false, rules.MaxStateKey(), lenient)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func checkShape(o canonjson.Object, rules *roomversion.Rules, lenient bool) erro
 		return err
 	}
 	if rules.EventID == 1 {
-		eventID, err := text(o, "event_id", true, false)
+		eventID, err := text(o, "event_id", true, MaxFieldBytes, false)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func checkRoomID(o canonjson.Object, rules *roomversion.Rules, create bool) erro
 		}
 		return nil
 	}
-	room, err := text(o, "room_id", true, false)
+	room, err := text(o, "room_id", true, MaxFieldBytes, false)
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func checkReferences(o canonjson.Object, key string, limit int, rules *roomversi
 	return nil
 }
 
-// text reads a field of at most 255 bytes, or code points. It has no NUL: PostgreSQL cannot hold that.
-func text(o canonjson.Object, key string, required, codePoints bool) (string, error) {
+// text reads a field of at most so many bytes, or code points. It has no NUL: PostgreSQL cannot hold that.
+func text(o canonjson.Object, key string, required bool, most int, codePoints bool) (string, error) {
 	raw, ok := o.Get(key)
 	if !ok {
 		if required {
@@ -122,7 +122,7 @@ func text(o canonjson.Object, key string, required, codePoints bool) (string, er
 	if strings.IndexByte(s, 0) >= 0 {
 		return "", fmt.Errorf("%w: NUL in %s", ErrInvalid, key)
 	}
-	if len(s) > MaxFieldBytes && !(codePoints && utf8.RuneCountInString(s) <= MaxFieldBytes) {
+	if len(s) > most && !(codePoints && utf8.RuneCountInString(s) <= most) {
 		return "", fmt.Errorf("%s: %w", key, ErrTooLarge)
 	}
 	return s, nil

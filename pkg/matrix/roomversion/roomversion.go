@@ -1,4 +1,4 @@
-// Package roomversion says what the room versions 1 to 12 differ in (specification, "Room Versions").
+// Package roomversion says what the room versions 1 to 12 differ in (specification, "Room Versions"), and some of proposals.
 package roomversion
 
 import "slices"
@@ -44,6 +44,17 @@ type Rules struct {
 	PrivilegedCreators bool
 	// RoomIDIsCreateHash: the room id is the hash of the create event, which is not among auth_events (version 12).
 	RoomIDIsCreateHash bool
+	// OwnedState: a state key that begins with a user id belongs to that user, also if something follows behind a _, and users with
+	// more power may set it (MSC3757).
+	OwnedState bool
+}
+
+// MaxStateKey is how many bytes a state key may have.
+func (r *Rules) MaxStateKey() int {
+	if r.OwnedState {
+		return 511
+	}
+	return 255
 }
 
 // Default is the version of new rooms.
@@ -74,6 +85,11 @@ func build() map[string]*Rules {
 	add("10", func() { r.KnockRestricted, r.IntegerPowerLevels = true, true })
 	add("11", func() { r.ImplicitCreator, r.RedactsInContent, r.StrictFieldBytes, r.Redaction = true, true, true, 11 })
 	add("12", func() { r.StateRes, r.PrivilegedCreators, r.RoomIDIsCreateHash = 21, true, true })
+	for _, base := range []string{"10", "11"} {
+		owned := *all[base]
+		owned.Version, owned.Stable, owned.OwnedState = "org.matrix.msc3757."+base, false, true
+		all[owned.Version] = &owned
+	}
 	return all
 }
 

@@ -34,7 +34,7 @@ func TestFeatures(t *testing.T) {
 		"ImplicitCreator": {11, 12}, "RedactsInContent": {11, 12}, "PrivilegedCreators": {12, 12},
 		"RoomIDIsCreateHash": {12, 12}, "Stable": {1, 12},
 	}
-	for i, v := range roomversion.Supported() {
+	for i, v := range roomversion.Supported()[:12] {
 		r, ok := roomversion.Get(v)
 		if !ok || r.Version != v {
 			t.Fatalf("version %s: %+v", v, r)
@@ -49,16 +49,29 @@ func TestFeatures(t *testing.T) {
 }
 
 func TestSupported(t *testing.T) {
-	want := []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"}
+	want := []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "org.matrix.msc3757.10", "org.matrix.msc3757.11"}
 	if got := roomversion.Supported(); !slices.Equal(got, want) {
 		t.Errorf("Supported() = %v", got)
 	}
 	if _, ok := roomversion.Get(roomversion.Default); !ok {
 		t.Error("the default version is not supported")
 	}
-	for _, v := range []string{"", "0", "13", "01", "org.matrix.msc3757.10"} {
+	for _, v := range []string{"", "0", "13", "01", "org.matrix.msc3757.12"} {
 		if _, ok := roomversion.Get(v); ok {
 			t.Errorf("version %q is supported", v)
+		}
+	}
+}
+
+// MSC3757, "Unstable prefix": the behaviour comes on top of versions 10 and 11.
+func TestOwnedState(t *testing.T) {
+	for _, base := range []string{"10", "11"} {
+		b, _ := roomversion.Get(base)
+		owned, _ := roomversion.Get("org.matrix.msc3757." + base)
+		want := *b
+		want.Version, want.Stable, want.OwnedState = owned.Version, false, true
+		if *owned != want || b.OwnedState || b.MaxStateKey() != 255 || owned.MaxStateKey() != 511 {
+			t.Errorf("%+v", owned)
 		}
 	}
 }
