@@ -1,6 +1,6 @@
 module hanse/tools
 
-go 1.26.0
+go 1.26.4
 
 require (
 	github.com/alecthomas/kong v1.17.0

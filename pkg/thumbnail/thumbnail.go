@@ -199,20 +199,23 @@ func Make(file []byte, s Spec, l Limits) (*Result, error) {
 			return r, err
 		}
 	}
-	img, err := decode(info.Type, file)
+	dw, dh, part := s.plan(w, h)
+	img, divisor, err := decode(info.Type, file, min(part.Dx()/dw, part.Dy()/dh))
 	if err != nil {
 		return nil, err
 	}
-	dw, dh, part := s.plan(w, h)
-	small := turned(resize(img, untwist(part, w, h, turn), turn, dw, dh), turn)
-	return encode(small, info.Type)
+	part = untwist(part, w, h, turn)
+	part.Min, part.Max = part.Min.Div(divisor), part.Max.Div(divisor)
+	return encode(turned(resize(img, part, turn, dw, dh), turn), info.Type)
 }
 
-func decode(typ string, file []byte) (img image.Image, err error) {
+// decode decodes a picture. A JPEG may come out smaller, by a divisor that is at most smaller.
+func decode(typ string, file []byte, smaller int) (img image.Image, divisor int, err error) {
 	r := bytes.NewReader(file)
+	divisor = 1
 	switch typ {
 	case "image/jpeg":
-		img, err = jpeg.Decode(r)
+		img, divisor, err = decodeJPEG(file, smaller)
 	case "image/png":
 		img, err = png.Decode(r)
 	case "image/gif":
@@ -221,12 +224,12 @@ func decode(typ string, file []byte) (img image.Image, err error) {
 		img, err = webp.Decode(r)
 	}
 	if err != nil {
-		return nil, errors.Join(ErrFormat, err)
+		return nil, 0, errors.Join(ErrFormat, err)
 	}
 	if img.Bounds().Empty() {
-		return nil, ErrFormat
+		return nil, 0, ErrFormat
 	}
-	return img, nil
+	return img, divisor, nil
 }
 
 func encode(img *image.RGBA, from string) (*Result, error) {

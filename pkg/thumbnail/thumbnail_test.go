@@ -12,6 +12,8 @@ import (
 	"image/png"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -268,6 +270,53 @@ func TestColoursOfSquares(t *testing.T) {
 	}
 }
 
+// What is decoded at a part of its size looks as what is decoded whole and then scaled, in baseline and progressive files, in
+// colour and in grey, whichever way its colours are sampled. Files that not both decoders know alike are decoded whole.
+func TestScaledDecoding(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.jpg")
+	must(t, err)
+	if len(files) < 7 {
+		t.Fatal("pictures are missing: ", files)
+	}
+	for _, name := range files {
+		file, err := os.ReadFile(name)
+		must(t, err)
+		if want := !strings.Contains(name, "whole"); scalable(file) != want {
+			t.Errorf("%s: scalable: %t", name, !want)
+		}
+		whole, err := jpeg.Decode(bytes.NewReader(file))
+		must(t, err)
+		for _, divisor := range []int{1, 2, 4, 8} {
+			img, by, err := decodeJPEG(file, divisor)
+			must(t, err)
+			if strings.Contains(name, "whole") && by != 1 || !strings.Contains(name, "whole") && by != divisor {
+				t.Errorf("%s: divided by %d, want %d", name, by, divisor)
+			}
+			w, h := 20, 15
+			got := resize(img, img.Bounds(), 1, w, h)
+			want := resize(whole, whole.Bounds(), 1, w, h)
+			var sum int
+			for i := range got.Pix {
+				d := int(got.Pix[i]) - int(want.Pix[i])
+				sum += max(d, -d)
+			}
+			if mean := float64(sum) / float64(len(got.Pix)); mean > 6 {
+				t.Errorf("%s by %d: colours differ by %.1f of 255 on average", name, divisor, mean)
+			}
+		}
+	}
+}
+
+// A scaled picture that was cut off is refused, as a whole one is.
+func TestCutOff(t *testing.T) {
+	file := jpegOf(t, photo(1600, 1200), 0)
+	for _, spec := range []Spec{{Width: 32, Height: 32}, {Width: 1599, Height: 1199}} {
+		if _, err := Make(file[:len(file)/2], spec, limits); !errors.Is(err, ErrFormat) {
+			t.Errorf("%v: %v", spec, err)
+		}
+	}
+}
+
 func TestSnap(t *testing.T) {
 	for _, q := range []struct {
 		ask, want Spec
@@ -290,6 +339,13 @@ func FuzzMake(f *testing.F) {
 		[]byte("RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00\x2f\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88\xfe\x07\x00")} {
 		f.Add(b, 32, 16, true, false)
 		f.Add(b, 20, 20, false, true)
+	}
+	files, err := filepath.Glob("testdata/*.jpg")
+	must(f, err)
+	for _, name := range files {
+		file, err := os.ReadFile(name)
+		must(f, err)
+		f.Add(file, 32, 32, false, false)
 	}
 	f.Fuzz(func(t *testing.T, file []byte, w, h int, crop, animated bool) {
 		spec, ok := Spec{Width: w, Height: h, Crop: crop, Animated: animated}.Snap()
