@@ -186,17 +186,17 @@ func (d *DB) Unread(ctx context.Context, user id.User, ignored []id.User, spans 
 			(SELECT count(*) FROM mention m JOIN event e ON e.part = m.part AND e.room_nid = m.room_nid AND e.ord = m.ord
 				WHERE m.part = r.p AND m.room_nid = r.n AND m.user_id IN ($6, '') AND m.ord > r.a AND m.ord <= r.u
 					AND e.sender <> ALL($7) AND e.redacted_by IS NULL),
-			l.looked, l.ords, l.senders, l.redacted
+			CASE WHEN r.list THEN l.looked END, l.ords, l.senders, l.redacted
 			FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) AS r (p, n, a, u, list)
-			LEFT JOIN LATERAL (
+			CROSS JOIN LATERAL (
 				SELECT count(*) AS looked, array_agg(ord) FILTER (WHERE notifies) AS ords,
 					array_agg(sender) FILTER (WHERE notifies) AS senders, array_agg(redacted) FILTER (WHERE notifies) AS redacted
 				FROM (SELECT ord, sender, redacted_by IS NOT NULL AS redacted, notify_seq > coalesce(lead(notify_seq) OVER (ORDER BY ord DESC),
 						(SELECT b.notify_seq FROM event b WHERE b.part = r.p AND b.room_nid = r.n AND b.ord <= r.a ORDER BY b.ord DESC LIMIT 1),
 						0) AS notifies
-					FROM (SELECT ord, sender, redacted_by, notify_seq FROM event WHERE part = r.p AND room_nid = r.n AND ord > r.a AND ord <= r.u
+					FROM (SELECT ord, sender, redacted_by, notify_seq FROM event WHERE r.list AND part = r.p AND room_nid = r.n AND ord > r.a AND ord <= r.u
 						ORDER BY ord DESC LIMIT $8) looked) judged
-			) l ON r.list`, parts, nids, after, upTo, lists, string(user), silent, maxNotifying+1)
+			) l`, parts, nids, after, upTo, lists, string(user), silent, maxNotifying+1)
 		if err != nil {
 			return err
 		}
