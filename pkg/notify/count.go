@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"math"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -10,6 +11,7 @@ import (
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/pushrule"
 	"hanse/pkg/roomdb"
+	"hanse/pkg/userdb"
 )
 
 // MaxTally is how many events are looked at one by one, the newest: more unread ones make no higher count.
@@ -73,9 +75,49 @@ func ThreadOf(e *event.PDU) string {
 	return relation.Get("event_id").Str
 }
 
-// Unread returns how many notifications a user has not read in some rooms, in all threads together. Rooms with none are left out.
+// Count is what is unread of a room, or of one thread.
+type Count struct{ Notifications, Highlights int64 }
+
+// Cut applies the level of the room to a count of what the other rules say: where only mentions notify, highlights are left.
+func (c Count) Cut(level Level) Count {
+	switch level {
+	case None:
+		return Count{}
+	case Mentions:
+		return Count{c.Highlights, c.Highlights}
+	}
+	return c
+}
+
+// Muted are the times in which a user had muted everything. What came then does not count, also afterwards.
+type Muted []userdb.MutedTime
+
+// At returns the time to which a position of a partition's log belongs, or nil.
+func (m Muted) At(part uint32, pos int64) *userdb.MutedTime {
+	for i, t := range m {
+		if pos > t.Since[part] && (t.Until == nil || pos <= t.Until[part]) {
+			return &m[i]
+		}
+	}
+	return nil
+}
+
+// In says whether some of the positions in (after, upTo] of a partition belong to such a time.
+func (m Muted) In(part uint32, after, upTo int64) bool {
+	return slices.ContainsFunc(m, func(t userdb.MutedTime) bool {
+		return t.Since[part] < upTo && (t.Until == nil || t.Until[part] > max(after, t.Since[part]))
+	})
+}
+
+// OneByOne says whether the events behind a read position, of which some notify by the default rules, must be looked at one by one:
+// else a count is a subtraction.
+func (r *Read) OneByOne(rules *Rules, muted Muted, part uint32, upTo int64) bool {
+	return r.Threads != nil || r.Plain > r.Ord || !rules.Off() && muted.In(part, r.Ord, upTo)
+}
+
+// Unread returns what a user has not read in some rooms, in all threads together. Rooms with nothing are left out.
 // It costs a fixed number of queries for each shard, but for rooms in which events have to be looked at one by one.
-func Unread(ctx context.Context, db *roomdb.DB, rules *Rules, rooms []Joined) (map[roomdb.RoomKey]int64, error) {
+func Unread(ctx context.Context, db *roomdb.DB, rules *Rules, muted Muted, rooms []Joined) (map[roomdb.RoomKey]Count, error) {
 	keys := make([]roomdb.RoomKey, len(rooms))
 	joins, ends := make(map[roomdb.RoomKey]int64, len(rooms)), make(map[uint32]int64)
 	for i, r := range rooms {
@@ -90,49 +132,64 @@ func Unread(ctx context.Context, db *roomdb.DB, rules *Rules, rooms []Joined) (m
 	if err != nil {
 		return nil, err
 	}
-	counts := make(map[roomdb.RoomKey]int64)
+	counts := make(map[roomdb.RoomKey]Count)
 	var spans []roomdb.UnreadSpan
 	behind := make(map[roomdb.RoomKey]int64) // notifying events behind the read position
 	for _, r := range rooms {
-		if rules.Level(r.Room) == None {
-			continue
-		}
 		read := Read{Ord: r.JoinPos, NotifySeq: heads[r.RoomKey].AtJoin}
 		read.Take(receipts[r.RoomKey])
 		n := heads[r.RoomKey].Head - read.NotifySeq
 		switch {
-		case rules.Own() || n > 0 && (read.Threads != nil || read.Plain > read.Ord):
-			if n, err = oneByOne(ctx, db, rules, r, &read); err != nil {
+		case rules.Own() || n > 0 && read.OneByOne(rules, muted, r.Part, math.MaxInt64):
+			tallies, err := Tally(ctx, db, rules, muted, r.RoomKey, &read, math.MaxInt64)
+			if err != nil {
 				return nil, err
 			}
-			if n > 0 {
-				counts[r.RoomKey] = n
-			}
+			counts[r.RoomKey] = sum(tallies)
 		case n > 0:
 			behind[r.RoomKey] = n
 			spans = append(spans, roomdb.UnreadSpan{RoomKey: r.RoomKey, After: read.Ord, UpTo: math.MaxInt64})
 		}
 	}
-	ignored := ignoredBy(rules)
-	found, err := db.Unread(ctx, rules.User, ignored, spans, make([]bool, len(spans)))
-	if err != nil {
-		return nil, err
-	}
-	silent, err := db.Silent(ctx, rules.User, ignored, spans)
-	if err != nil {
+	if err := subtract(ctx, db, rules, spans, behind, counts); err != nil {
 		return nil, err
 	}
 	for _, r := range rooms {
-		u, ok := found[r.RoomKey]
-		n := max(behind[r.RoomKey]-silent[r.RoomKey], u.Mentions)
-		if rules.Level(r.Room) == Mentions {
-			n = u.Mentions
+		c := counts[r.RoomKey]
+		if !rules.Own() {
+			c = c.Cut(rules.Level(r.Room))
 		}
-		if ok && n > 0 {
-			counts[r.RoomKey] = n
+		if counts[r.RoomKey] = c; c.Notifications == 0 {
+			delete(counts, r.RoomKey)
 		}
 	}
 	return counts, nil
+}
+
+func sum(tallies map[string]Count) (all Count) {
+	for _, c := range tallies {
+		all.Notifications += c.Notifications
+		all.Highlights += c.Highlights
+	}
+	return all
+}
+
+// subtract adds the counts of spans of which so many events notify others.
+func subtract(ctx context.Context, db *roomdb.DB, rules *Rules, spans []roomdb.UnreadSpan, notify map[roomdb.RoomKey]int64, counts map[roomdb.RoomKey]Count) error {
+	ignored := ignoredBy(rules)
+	found, err := db.Unread(ctx, rules.User, ignored, spans, make([]bool, len(spans)))
+	if err != nil {
+		return err
+	}
+	silent, err := db.Silent(ctx, rules.User, ignored, spans)
+	if err != nil {
+		return err
+	}
+	for _, s := range spans {
+		mentions := found[s.RoomKey].Mentions
+		counts[s.RoomKey] = Count{max(notify[s.RoomKey]-silent[s.RoomKey], mentions), mentions}
+	}
+	return nil
 }
 
 func ignoredBy(rules *Rules) []id.User {
@@ -143,24 +200,63 @@ func ignoredBy(rules *Rules) []id.User {
 	return users
 }
 
-// oneByOne counts the notifications behind a read position by looking at the events.
-func oneByOne(ctx context.Context, db *roomdb.DB, rules *Rules, r Joined, read *Read) (n int64, err error) {
-	events, err := db.Timeline(ctx, r.Part, r.NID, roomdb.TimelineQuery{After: roomdb.At(read.Ord), UpTo: roomdb.End, Backwards: true, Live: true, Limit: MaxTally})
-	if err != nil || len(events) == 0 {
-		return 0, err
-	}
-	room, err := LoadRoom(ctx, db, r.RoomKey, rules.User)
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range events {
-		if e.RedactedBy != 0 || read.Has(e.Ord, ThreadOf(e.PDU)) {
-			continue
+// Tally counts by looking at the events behind a read position, the newest MaxTally at most, by thread; "" is the main timeline. The
+// level of the room is not applied to it. With rules of the user's own it is in the counts already.
+func Tally(ctx context.Context, db *roomdb.DB, rules *Rules, muted Muted, key roomdb.RoomKey, read *Read, upTo int64) (map[string]Count, error) {
+	tallies := make(map[string]Count)
+	var room *Room
+	for left := MaxTally; upTo > read.Ord && left > 0; {
+		to := roomdb.End
+		if upTo != math.MaxInt64 {
+			to = roomdb.At(upTo)
 		}
-		o := rules.Judge(pushrule.NewView(e.PDU), e.PDU, room)
-		if o.Notify && (o.Highlight || e.Ord > read.Plain) {
-			n++
+		events, err := db.Timeline(ctx, key.Part, key.NID, roomdb.TimelineQuery{
+			After: roomdb.At(read.Ord), UpTo: to, Backwards: true, Live: true, Limit: left + 1,
+		})
+		if err != nil || len(events) == 0 {
+			return tallies, err
+		}
+		if room == nil {
+			if room, err = LoadRoom(ctx, db, key, rules.User); err != nil {
+				return nil, err
+			}
+		}
+		upTo = read.Ord
+		for _, e := range events[:min(len(events), left)] {
+			if m := muted.At(key.Part, e.Ord); m != nil {
+				upTo = m.Since[key.Part] // what came before the mute still counts
+				break
+			}
+			left--
+			read.Count(rules, muted, room, e, tallies)
 		}
 	}
-	return n, nil
+	return tallies, nil
+}
+
+// Count counts an event that is behind the read position, if the user has not read it.
+func (r *Read) Count(rules *Rules, muted Muted, room *Room, e *roomdb.Event, tallies map[string]Count) {
+	root := ThreadOf(e.PDU)
+	if r.Has(e.Ord, root) || e.Sender == rules.User || e.RedactedBy != 0 || muted.At(e.Part, e.Ord) != nil {
+		return
+	}
+	c := rules.Count(e.PDU, room)
+	if e.Ord <= r.Plain {
+		c = c.Cut(Mentions)
+	}
+	if c != (Count{}) {
+		was := tallies[root]
+		tallies[root] = Count{was.Notifications + c.Notifications, was.Highlights + c.Highlights}
+	}
+}
+
+// Count is what an event counts by the user's rules, but for those for the whole room, unless the user has rules of their own.
+func (r *Rules) Count(e *event.PDU, room *Room) (c Count) {
+	if o := r.JudgeLoud(pushrule.NewView(e), e, room); o.Notify {
+		c.Notifications = 1
+		if o.Highlight {
+			c.Highlights = 1
+		}
+	}
+	return c
 }

@@ -93,7 +93,11 @@ func (b *box) count(ctx context.Context, user id.User, rooms []unreadRoom) (func
 	if err != nil {
 		return nil, err
 	}
-	counts, err := notify.Unread(ctx, b.s.rooms, rules[user], joined)
+	muted, err := b.s.users.MutedTimes(ctx, user)
+	if err != nil {
+		return nil, fmt.Errorf("count unread: %w", err)
+	}
+	counts, err := notify.Unread(ctx, b.s.rooms, rules[user], muted, joined)
 	if err != nil {
 		return nil, fmt.Errorf("count unread: %w", err)
 	}
@@ -103,7 +107,7 @@ func (b *box) count(ctx context.Context, user id.User, rooms []unreadRoom) (func
 		clear(b.checked)
 	}
 	b.checked[user] = time.Now()
-	return func(r *unreadRoom) bool { return counts[r.RoomKey] > 0 }, nil
+	return func(r *unreadRoom) bool { return counts[r.RoomKey].Notifications > 0 }, nil
 }
 
 // forget drops rooms in which nothing is unread.

@@ -25,7 +25,7 @@ type prefs struct {
 	seq     int64        // position of the user's stream up to which it counts
 	ignored view.Ignored // those of Rules
 	invites invitefilter.Rules
-	muted   []userdb.MutedTime // when the rules muted everything; what came then does not count
+	muted   notify.Muted // when the rules muted everything; what came then does not count
 }
 
 // prefsOf returns the user's preferences as of the user's position.
@@ -93,23 +93,6 @@ func newPrefs(who id.User, old *prefs, seq int64, rules, ignore []byte) *prefs {
 	p.Rules = *notify.NewRules(who, known, rules, ignore)
 	p.ignored = p.Ignored
 	return p
-}
-
-// mutedAt returns the time in which everything was muted when an entry was written at a position of a partition, or nil.
-func (p *prefs) mutedAt(part uint32, pos int64) *userdb.MutedTime {
-	for i, m := range p.muted {
-		if pos > m.Since[part] && (m.Until == nil || pos <= m.Until[part]) {
-			return &p.muted[i]
-		}
-	}
-	return nil
-}
-
-// mutedIn says whether everything was muted for some of the positions in (after, upTo] of a partition.
-func (p *prefs) mutedIn(part uint32, after, upTo int64) bool {
-	return slices.ContainsFunc(p.muted, func(m userdb.MutedTime) bool {
-		return m.Since[part] < upTo && (m.Until == nil || m.Until[part] > max(after, m.Since[part]))
-	})
 }
 
 // tellsInvite says whether the user wants to know of invites by another one (client-server API, "Ignoring Users" and "Invite

@@ -196,8 +196,8 @@ func (s *Service) appendRoom(ctx context.Context, p *slide, b []byte, v *slideRo
 		b = appendCount(append(b, ','), "invited_count", int64(v.invited))
 	}
 	if v.unread != nil {
-		b = appendCount(append(b, ','), "notification_count", v.unread.notifications)
-		b = appendCount(append(b, ','), "highlight_count", v.unread.highlights)
+		b = appendCount(append(b, ','), "notification_count", v.unread.Notifications)
+		b = appendCount(append(b, ','), "highlight_count", v.unread.Highlights)
 	}
 	if v.more && !v.initial {
 		b = append(append(b, ','), expandedName(p.req)...)

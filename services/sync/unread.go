@@ -39,7 +39,7 @@ type readState struct {
 }
 
 // tally is what counts of one thread.
-type tally struct{ notifications, highlights int64 }
+type tally notify.Count
 
 // unread is what an answer says of a room.
 type unread struct {
@@ -67,20 +67,14 @@ func (u *unread) append(b []byte) []byte {
 }
 
 func (t tally) append(b []byte) []byte {
-	b = appendCount(append(b, '{'), "highlight_count", t.highlights)
-	b = appendCount(append(b, ','), "notification_count", t.notifications)
+	b = appendCount(append(b, '{'), "highlight_count", t.Highlights)
+	b = appendCount(append(b, ','), "notification_count", t.Notifications)
 	return append(b, '}')
 }
 
 // muted applies a rule for the whole room: only mentions notify, or nothing does.
 func (t tally) muted(level notify.Level) tally {
-	switch level {
-	case notify.None:
-		return tally{}
-	case notify.Mentions:
-		return tally{t.highlights, t.highlights}
-	}
-	return t
+	return tally(notify.Count(t).Cut(level))
 }
 
 // counts applies the rules for the whole room. With rules of the user's own these are in the tallies already.
@@ -109,8 +103,8 @@ func (s *readState) counts(pr *prefs, room id.Room, byThread bool) unread {
 			}
 			continue
 		}
-		u.notifications += t.notifications
-		u.highlights += t.highlights
+		u.Notifications += t.Notifications
+		u.Highlights += t.Highlights
 	}
 	return u
 }
@@ -353,11 +347,10 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 		key := roomdb.RoomKey{Part: r.RoomPart, NID: r.RoomNID}
 		st := states[key]
 		st.head, st.notifySeq = heads[key].Head, heads[key].AtJoin
-		threads := st.place(receipts[key])
+		read := st.place(receipts[key])
 		switch {
-		case pr.Own(), st.head > st.notifySeq && (threads != nil || st.plain > st.ord ||
-			p.byThread || !pr.Off() && pr.mutedIn(r.RoomPart, st.ord, st.upTo)):
-			if err := s.tally(ctx, p, pr, r, st, threads); err != nil {
+		case pr.Own(), st.head > st.notifySeq && (p.byThread || read.OneByOne(&pr.Rules, pr.muted, r.RoomPart, st.upTo)):
+			if err := s.tally(ctx, pr, r, st, read); err != nil {
 				return nil, err
 			}
 		case st.head > st.notifySeq:
@@ -374,11 +367,11 @@ func (s *Service) readStates(ctx context.Context, p *asker, pr *prefs, rooms []*
 	return states, nil
 }
 
-// place moves the read position to the newest receipt that counts for all threads, and returns how far single threads
-// were read beyond it, "main" being one of them.
-func (s *readState) place(receipts []roomdb.Receipt) (threads map[string]int64) {
-	r := notify.Read{Ord: s.ord, NotifySeq: s.notifySeq, Plain: s.plain}
+// place moves the read position to the newest receipt that counts for all threads, and returns it with how far single threads were
+// read beyond it.
+func (s *readState) place(receipts []roomdb.Receipt) *notify.Read {
+	r := &notify.Read{Ord: s.ord, NotifySeq: s.notifySeq, Plain: s.plain}
 	r.Take(receipts)
 	s.ord, s.notifySeq, s.plain = r.Ord, r.NotifySeq, r.Plain
-	return r.Threads
+	return r
 }

@@ -56,12 +56,12 @@ func TestIgnored(t *testing.T) {
 // Client-server API, "Threaded read receipts".
 func TestReadPlaces(t *testing.T) {
 	st := &readState{ord: 5, notifySeq: 2}
-	threads := st.place([]roomdb.Receipt{
+	read := st.place([]roomdb.Receipt{
 		{Type: "m.read", Ord: 10, NotifySeq: 4}, {Type: "m.read.private", Ord: 12, NotifySeq: 6},
 		{Type: "m.read", Thread: "main", Ord: 11}, {Type: "m.read", Thread: "$t", Ord: 20}, {Type: "m.read", Thread: "$s", Ord: 3},
 	})
-	if st.ord != 12 || st.notifySeq != 6 || !maps.Equal(threads, map[string]int64{"$t": 20}) {
-		t.Errorf("read up to %d (%d), threads %v", st.ord, st.notifySeq, threads)
+	if st.ord != 12 || st.notifySeq != 6 || !maps.Equal(read.Threads, map[string]int64{"$t": 20}) {
+		t.Errorf("read up to %d (%d), threads %v", st.ord, st.notifySeq, read.Threads)
 	}
 }
 
