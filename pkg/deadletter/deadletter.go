@@ -22,6 +22,8 @@ const (
 	Fedout = "fedout"
 	Client = "client" // the index of words
 	Push   = "push"
+
+	Appservice = "appservice"
 )
 
 // RefusedBy is the consumer of the letters that note what a server has refused.

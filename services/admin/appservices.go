@@ -63,7 +63,15 @@ func (a *Admin) RemoveAppservice(ctx context.Context, name string) error {
 	if err := a.services().Remove(ctx, name); err != nil {
 		return err
 	}
-	return a.out.PublishAppservices()
+	if err := a.out.PublishAppservices(); err != nil {
+		return err
+	}
+	return appservice.ForgetStanding(ctx, a.shards, name)
+}
+
+// AppserviceStandings returns where the application services stand that have ever been served.
+func (a *Admin) AppserviceStandings(ctx context.Context) (map[string]appservice.Standing, error) {
+	return appservice.Standings(ctx, a.shards)
 }
 
 func (a *Admin) services() *appservice.Store { return appservice.NewStore(a.shards) }

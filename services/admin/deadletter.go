@@ -68,7 +68,7 @@ func (a *Admin) ReplayDeadLetter(ctx context.Context, consumer string, part uint
 		by, only = deadletter.Fedout, server
 	}
 	switch by {
-	case deadletter.Sync, deadletter.Push:
+	case deadletter.Sync, deadletter.Push, deadletter.Appservice:
 	case deadletter.Client:
 		if err := search.Again(ctx, a.shards, part, entry); err != nil {
 			return nil, err

@@ -11,6 +11,7 @@ import (
 	"hanse/pkg/discovery"
 	"hanse/pkg/keyring"
 	"hanse/pkg/mac"
+	"hanse/pkg/matrix/id"
 	"hanse/pkg/mediastore"
 	"hanse/pkg/netguard"
 	"hanse/pkg/node"
@@ -54,6 +55,11 @@ func newBuilder(ctx context.Context, cfg *Config, n *node.Node) (*builder, error
 	b.states = state.NewStore(state.Config{Cache: cfg.Memory.States}, n.Metrics)
 	b.rooms = roomdb.Open(n.PG, b.states, roomdb.Config{EventCache: cfg.Memory.Events, GraphCache: cfg.Memory.Graphs}, n.Metrics)
 	b.directory = roomdir.New(n.PG, b.rooms, n.Metrics)
+	b.directory.Announce(func(room id.Room) {
+		if err := n.Bus.PublishAliases(room); err != nil {
+			n.Log.Debug("publish aliases", "err", err) // who remembers them reads them again after a while
+		}
+	})
 	b.dests = destination.New(n.PG, n.Bus)
 	var err error
 	b.apps, err = appservice.Open(ctx, appservice.Deps{Store: appservice.NewStore(n.PG), Files: cfg.AppServices.Files, Names: n.Servers.Names(),

@@ -20,6 +20,7 @@ import (
 	"hanse/pkg/ratelimit"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/state"
+	appservicerole "hanse/services/appservice"
 	"hanse/services/client"
 	"hanse/services/fedin"
 	"hanse/services/fedout"
@@ -58,6 +59,8 @@ type Config struct {
 	Fedin  fedin.Config    `yaml:"fedin"`
 	Media  media.Config    `yaml:"media"`
 	Push   push.Config     `yaml:"push"`
+
+	Appservice appservicerole.Config `yaml:"appservice"`
 }
 
 // Memory is what the roles of a process share.
@@ -177,6 +180,7 @@ func Defaults() *Config {
 		Fedin:      fedin.Defaults(),
 		Media:      media.Defaults(),
 		Push:       push.Defaults(),
+		Appservice: appservicerole.Defaults(),
 	}
 }
 

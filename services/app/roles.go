@@ -49,6 +49,7 @@ var roles = []roleSpec{
 	{"media", needClientAPI | needFederationAPI, buildMedia},
 	{"fedin", needFederationAPI, buildFedin},
 	{"push", 0, buildPush},
+	{"appservice", 0, buildAppservice},
 }
 
 // RoleNames lists all roles.

@@ -20,7 +20,7 @@ import (
 
 const root = "../.."
 
-var roles = []string{"client", "fedin", "fedout", "media", "push", "room", "sync"}
+var roles = []string{"appservice", "client", "fedin", "fedout", "media", "push", "room", "sync"}
 
 func TestDefaultValues(t *testing.T) {
 	o := render(t, cluster{})
@@ -102,7 +102,7 @@ func (o *objects) check(t *testing.T) {
 				}
 			}
 		}
-		if world := reachesWorld(p); world != (role == "fedout" || role == "media" || role == "push") {
+		if world := reachesWorld(p); world != (role == "appservice" || role == "fedout" || role == "media" || role == "push") {
 			t.Errorf("%s: a way out to the world: %t", role, world)
 		}
 		if b.Spec.UnhealthyPodEvictionPolicy == nil || *b.Spec.UnhealthyPodEvictionPolicy != policyv1.AlwaysAllow {

@@ -87,7 +87,7 @@ func TestCompose(t *testing.T) {
 			listen[role] = s.Environment["HANSE_LISTEN_FEDERATION_ADDRESS"]
 		}
 	}
-	if want := map[string]int{"room": 2, "client": 2, "sync": 2, "media": 2, "fedin": 2, "fedout": 2, "push": 2}; !maps.Equal(replicas, want) {
+	if want := map[string]int{"room": 2, "client": 2, "sync": 2, "media": 2, "fedin": 2, "fedout": 2, "push": 2, "appservice": 2}; !maps.Equal(replicas, want) {
 		t.Errorf("replicas %v", replicas)
 	}
 	behind := map[string]int{}

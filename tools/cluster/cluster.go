@@ -21,7 +21,7 @@ import (
 )
 
 // Roles of a cluster, in the order in which they are started and restarted.
-var Roles = []string{"room", "fedout", "client", "sync", "media", "fedin", "push"}
+var Roles = []string{"room", "fedout", "client", "sync", "media", "fedin", "push", "appservice"}
 
 // Config describes a cluster; the zero value of each field has a use.
 type Config struct {

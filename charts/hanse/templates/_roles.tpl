@@ -28,6 +28,8 @@ fedout:
   egress: world # server names and SRV records choose the port
 push:
   egress: world # users name push gateways, with any port
+appservice:
+  egress: world # operators name services, with any port; those in private networks need rules of their own
 media:
   port: 8008
   paths: [[/_matrix/media, Prefix], [/_matrix/client/v1/media, Prefix]]

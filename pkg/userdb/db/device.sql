@@ -1,7 +1,8 @@
 -- Devices and tokens.
 
 -- name: UpsertDevice :one
-INSERT INTO device (part, user_id, device_id, display_name, created_ts) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO device (part, user_id, device_id, display_name, created_ts, appservice_id)
+VALUES ($1, $2, $3, $4, $5, coalesce((SELECT a.appservice_id FROM account a WHERE a.part = $1 AND a.user_id = $2), ''))
 ON CONFLICT (part, user_id, device_id) DO UPDATE SET display_name = device.display_name
 RETURNING (xmax = 0)::boolean AS created;
 

@@ -248,7 +248,7 @@ func (q *Queries) DeleteToDevice(ctx context.Context, part int32, userID string,
 }
 
 const device = `-- name: Device :one
-SELECT part, user_id, device_id, display_name, last_seen_ts, last_seen_ip, user_agent, created_ts FROM device WHERE part = $1 AND user_id = $2 AND device_id = $3
+SELECT part, user_id, device_id, display_name, last_seen_ts, last_seen_ip, user_agent, created_ts, appservice_id FROM device WHERE part = $1 AND user_id = $2 AND device_id = $3
 `
 
 func (q *Queries) Device(ctx context.Context, part int32, userID string, deviceID string) (Device, error) {
@@ -263,6 +263,7 @@ func (q *Queries) Device(ctx context.Context, part int32, userID string, deviceI
 		&i.LastSeenIp,
 		&i.UserAgent,
 		&i.CreatedTs,
+		&i.AppserviceID,
 	)
 	return i, err
 }
@@ -279,7 +280,7 @@ func (q *Queries) DeviceExists(ctx context.Context, part int32, userID string, d
 }
 
 const devices = `-- name: Devices :many
-SELECT part, user_id, device_id, display_name, last_seen_ts, last_seen_ip, user_agent, created_ts FROM device WHERE part = $1 AND user_id = $2 ORDER BY device_id
+SELECT part, user_id, device_id, display_name, last_seen_ts, last_seen_ip, user_agent, created_ts, appservice_id FROM device WHERE part = $1 AND user_id = $2 ORDER BY device_id
 `
 
 func (q *Queries) Devices(ctx context.Context, part int32, userID string) ([]Device, error) {
@@ -300,6 +301,7 @@ func (q *Queries) Devices(ctx context.Context, part int32, userID string) ([]Dev
 			&i.LastSeenIp,
 			&i.UserAgent,
 			&i.CreatedTs,
+			&i.AppserviceID,
 		); err != nil {
 			return nil, err
 		}
@@ -458,7 +460,8 @@ func (q *Queries) TokenOwner(ctx context.Context, part int32, hash []byte) (Toke
 
 const upsertDevice = `-- name: UpsertDevice :one
 
-INSERT INTO device (part, user_id, device_id, display_name, created_ts) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO device (part, user_id, device_id, display_name, created_ts, appservice_id)
+VALUES ($1, $2, $3, $4, $5, coalesce((SELECT a.appservice_id FROM account a WHERE a.part = $1 AND a.user_id = $2), ''))
 ON CONFLICT (part, user_id, device_id) DO UPDATE SET display_name = device.display_name
 RETURNING (xmax = 0)::boolean AS created
 `

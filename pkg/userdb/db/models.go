@@ -20,14 +20,15 @@ type Account struct {
 }
 
 type Device struct {
-	Part        int32
-	UserID      string
-	DeviceID    string
-	DisplayName *string
-	LastSeenTs  *int64
-	LastSeenIp  *string
-	UserAgent   *string
-	CreatedTs   int64
+	Part         int32
+	UserID       string
+	DeviceID     string
+	DisplayName  *string
+	LastSeenTs   *int64
+	LastSeenIp   *string
+	UserAgent    *string
+	CreatedTs    int64
+	AppserviceID string
 }
 
 type Membership struct {

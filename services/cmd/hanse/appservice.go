@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"hanse/pkg/appservice"
 	"hanse/services/admin"
@@ -28,10 +29,15 @@ func (appserviceList) Run(ctx context.Context, g *globals) error {
 		if err != nil {
 			return err
 		}
+		standings, err := a.AppserviceStandings(ctx)
+		if err != nil {
+			return err
+		}
 		w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tSERVER\tSENDER\tURL\tFROM")
+		fmt.Fprintln(w, "ID\tSERVER\tSENDER\tURL\tFROM\tLAST OK\tLAG\tFAILURES")
 		for _, s := range all {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.ID, s.Server, s.Sender, orDash(s.URL), s.Origin)
+			st := standings[s.ID]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", s.ID, s.Server, s.Sender, orDash(s.URL), s.Origin, moment(st.LastOK), lag(st), st.Failures)
 		}
 		return w.Flush()
 	})
@@ -47,9 +53,40 @@ func (c *appserviceShow) Run(ctx context.Context, g *globals) error {
 		if err != nil {
 			return err
 		}
+		standings, err := a.AppserviceStandings(ctx)
+		if err != nil {
+			return err
+		}
 		printAppservice(os.Stdout, s)
+		printStanding(os.Stdout, standings[c.ID])
 		return nil
 	})
+}
+
+// printStanding prints how the delivery to a service goes.
+func printStanding(w io.Writer, s appservice.Standing) {
+	for _, line := range [][2]string{
+		{"last answer", moment(s.LastOK)}, {"lag", lag(s)}, {"read from the log", strconv.FormatBool(s.Behind)}, {"failures", strconv.Itoa(s.Failures)},
+		{"failing since", moment(s.FailingSince)}, {"next attempt", moment(s.NextTry)}, {"last error", orDash(s.LastError)},
+	} {
+		fmt.Fprintf(w, "%-19s %s\n", line[0]+":", line[1])
+	}
+}
+
+// moment prints a time, if there is one.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// lag is how long the oldest thing has waited that a service lacks.
+func lag(s appservice.Standing) string {
+	if s.WaitingSince.IsZero() {
+		return "-"
+	}
+	return time.Since(s.WaitingSince).Round(time.Second).String()
 }
 
 func printAppservice(w io.Writer, s *appservice.Service) {

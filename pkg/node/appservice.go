@@ -1,0 +1,4 @@
+package node
+
+// RoleAppservice tells application services what happens.
+const RoleAppservice = "appservice"
