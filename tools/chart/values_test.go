@@ -273,7 +273,7 @@ func TestUnknownAPIs(t *testing.T) {
 func TestNotes(t *testing.T) {
 	notes := render(t, cluster{}, `{media: {store: "s3://b"}, postgresql: {maxConnections: 400}}`).notes
 	if strings.Contains(notes, "WARNING") || !strings.Contains(notes, "https://matrix.example.org") || strings.Contains(notes, "exec -it") ||
-		!strings.Contains(notes, "338 connections") { // 7 roles of 2 pods and the one of an upgrade, 16 each; and 2
+		!strings.Contains(notes, "386 connections") { // 8 roles of 2 pods and the one of an upgrade, 16 each; and 2
 		t.Error(notes)
 	}
 	notes = render(t, cluster{}, `{ingress: {enabled: true}, grpcTLS: {secretName: x, permissive: true}}`).notes
@@ -282,8 +282,8 @@ func TestNotes(t *testing.T) {
 			t.Errorf("nothing is said of %s:\n%s", want, notes)
 		}
 	}
-	if notes := render(t, cluster{}, `{config: {postgresql: {max_conns: 4}}, roles: {media: null}, defaults: {autoscaling: {enabled: true, maxReplicas: 5}}}`).notes; !strings.Contains(notes, "146 connections") {
-		t.Error(notes) // 6 roles of 5 pods and one, 4 each; and 2
+	if notes := render(t, cluster{}, `{config: {postgresql: {max_conns: 4}}, roles: {media: null}, defaults: {autoscaling: {enabled: true, maxReplicas: 5}}}`).notes; !strings.Contains(notes, "170 connections") {
+		t.Error(notes) // 7 roles of 5 pods and one, 4 each; and 2
 	}
 }
 
