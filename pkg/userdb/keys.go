@@ -228,11 +228,20 @@ func (d *DB) UnusedFallbackAlgorithms(ctx context.Context, user id.User, device 
 // ClaimKeys takes a one-time key of the named algorithm from each of a user's devices, or the fallback key where none
 // is left. Devices that have neither are missing from the answer.
 func (d *DB) ClaimKeys(ctx context.Context, user id.User, algorithms map[id.Device]string) (map[id.Device]OneTimeKey, error) {
+	return d.claimKeys(ctx, user, algorithms, true)
+}
+
+// ClaimOneTimeKeys takes one-time keys as ClaimKeys does, and no fallback keys.
+func (d *DB) ClaimOneTimeKeys(ctx context.Context, user id.User, algorithms map[id.Device]string) (map[id.Device]OneTimeKey, error) {
+	return d.claimKeys(ctx, user, algorithms, false)
+}
+
+func (d *DB) claimKeys(ctx context.Context, user id.User, algorithms map[id.Device]string, fallback bool) (map[id.Device]OneTimeKey, error) {
 	claimed := make(map[id.Device]OneTimeKey, len(algorithms))
 	_, err := d.Change(ctx, user, func(tx *Tx) error {
 		clear(claimed)
 		for device, algorithm := range algorithms {
-			k, err := tx.claim(ctx, device, algorithm)
+			k, err := tx.claim(ctx, device, algorithm, fallback)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
@@ -249,12 +258,12 @@ func (d *DB) ClaimKeys(ctx context.Context, user id.User, algorithms map[id.Devi
 	return claimed, nil
 }
 
-func (tx *Tx) claim(ctx context.Context, device id.Device, algorithm string) (OneTimeKey, error) {
+func (tx *Tx) claim(ctx context.Context, device id.Device, algorithm string, fallback bool) (OneTimeKey, error) {
 	k, err := tx.ClaimOneTimeKey(ctx, db.ClaimOneTimeKeyParams{Part: tx.Part, UserID: string(tx.User), DeviceID: string(device), Algorithm: algorithm})
 	if err == nil {
 		return OneTimeKey{algorithm, k.KeyID, k.Key}, nil
 	}
-	if err = notFound(err); !errors.Is(err, ErrNotFound) {
+	if err = notFound(err); !errors.Is(err, ErrNotFound) || !fallback {
 		return OneTimeKey{}, err
 	}
 	f, err := tx.UseFallbackKey(ctx, db.UseFallbackKeyParams{Part: tx.Part, UserID: string(tx.User), DeviceID: string(device), Algorithm: algorithm})

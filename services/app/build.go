@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"hanse/pkg/appservice"
+	"hanse/pkg/asclient"
+	"hanse/pkg/asquery"
 	"hanse/pkg/destination"
 	"hanse/pkg/discovery"
 	"hanse/pkg/keyring"
@@ -42,6 +44,7 @@ type builder struct {
 	directory *roomdir.DB
 	dests     *destination.Store
 	apps      *appservice.Registry
+	queries   *asquery.Client // to application services
 	sessions  *session.Checker
 	limits    *ratelimit.Limiter // nil: no limits
 	passwords *password.Hasher
@@ -67,6 +70,11 @@ func newBuilder(ctx context.Context, cfg *Config, n *node.Node) (*builder, error
 	if err != nil {
 		return nil, err
 	}
+	roots, err := rootCAs(cfg.Federation.CAFiles)
+	if err != nil {
+		return nil, err
+	}
+	b.queries = asquery.New(b.apps, asclient.New(asclient.Config{RootCAs: roots}), n.Log, n.Metrics)
 	if b.sessions, err = session.New(cfg.Client.Session, b.users, b.apps, n.Bus, n.Log, n.Metrics); err != nil {
 		return nil, err
 	}
@@ -113,7 +121,7 @@ func buildClient(ctx context.Context, b *builder) (Role, error) {
 	c, err := client.New(b.cfg.Client, client.Deps{
 		Shards: b.node.PG, Members: b.node.Members, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis, Secret: secret,
 		Router: b.node.Router, FedOut: b.node.FedOut(), Media: b.node.Media(),
-		Servers: b.node.Servers, Guard: b.guard(), Sessions: b.sessions, Appservices: b.apps, Passwords: b.passwords, Limits: b.limits,
+		Servers: b.node.Servers, Guard: b.guard(), Sessions: b.sessions, Appservices: b.apps, Queries: b.queries, Passwords: b.passwords, Limits: b.limits,
 		DefaultVersion: b.cfg.Room.DefaultVersion, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
@@ -160,7 +168,7 @@ func buildFedin(_ context.Context, b *builder) (Role, error) {
 	f, err := fedin.New(b.cfg.Fedin, fedin.Deps{
 		Shards: b.node.PG, Users: b.users, Rooms: b.rooms, Directory: b.directory, Bus: b.node.Bus, Redis: b.node.Redis,
 		Router: b.node.Router, FedOut: b.node.FedOut(), Media: b.node.Media(), Servers: b.node.Servers, Keys: ring, KeyStore: store,
-		Destinations: b.dests, Limits: b.limits, Log: b.node.Log, Registerer: b.node.Metrics,
+		Destinations: b.dests, Limits: b.limits, Queries: b.queries, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 	if err != nil {
 		return nil, err

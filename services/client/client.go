@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hanse/pkg/appservice"
+	"hanse/pkg/asquery"
 	"hanse/pkg/bus"
 	"hanse/pkg/deadletter"
 	"hanse/pkg/httpx"
@@ -61,6 +62,7 @@ type Deps struct {
 	Guard       *netguard.Guard
 	Sessions    *session.Checker
 	Appservices *appservice.Registry
+	Queries     *asquery.Client // to application services; nil: none is asked
 	Passwords   *password.Hasher
 	Limits      core.Limiter
 	// DefaultVersion is the version of new rooms where a client asks for none.
@@ -117,7 +119,7 @@ func newCore(cfg Config, d Deps) *core.Core {
 		quotas.InfoURI = cfg.PublicBaseURL + "/.well-known/matrix/support"
 	}
 	return core.New(core.Deps{
-		Users: d.Users, Rooms: d.Rooms, Router: d.Router, Servers: d.Servers, Sessions: d.Sessions, Limits: d.Limits, FedOut: d.FedOut,
+		Users: d.Users, Rooms: d.Rooms, Router: d.Router, Servers: d.Servers, Sessions: d.Sessions, Limits: d.Limits, FedOut: d.FedOut, Queries: d.Queries,
 		Quotas: quotas, TaskInterval: cfg.TaskInterval, Log: d.Log,
 	})
 }
@@ -133,7 +135,7 @@ func newConcerns(cfg Config, d Deps, c *core.Core) []concern {
 	})
 	dir := directory.New(c, rights, d.Directory, d.Appservices, d.Registerer)
 	return []concern{
-		about.New(cfg.TURN, d.DefaultVersion),
+		about.New(c, cfg.TURN, d.DefaultVersion, d.Bus),
 		accounts,
 		keys.New(c, accounts, shared, auth),
 		people.New(c, shared, presence.New(d.Redis, d.Bus), cfg.UserDirectory.SearchAll),

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"hanse/pkg/admission"
+	"hanse/pkg/asquery"
 	"hanse/pkg/bus"
 	"hanse/pkg/cache"
 	"hanse/pkg/keyring"
@@ -64,7 +65,8 @@ type Deps struct {
 	Keys         *keyring.Ring
 	KeyStore     *keyring.Store
 	Destinations Destinations
-	Limits       Limiter // nil: no limits
+	Limits       Limiter         // nil: no limits
+	Queries      *asquery.Client // to application services; nil: none is asked
 	Log          *slog.Logger
 	Registerer   prometheus.Registerer // may be nil
 }
@@ -85,6 +87,7 @@ type Fedin struct {
 	keyStore     *keyring.Store
 	destinations Destinations
 	limits       Limiter
+	queries      *asquery.Client
 	presence     *presence.Store
 	log          *slog.Logger
 	metrics      *metrics
@@ -114,7 +117,7 @@ func New(cfg Config, d Deps) (*Fedin, error) {
 		return nil, errors.New("fedin: a dependency is missing")
 	}
 	f := &Fedin{
-		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, bus: d.Bus, router: d.Router, fedout: d.FedOut, media: d.Media,
+		cfg: cfg, shards: d.Shards, users: d.Users, rooms: d.Rooms, directory: d.Directory, queries: d.Queries, bus: d.Bus, router: d.Router, fedout: d.FedOut, media: d.Media,
 		servers: d.Servers, keys: d.Keys, keyStore: d.KeyStore, destinations: d.Destinations, limits: d.Limits, presence: presence.New(d.Redis, d.Bus),
 		log: d.Log, metrics: newMetrics(d.Registerer), incoming: make(chan struct{}, cfg.Transactions),
 		keyWaits: newKeyWaits(d.Registerer), early: early{held: make(chan struct{}, 1)},

@@ -193,6 +193,9 @@ func (f *Fedin) mayWait(ctx context.Context, user id.User, room id.Room) error {
 // takesInvites says whether a local user exists and wants to be invited by another one (client-server API, "Invite permission").
 func (f *Fedin) takesInvites(ctx context.Context, user, inviter id.User) error {
 	account, err := f.users.Account(ctx, user)
+	if errors.Is(err, userdb.ErrNotFound) && f.queries.UserMade(ctx, user) {
+		account, err = f.users.Account(ctx, user)
+	}
 	if errors.Is(err, userdb.ErrNotFound) || err == nil && account.Deactivated {
 		return merr.Forbidden("The invited user does not exist")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"hanse/pkg/asquery"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
@@ -36,6 +37,9 @@ func (f *Fedin) queryProfile(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	p, err := f.users.Profile(q.Context(), user)
+	if errors.Is(err, userdb.ErrNotFound) && f.queries.UserMade(q.Context(), user) {
+		p, err = f.users.Profile(q.Context(), user)
+	}
 	if errors.Is(err, userdb.ErrNotFound) {
 		return merr.NotFound("User not found")
 	}
@@ -80,6 +84,14 @@ func (f *Fedin) queryDirectory(w http.ResponseWriter, q *request) error {
 		return merr.InvalidParam("Room Alias is not hosted on this homeserver")
 	}
 	a, err := f.directory.Alias(q.Context(), alias)
+	if errors.Is(err, roomdir.ErrNotFound) {
+		var made bool
+		if made, err = f.queries.Alias(q.Context(), alias); made {
+			a, err = f.directory.Alias(q.Context(), alias)
+		} else if err == nil || errors.Is(err, asquery.ErrNoAnswer) {
+			err = roomdir.ErrNotFound
+		}
+	}
 	if errors.Is(err, roomdir.ErrNotFound) {
 		return merr.NotFound("Room alias " + text + " not found")
 	}

@@ -3,6 +3,7 @@ package fedin
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -67,6 +68,16 @@ func (f *Fedin) queryUserKeys(w http.ResponseWriter, q *request) error {
 			selfSigning[u] = raw
 		}
 	}
+	told := f.queries.Keys(q.Context(), wanted)
+	for u, some := range told.Devices {
+		for device, raw := range some {
+			if len(wanted[u]) == 0 || slices.Contains(wanted[u], device) {
+				devices[u][device] = raw
+			}
+		}
+	}
+	maps.Copy(master, told.Master)
+	maps.Copy(selfSigning, told.SelfSigning)
 	return httpx.OK(w, map[string]any{"device_keys": devices, "master_keys": master, "self_signing_keys": selfSigning})
 }
 
@@ -103,17 +114,13 @@ func (f *Fedin) claimUserKeys(w http.ResponseWriter, q *request) error {
 	g.SetLimit(claimsAtOnce)
 	for u, devices := range wanted {
 		g.Go(func() error {
-			claimed, err := f.users.ClaimKeys(ctx, u, devices)
+			claimed, err := f.queries.Claim(ctx, f.users, u, devices)
 			if err != nil || len(claimed) == 0 {
 				return err
 			}
-			byDevice := make(map[id.Device]map[string]json.RawMessage, len(claimed))
-			for device, k := range claimed {
-				byDevice[device] = map[string]json.RawMessage{k.Algorithm + ":" + k.ID: k.Key}
-			}
 			mu.Lock()
 			defer mu.Unlock()
-			out[u] = byDevice
+			out[u] = claimed
 			return nil
 		})
 	}

@@ -3,6 +3,7 @@ package about
 import (
 	"net/http"
 
+	"hanse/pkg/bus"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/roomversion"
 	"hanse/services/client/core"
@@ -41,18 +42,23 @@ var unstable = map[string]bool{
 	"io.element.e2ee_forced.public":          false,
 	"io.element.e2ee_forced.private":         false,
 	"io.element.e2ee_forced.trusted_private": false,
+	"fi.mau.msc2659.stable":                  true,  // pings of application services
 	"org.matrix.msc3814":                     true,  // dehydrated devices
 	"org.matrix.msc4140":                     false, // delayed events
 }
 
 // About answers what clients ask about the server.
 type About struct {
+	*core.Core
 	turn    TURN
+	bus     *bus.Bus
 	version string // of new rooms
 }
 
 // New makes the concern. version is that of rooms for which clients ask for none.
-func New(turn TURN, version string) *About { return &About{turn, version} }
+func New(c *core.Core, turn TURN, version string, b *bus.Bus) *About {
+	return &About{Core: c, turn: turn, version: version, bus: b}
+}
 
 // Routes registers the endpoints.
 func (c *About) Routes(rt *core.Routes) {
@@ -60,6 +66,7 @@ func (c *About) Routes(rt *core.Routes) {
 	rt.Guest.Handle("GET /capabilities", c.capabilities)
 	rt.Guest.Handle("GET /voip/turnServer", c.turnServer)
 	c.thirdPartyRoutes(rt)
+	c.pingRoutes(rt)
 }
 
 func (c *About) getVersions(w http.ResponseWriter, _ *http.Request) error {

@@ -74,7 +74,7 @@ func (q *loginRequest) who() *uia.Identifier {
 
 // login answers POST /login (client-server API, "Login").
 func (c *Account) login(w http.ResponseWriter, r *http.Request) error {
-	if err := c.Allow(r.Context(), limitLogin, httpx.ClientKey(r)); err != nil {
+	if err := c.allowAddress(r, limitLogin); err != nil {
 		return err
 	}
 	var q loginRequest
@@ -197,7 +197,7 @@ func (c *Account) loginByAppservice(r *http.Request, q *loginRequest) (id.User, 
 	if who == nil {
 		return "", merr.MissingParam("identifier")
 	}
-	user, err := who.UserID(c.Server(r))
+	user, err := who.UserID(s.Server)
 	if err != nil {
 		return "", err
 	}

@@ -48,7 +48,7 @@ type registerRequest struct {
 
 // register answers POST /register (client-server API, "Account registration").
 func (c *Account) register(w http.ResponseWriter, r *http.Request) error {
-	if err := c.Allow(r.Context(), limitRegister, httpx.ClientKey(r)); err != nil {
+	if err := c.allowAddress(r, limitRegister); err != nil {
 		return err
 	}
 	kind := r.URL.Query().Get("kind")
@@ -184,19 +184,18 @@ func (c *Account) newUserID(ctx context.Context, server id.Server, name *string,
 	if err := id.ParseStrictLocalpart(local); err != nil {
 		return "", merr.InvalidUsername("User ID can only contain characters a-z, 0-9, or '=_-./+'")
 	}
-	if local[0] == '_' && s == nil {
-		return "", merr.InvalidUsername("User ID may not begin with _")
-	}
 	user, err := id.ParseUser(string(id.NewUser(local, server)))
 	if err != nil {
 		return "", merr.InvalidUsername("User ID is too long")
 	}
-	if s != nil {
-		if !s.MayActAs(user) {
-			return "", merr.Exclusive("The user is not in a namespace of the application service")
-		}
-	} else if c.apps.OwnerOfUser(user) != nil {
+	if s != nil && !s.MayActAs(user) {
+		return "", merr.Exclusive("The user is not in a namespace of the application service")
+	}
+	if owner := c.apps.OwnerOfUser(user); owner != nil && (s == nil || owner.ID != s.ID) {
 		return "", merr.Exclusive("This user ID is reserved by an application service")
+	}
+	if local[0] == '_' && s == nil {
+		return "", merr.InvalidUsername("User ID may not begin with _")
 	}
 	taken, err := c.Users.AccountExists(ctx, user)
 	if err != nil {
@@ -274,6 +273,16 @@ func (c *Account) appserviceOf(r *http.Request) (*appservice.Service, error) {
 	return s, nil
 }
 
+// allowAddress takes one action from the budget of an address. A service without rate limits has none here either.
+func (c *Account) allowAddress(r *http.Request, kind string) error {
+	if token, err := session.Token(r); err == nil {
+		if s := c.apps.ByToken(token); s != nil && !s.RateLimited {
+			return nil
+		}
+	}
+	return c.Allow(r.Context(), kind, httpx.ClientKey(r))
+}
+
 func (c *Account) registerByAppservice(w http.ResponseWriter, r *http.Request, q *registerRequest) error {
 	s, err := c.appserviceOf(r)
 	if err != nil {
@@ -283,7 +292,7 @@ func (c *Account) registerByAppservice(w http.ResponseWriter, r *http.Request, q
 	if name == nil {
 		name = &q.User
 	}
-	user, err := c.newUserID(r.Context(), c.Server(r), name, s)
+	user, err := c.newUserID(r.Context(), s.Server, name, s)
 	if err != nil {
 		return err
 	}

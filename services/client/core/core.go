@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"hanse/pkg/asquery"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomowner"
@@ -38,6 +39,7 @@ type Deps struct {
 	Sessions *session.Checker
 	Limits   Limiter
 	FedOut   fedv1.FedOutClient // nil: other servers cannot be asked
+	Queries  *asquery.Client    // nil: there is no application service to ask
 	Quotas   Quotas             // with an InfoURI
 	// TaskInterval is how often a worker looks for tasks that another one left behind.
 	TaskInterval time.Duration
@@ -51,6 +53,7 @@ type Core struct {
 	Router   roomowner.Router // to the owners of rooms
 	Servers  Servers
 	Sessions *session.Checker
+	Queries  *asquery.Client // to application services
 	Quotas   Quotas
 	Tasks    *Tasks
 	Log      *slog.Logger
@@ -62,7 +65,7 @@ type Core struct {
 // New makes a core; nothing runs before Tasks.Run.
 func New(d Deps) *Core {
 	return &Core{
-		Users: d.Users, Rooms: d.Rooms, Router: d.Router, Servers: d.Servers, Sessions: d.Sessions, Quotas: d.Quotas, Log: d.Log,
+		Users: d.Users, Rooms: d.Rooms, Router: d.Router, Servers: d.Servers, Sessions: d.Sessions, Queries: d.Queries, Quotas: d.Quotas, Log: d.Log,
 		Tasks: newTasks(d), limits: d.Limits, fedout: d.FedOut,
 	}
 }

@@ -11,12 +11,14 @@ import (
 	"time"
 	"unicode"
 
+	"hanse/pkg/asquery"
 	"hanse/pkg/httpx"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/merr"
 	"hanse/pkg/roomdb"
 	"hanse/pkg/roomdir"
 	"hanse/pkg/roomowner"
+	"hanse/pkg/session"
 	roomv1 "hanse/proto/room/v1"
 	"hanse/services/client/access"
 	"hanse/services/client/core"
@@ -64,10 +66,7 @@ func (c *Directory) Resolve(ctx context.Context, origin id.Server, alias id.Alia
 		t.Servers = slices.DeleteFunc(t.Servers, func(s id.Server) bool { _, err := id.ParseServer(string(s)); return err != nil })
 		return t, nil
 	}
-	a, err := c.dir.Alias(ctx, alias)
-	if errors.Is(err, roomdir.ErrNotFound) {
-		return t, merr.NotFound("Room alias " + string(alias) + " not found.")
-	}
+	a, err := c.localAlias(ctx, alias)
 	if err != nil {
 		return t, err
 	}
@@ -98,6 +97,29 @@ func (c *Directory) Resolve(ctx context.Context, origin id.Server, alias id.Alia
 	return t, nil
 }
 
+// localAlias finds a local alias. One that nobody knows, an application service may make now (application service API, "Querying").
+func (c *Directory) localAlias(ctx context.Context, alias id.Alias) (roomdir.Alias, error) {
+	a, err := c.dir.Alias(ctx, alias)
+	if !errors.Is(err, roomdir.ErrNotFound) {
+		return a, err
+	}
+	made, err := c.Queries.Alias(ctx, alias)
+	if errors.Is(err, asquery.ErrNoAnswer) {
+		return a, merr.New(http.StatusRequestTimeout, merr.CodeNotFound, "The application service that may know the alias does not answer").WithCause(err)
+	}
+	if err != nil {
+		return a, err
+	}
+	err = roomdir.ErrNotFound
+	if made {
+		a, err = c.dir.Alias(ctx, alias)
+	}
+	if errors.Is(err, roomdir.ErrNotFound) {
+		return a, merr.NotFound("Room alias " + string(alias) + " not found.")
+	}
+	return a, err
+}
+
 // MayCreate checks that a client may make an alias of this name.
 func (c *Directory) MayCreate(r *http.Request, alias id.Alias) error {
 	i := core.Me(r)
@@ -107,7 +129,16 @@ func (c *Directory) MayCreate(r *http.Request, alias id.Alias) error {
 	if strings.IndexFunc(alias.Localpart(), func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }) >= 0 {
 		return merr.InvalidParam("Invalid characters in room alias")
 	}
-	if owner := c.apps.OwnerOfAlias(alias); owner != nil && owner != i.Appservice {
+	return c.mayTouch(i, alias)
+}
+
+// mayTouch keeps application services to the aliases in their namespaces, and everybody else out of those that a service has to
+// itself (application service API, "Server admin style permissions").
+func (c *Directory) mayTouch(i *session.Identity, alias id.Alias) error {
+	if s := i.Appservice; s != nil && (alias.Server() != s.Server || !s.InterestedInAlias(alias)) {
+		return merr.Exclusive("This application service has not reserved this kind of alias.")
+	}
+	if owner := c.apps.OwnerOfAlias(alias); owner != nil && (i.Appservice == nil || owner.ID != i.Appservice.ID) {
 		return merr.Exclusive("This alias is reserved by an application service.")
 	}
 	return nil
@@ -165,7 +196,10 @@ func (c *Directory) deleteAlias(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if a.Creator != i.User && !i.Admin {
+	if err := c.mayTouch(i, alias); err != nil {
+		return err
+	}
+	if a.Creator != i.User && !i.Admin && i.Appservice == nil {
 		may, err := c.mayManageAliases(ctx, i.User, a.Room)
 		if err != nil {
 			return err

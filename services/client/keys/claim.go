@@ -72,17 +72,13 @@ func (c *Keys) claimKeys(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (c *Keys) claimLocal(ctx context.Context, a *claimAnswer, u id.User, devices map[id.Device]string) error {
-	claimed, err := c.Users.ClaimKeys(ctx, u, devices)
+	claimed, err := c.Queries.Claim(ctx, c.Users, u, devices)
 	if err != nil || len(claimed) == 0 {
 		return err
 	}
-	byDevice := make(map[id.Device]map[string]json.RawMessage, len(claimed))
-	for dev, k := range claimed {
-		byDevice[dev] = map[string]json.RawMessage{k.Algorithm + ":" + k.ID: k.Key}
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.Keys[u] = byDevice
+	a.Keys[u] = claimed
 	return nil
 }
 

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -85,6 +86,7 @@ func (c *Keys) queryKeys(w http.ResponseWriter, r *http.Request) error {
 	if err := c.localKeys(ctx, a, local, viewer); err != nil {
 		return err
 	}
+	c.serviceKeys(ctx, a, local, wanted, viewer)
 	if err := c.remoteKeys(ctx, a, remote, viewer, q.timeout()); err != nil {
 		return err
 	}
@@ -126,6 +128,23 @@ func (c *Keys) localKeys(ctx context.Context, a *keyAnswer, users []id.User, vie
 		}
 	}
 	return nil
+}
+
+// serviceKeys puts what application services tell of the keys of their users before what is stored (MSC3984).
+func (c *Keys) serviceKeys(ctx context.Context, a *keyAnswer, local []id.User, wanted map[id.User][]id.Device, viewer id.User) {
+	ask := make(map[id.User][]id.Device, len(local))
+	for _, u := range local {
+		ask[u] = wanted[u]
+	}
+	told := c.Queries.Keys(ctx, ask)
+	for u, devices := range told.Devices {
+		maps.Copy(a.DeviceKeys[u], devices)
+	}
+	maps.Copy(a.MasterKeys, told.Master)
+	maps.Copy(a.SelfSigning, told.SelfSigning)
+	if raw := told.UserSigning[viewer]; raw != nil {
+		a.UserSigning[viewer] = raw
+	}
 }
 
 // withDeviceName adds unsigned.device_display_name.

@@ -88,6 +88,9 @@ func (c *People) profileOf(ctx context.Context, origin id.Server, user id.User, 
 		return fields, err
 	}
 	p, err := c.Users.Profile(ctx, user)
+	if errors.Is(err, userdb.ErrNotFound) && c.Queries.UserMade(ctx, user) {
+		p, err = c.Users.Profile(ctx, user)
+	}
 	if errors.Is(err, userdb.ErrNotFound) {
 		return nil, merr.NotFound("User not found")
 	}

@@ -277,6 +277,15 @@ func (c *Rooms) mayInvite(ctx context.Context, by, invitee id.User) error {
 	if !c.IsLocal(invitee) || by == invitee {
 		return nil
 	}
+	if c.Queries.Concerns(invitee) {
+		exists, err := c.Users.AccountExists(ctx, invitee)
+		if err != nil {
+			return err
+		}
+		if !exists {
+			c.Queries.UserMade(ctx, invitee) // the invite goes on whatever the answer is, as for other users who do not exist
+		}
+	}
 	action, err := c.Users.InviteAction(ctx, invitee, by)
 	if err == nil && action == invitefilter.Block {
 		return merr.InviteBlocked()
