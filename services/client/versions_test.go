@@ -57,6 +57,7 @@ func TestAnnouncedVersions(t *testing.T) {
 		"v1.19": recognised("GET", v1+"/mutual_rooms"),
 	}
 	features := map[string]func() bool{
+		"fi.mau.msc2659.stable":        recognised("POST", v1+"/appservice/bridge/ping"),
 		"org.matrix.e2e_cross_signing": recognised("POST", v3+"/keys/device_signing/upload"),
 		"org.matrix.msc2285.stable":    rightReceipt("m.read.private", map[string]any{}),
 		"org.matrix.msc2432":           recognised("GET", v3+room+"/aliases"),
