@@ -76,6 +76,7 @@ func Open(ctx context.Context, d Deps) (*Registry, error) {
 			Help: "1 while this worker cannot take over the registrations of application services as they are now: a file or the store is wrong or cannot be read."})),
 		count: metric.Register(d.Registerer, prometheus.NewGauge(prometheus.GaugeOpts{Name: "hanse_appservice_registrations",
 			Help: "Application services that this worker knows."}))}
+	r.set(none)
 	if err := r.Reload(ctx); err != nil {
 		return nil, err
 	}
@@ -222,10 +223,7 @@ func (r *Registry) Current() *Snapshot {
 	if r == nil {
 		return none
 	}
-	if s := r.current.Load(); s != nil {
-		return s
-	}
-	return none
+	return r.current.Load()
 }
 
 // Changed returns a channel that is closed at the next change. Who must not miss one takes it before Current.

@@ -195,6 +195,26 @@ func TestStoreChangesWhileRunning(t *testing.T) {
 	}
 }
 
+// A registry that begins without services tells of the first one.
+func TestFirstService(t *testing.T) {
+	w := newWorld(t)
+	r := w.open(t)
+	changed := r.Changed()
+	if n := len(r.Current().All()); n != 0 {
+		t.Fatalf("%d services", n)
+	}
+	must(t, w.add(t, irc, false))
+	must(t, r.Reload(t.Context()))
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody is told of the first service")
+	}
+	if r.Current().ByID("irc") == nil {
+		t.Error("the first service is not known")
+	}
+}
+
 // Without the bus, workers look by themselves: at the store and at the files.
 func TestReloadWithoutBus(t *testing.T) {
 	w := newWorld(t)

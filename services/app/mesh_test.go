@@ -88,9 +88,11 @@ func TestMeetsOthersBeforeReady(t *testing.T) {
 			t.Fatalf("ready without anybody: %v", err)
 		default:
 		}
+		a.mu.Lock()
 		if a.asked > 3*70 {
 			t.Errorf("asked %d times in a minute", a.asked)
 		}
+		a.mu.Unlock()
 		a.set(false, "a:1")
 		if err := <-met; err != nil {
 			t.Fatal(err)
