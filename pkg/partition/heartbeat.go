@@ -52,13 +52,9 @@ func (m *Members) beatOnce(ctx context.Context, kv *jetstream.KeyValue) error {
 	if err != nil {
 		return err
 	}
-	rev, err := (*kv).Put(ctx, self.ID, data)
-	if err != nil {
+	if _, err := (*kv).Put(ctx, self.ID, data); err != nil {
 		return fmt.Errorf("put: %w", err)
 	}
-	m.mu.Lock()
-	m.revision = rev
-	m.mu.Unlock()
 	return nil
 }
 

@@ -79,14 +79,13 @@ type Members struct {
 	done    sync.WaitGroup
 	alive   prometheus.Gauge
 
-	mu       sync.Mutex
-	self     Member
-	known    bool   // the members that were there before have been heard of
-	revision uint64 // of our last heartbeat
-	view     view
-	byRole   map[string][]Member // ready members, ordered by id; rebuilt with the view
-	changed  chan struct{}
-	left     bool
+	mu      sync.Mutex
+	self    Member
+	known   bool // the members that were there before have been heard of
+	view    view
+	byRole  map[string][]Member // ready members, ordered by id; rebuilt with the view
+	changed chan struct{}
+	left    bool
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9_-]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?$`)
@@ -242,7 +241,7 @@ func (m *Members) Suspect(id string) {
 // Leave removes this worker from the bucket and stops. Others see it at once.
 func (m *Members) Leave(ctx context.Context) error {
 	m.mu.Lock()
-	left, rev, id := m.left, m.revision, m.self.ID
+	left := m.left
 	m.left = true
 	m.mu.Unlock()
 	if left {
@@ -252,14 +251,30 @@ func (m *Members) Leave(ctx context.Context) error {
 	m.unknown.Stop()
 	m.done.Wait()
 	kv, err := m.js.KeyValue(ctx, Bucket)
-	if err == nil && rev > 0 {
-		// Only our own entry: a successor with the same id may be there already.
-		err = kv.Delete(ctx, id, jetstream.LastRevision(rev))
+	if err == nil {
+		err = m.withdraw(ctx, kv)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
 		return fmt.Errorf("leave: %w", err)
 	}
 	return nil
+}
+
+// withdraw deletes this worker's entry, whichever heartbeat wrote it: the answer to the last one may be lost. The entry of a successor
+// with the same id stays.
+func (m *Members) withdraw(ctx context.Context, kv jetstream.KeyValue) error {
+	e, err := kv.Get(ctx, m.self.ID)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var mem Member
+	if err := json.Unmarshal(e.Value(), &mem); err != nil || mem.Started != m.self.Started {
+		return nil //nolint:nilerr // not written by this worker
+	}
+	return kv.Delete(ctx, m.self.ID, jetstream.LastRevision(e.Revision()))
 }
 
 // rebuild derives what readers ask for, and wakes who waits for changes. m.mu is held.
