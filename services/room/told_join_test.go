@@ -17,11 +17,8 @@ import (
 
 const four = id.Server("four.test")
 
-// asking lets a cluster ask others about the state that came with a join.
-func asking() faults {
-	times := int32(joinAsks)
-	return faults{asks: &times}
-}
+// asking lets a cluster ask others about the state that came with a join, so many times.
+func asking(times int32) faults { return faults{asks: &times} }
 
 // omitter is a room of the servers one, two and four, into which one lets the server three, and leaves some members out of all that it
 // tells of the state.
@@ -32,12 +29,12 @@ type omitter struct {
 	left       map[id.Event]bool
 }
 
-func newOmitter(t *testing.T, omit bool) *omitter {
+func newOmitter(t *testing.T, omit bool, times int32) *omitter {
 	t.Helper()
 	ok := must[*roomv1.SendResponse](t)
 	n := newNetwork()
 	n.setOmit(omit)
-	x := &omitter{n: n, a: newFedCluster(t, n, one, 1), b: newFedCluster(t, n, two, 1), c: newFedClusterFaulty(t, n, three, 2, asking()),
+	x := &omitter{n: n, a: newFedCluster(t, n, one, 1), b: newFedCluster(t, n, two, 1), c: newFedClusterFaulty(t, n, three, 2, asking(times)),
 		d: newFedCluster(t, n, four, 1), left: make(map[id.Event]bool)}
 	x.room = x.a.create(roomversion.Default, anna, "public")
 	ok(x.b.join(x.room, bert, string(one)))
@@ -103,7 +100,7 @@ func TestJoinStateLacksMembers(t *testing.T) {
 	for _, omit := range []bool{false, true} {
 		t.Run(fmt.Sprintf("members omitted %v", omit), func(t *testing.T) {
 			ok := must[*roomv1.SendResponse](t)
-			x := newOmitter(t, omit)
+			x := newOmitter(t, omit, joinAsks)
 			x.lie()
 			x.n.setCut(two, true) // nobody else can be asked yet
 			x.n.setCut(four, true)
@@ -149,7 +146,7 @@ func TestJoinStateLacksMembers(t *testing.T) {
 // What a server told rightly with a join stays, and costs a few requests and nothing in the log.
 func TestJoinStateIsConfirmed(t *testing.T) {
 	for _, omit := range []bool{false, true} {
-		x := newOmitter(t, omit)
+		x := newOmitter(t, omit, joinAsks)
 		must[*roomv1.SendResponse](t)(x.c.join(x.room, caro, string(one)))
 		x.c.whole(x.room)
 		x.compared()
@@ -165,7 +162,7 @@ func TestJoinStateIsConfirmed(t *testing.T) {
 
 // Two servers that tell a state by which our join would be refused do not throw us out of the room.
 func TestJoinStateWouldRefuse(t *testing.T) {
-	x := newOmitter(t, false)
+	x := newOmitter(t, false, joinAsks)
 	ok := must[*roomv1.SendResponse](t)
 	var create id.Event
 	for _, e := range x.a.state(x.room) {
@@ -188,15 +185,12 @@ func TestJoinStateWouldRefuse(t *testing.T) {
 // A worker that ends leaves the comparison to the next one; one that nobody can answer ends after some attempts, and one in a room of
 // two servers at once.
 func TestJoinComparisonEnds(t *testing.T) {
-	x := newOmitter(t, false)
+	x := newOmitter(t, false, 2)
 	ok := must[*roomv1.SendResponse](t)
 	for _, server := range []id.Server{two, four} {
 		x.n.refuse(server, "state_ids", merr.Forbidden("not you"))
 	}
 	ok(x.c.join(x.room, caro, string(one)))
-	if _, err := x.c.db.For(0).Exec(t.Context(), `UPDATE told_event SET asks = least(asks, 2)`); err != nil {
-		t.Fatal(err)
-	}
 	y := &told{n: x.n, a: x.a, c: x.c, room: x.room}
 	y.moveOwner(t)
 	ok(x.c.say(x.room, caro, "to the next owner"))
