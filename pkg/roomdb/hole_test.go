@@ -7,9 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 )
 
 // What fills a hole lies between two log positions, each event before the one that came into it earlier; no place is that of another
@@ -43,26 +41,8 @@ func TestPlaces(t *testing.T) {
 func TestTimelineReadsItsPageOnly(t *testing.T) {
 	const part, limit = 7, 20
 	ctx := context.Background()
-	cfg := pgtest.Config(t, 1)
-	cfg.MaxConns = 2 // the one that was used last is used first
-	shards := pgtest.Open(t, cfg)
-	db := shards.For(part)
-	rooms := roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.Config{}, nil)
-	exec := func(sql string) {
-		t.Helper()
-		if _, err := db.Exec(ctx, sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read := func() (tuples int64) {
-		t.Helper()
-		exec("SELECT pg_stat_force_next_flush()")
-		if err := db.QueryRow(ctx, "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'event'").Scan(&tuples); err != nil {
-			t.Fatal(err)
-		}
-		exec("SELECT pg_stat_force_next_flush()")
-		return tuples
-	}
+	db := newCounted(t, part, roomdb.Config{})
+	rooms := db.rooms
 	key := roomdb.RoomKey{Part: part, NID: 1}
 	var upTo roomdb.Place
 	reads := map[string]func() ([]*roomdb.Event, error){
@@ -77,7 +57,7 @@ func TestTimelineReadsItsPageOnly(t *testing.T) {
 			return found[key].Events, err
 		},
 	}
-	exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!r:x', '11', 0, '{}', 0)`)
+	db.exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!r:x', '11', 0, '{}', 0)`)
 	for range 10 { // PostgreSQL plans anew the first five times
 		for name, f := range reads {
 			if events, err := f(); len(events) != 0 || err != nil {
@@ -89,21 +69,21 @@ func TestTimelineReadsItsPageOnly(t *testing.T) {
 		SELECT 7, n + %d, 1, '$' || (n + %[1]d), %s, 1, 'm.room.message', '@a:x', 0, '{}', '{}',
 		'{"type":"x","sender":"@a:x","room_id":"!r:x","content":{},"origin_server_ts":1,"depth":1,"prev_events":[],"auth_events":[]}'
 		FROM generate_series(1, %d) n`
-	exec(fmt.Sprintf(insert, 0, "n", 3000))
+	db.exec(fmt.Sprintf(insert, 0, "n", 3000))
 	for _, filled := range []bool{false, true} {
 		if filled { // a hole before position 2990
-			exec(fmt.Sprintf(insert, 10000, fmt.Sprintf("%d - n", roomdb.At(2990).LateOrd()), 2000))
+			db.exec(fmt.Sprintf(insert, 10000, fmt.Sprintf("%d - n", roomdb.At(2990).LateOrd()), 2000))
 		}
 		for _, at := range []int64{3000, 1500} {
 			upTo = roomdb.At(at)
 			for name, f := range reads {
-				before := read()
+				before := db.read("event")
 				events, err := f()
 				if err != nil || len(events) != limit {
 					t.Fatalf("%s: %d events, %v", name, len(events), err)
 				}
 				// From each of two ranges at most the page, and the events of an end once more, by number.
-				if tuples := read() - before; tuples > 3*limit+5 {
+				if tuples := db.read("event") - before; tuples > 3*limit+5 {
 					t.Errorf("%s up to %d, filled %t: %d rows for %d events", name, at, filled, tuples, limit)
 				}
 				if !slices.IsSortedFunc(events, func(a, b *roomdb.Event) int {
@@ -121,7 +101,7 @@ func TestTimelineReadsItsPageOnly(t *testing.T) {
 	if err != nil || h.Floor != roomdb.At(2989) || h.Low != roomdb.At(2990)-2000 {
 		t.Errorf("%+v, %v", h, err)
 	}
-	exec(`INSERT INTO missing_prev (part, room_nid, event_id, child, hole) VALUES (7, 1, '$m', 12000, 2990), (7, 1, '$n', 10, 10), (7, 1, '$none', 11, NULL)`)
+	db.exec(`INSERT INTO missing_prev (part, room_nid, event_id, child, hole) VALUES (7, 1, '$m', 12000, 2990), (7, 1, '$n', 10, 10), (7, 1, '$none', 11, NULL)`)
 	for _, c := range []struct {
 		at     roomdb.Place
 		before int64

@@ -8,9 +8,7 @@ import (
 	"testing"
 
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 )
 
 // Statements are planned once for a connection, often when the tables are empty. Whatever the plan was: later, in a
@@ -18,26 +16,8 @@ import (
 func TestLookUpsOfOldConnections(t *testing.T) {
 	const part, events, wanted = 7, 20_000, 500
 	ctx := context.Background()
-	cfg := pgtest.Config(t, 1)
-	cfg.MaxConns = 2 // the one that was used last is used first
-	shards := pgtest.Open(t, cfg)
-	db := shards.For(part)
-	rooms := roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.Config{}, nil)
-	exec := func(sql string) {
-		t.Helper()
-		if _, err := db.Exec(ctx, sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read := func() (tuples int64) {
-		t.Helper()
-		exec("SELECT pg_stat_force_next_flush()")
-		if err := db.QueryRow(ctx, "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'event'").Scan(&tuples); err != nil {
-			t.Fatal(err)
-		}
-		exec("SELECT pg_stat_force_next_flush()") // what comes next is counted when it ends
-		return tuples
-	}
+	db := newCounted(t, part, roomdb.Config{})
+	rooms := db.rooms
 	var ids []id.Event
 	var nids []int64
 	for n := range int64(wanted) {
@@ -69,17 +49,17 @@ func TestLookUpsOfOldConnections(t *testing.T) {
 			}
 		}
 	}
-	exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!r:x', '11', 0, '{}', 0)`)
-	exec(fmt.Sprintf(`INSERT INTO event (part, event_nid, room_nid, event_id, depth, type, state_key, sender, origin_ts, auth, prev, json)
+	db.exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES (7, 1, '!r:x', '11', 0, '{}', 0)`)
+	db.exec(fmt.Sprintf(`INSERT INTO event (part, event_nid, room_nid, event_id, depth, type, state_key, sender, origin_ts, auth, prev, json)
 		SELECT 7, n, 1, '$' || n, 1, 'm.room.message', n, '@a:x', 0, '{}', '{}',
 		'{"type":"x","sender":"@a:x","room_id":"!r:x","content":{},"origin_server_ts":1,"depth":1,"prev_events":[],"auth_events":[]}'
 		FROM generate_series(1, %d) n`, events))
 	for name, lookUp := range lookUps {
-		before := read()
+		before := db.read("event")
 		if n, err := lookUp(); n != wanted || err != nil {
 			t.Fatalf("%s: %d, %v", name, n, err)
 		}
-		if tuples := read() - before; tuples < wanted || tuples > 2*wanted {
+		if tuples := db.read("event") - before; tuples < wanted || tuples > 2*wanted {
 			t.Errorf("%s read %d rows for %d events", name, tuples, wanted)
 		}
 	}

@@ -7,9 +7,7 @@ import (
 
 	"hanse/pkg/growth"
 	"hanse/pkg/matrix/id"
-	"hanse/pkg/pg/pgtest"
 	"hanse/pkg/roomdb"
-	"hanse/pkg/state"
 )
 
 // What is asked of relations reads the same number of rows with the same number of statements, however many threads a room has and however
@@ -17,33 +15,23 @@ import (
 func TestRelationsReadNoMore(t *testing.T) {
 	const part, page = 7, 20
 	ctx := context.Background()
-	cfg := pgtest.Config(t, 1)
-	cfg.MaxConns = 2 // the one that was used last is used first
-	counter := pgtest.Counted(&cfg)
-	shards := pgtest.Open(t, cfg)
-	db := shards.For(part)
-	rooms := roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.Config{EventCache: 64 << 20}, nil)
-	exec := func(sql string, args ...any) {
-		t.Helper()
-		if _, err := db.Exec(ctx, sql, args...); err != nil {
-			t.Fatal(err)
-		}
-	}
+	db := newCounted(t, part, roomdb.Config{EventCache: 64 << 20})
+	rooms := db.rooms
 	// fill makes a room in which each of so many messages has a thread of three replies, and the first one as many replies, edits,
 	// reactions and references.
 	fill := func(room int64, n int) {
 		first := room * 1_000_000
-		exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES ($1, $2::bigint, '!' || $2::bigint || ':x', '11', 0, '{}', 0)`, part, room)
-		exec(`INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, sender, origin_ts, auth, prev, json)
+		db.exec(`INSERT INTO room (part, room_nid, room_id, version, sid, extremities, depth) VALUES ($1, $2::bigint, '!' || $2::bigint || ':x', '11', 0, '{}', 0)`, part, room)
+		db.exec(`INSERT INTO event (part, event_nid, room_nid, event_id, ord, depth, type, sender, origin_ts, auth, prev, json)
 			SELECT $1, $3::bigint + i, $2, '$' || $3::bigint + i, $3::bigint + i, 1, 'm.room.message', '@a:x', i, '{}', '{}',
 			convert_to(format('{"type":"m.room.message","sender":"@a:x","room_id":"!%s:x","content":{},"origin_server_ts":1,"depth":1,"prev_events":[],"auth_events":[]}', $2::bigint), 'UTF8')
 			FROM generate_series(1, $4::int * 8) i`, part, room, first, n)
-		exec(`INSERT INTO relation (part, child, room_nid, parent, rel_type, child_id, type, sender, origin_ts, place, key, edit, live)
+		db.exec(`INSERT INTO relation (part, child, room_nid, parent, rel_type, child_id, type, sender, origin_ts, place, key, edit, live)
 			SELECT $1, $3::bigint + c, $2, '$' || $3::bigint + p, typ, '$' || $3::bigint + c, 'm.room.message', '@a:x', c, ($3::bigint + c) << 20, '', typ = 'm.replace', true
 			FROM (SELECT $4::int + i AS c, 1 + i % $4::int AS p, 'm.thread' AS typ FROM generate_series(1, 3 * $4::int) i
 				UNION ALL SELECT $4::int * k + i, 1, (ARRAY['m.thread', 'm.replace', 'm.annotation', 'm.reference'])[k - 3]
 				FROM generate_series(1, $4::int) i, generate_series(4, 7) k) r`, part, room, first, n)
-		exec(`INSERT INTO thread SELECT part, room_nid, u.user_id, parent, count(*), max(place) FROM relation, (VALUES (''), ('@a:x')) u (user_id)
+		db.exec(`INSERT INTO thread SELECT part, room_nid, u.user_id, parent, count(*), max(place) FROM relation, (VALUES (''), ('@a:x')) u (user_id)
 			WHERE room_nid = $1 AND rel_type = 'm.thread' GROUP BY 1, 2, 3, 4`, room)
 	}
 	events := func(room int64, n int) []*roomdb.Event {
@@ -95,15 +83,7 @@ func TestRelationsReadNoMore(t *testing.T) {
 	for n, room := range sizes {
 		fill(room, n)
 	}
-	exec(`ANALYZE relation`) // as it is soon
-	tuples := func() (n float64) {
-		exec("SELECT pg_stat_force_next_flush()")
-		if err := db.QueryRow(ctx, "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('relation', 'thread')").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		exec("SELECT pg_stat_force_next_flush()")
-		return n
-	}
+	db.exec(`ANALYZE relation`) // as it is soon
 	for what, op := range ops {
 		growth.Flat(t, what, 100, 2000, 1.5, func(n int) growth.Cost {
 			run := func(int) {
@@ -112,10 +92,10 @@ func TestRelationsReadNoMore(t *testing.T) {
 				}
 			}
 			run(0) // events are read once
-			statements, rows := counter.Each(3, run)
-			before := tuples()
+			statements, rows := db.result.Each(3, run)
+			before := db.read("relation", "thread")
 			run(0)
-			return growth.Cost{"statements": statements, "rows": rows, "tuples": tuples() - before}
+			return growth.Cost{"statements": statements, "rows": rows, "tuples": float64(db.read("relation", "thread") - before)}
 		})
 	}
 }
