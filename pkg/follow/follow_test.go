@@ -15,6 +15,7 @@ import (
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/deadletter"
 	"hanse/pkg/follow"
+	"hanse/pkg/follow/followtest"
 	"hanse/pkg/partition"
 	"hanse/pkg/pg"
 	"hanse/pkg/pg/pgtest"
@@ -98,12 +99,8 @@ type place struct {
 // worker counts what its partitions get.
 type worker struct {
 	*follow.Follower[*keeper]
-	w       *world
-	bus     *bus.Bus
-	shards  *pg.Shards
-	members *partition.Members
-	cancel  context.CancelFunc
-	done    chan struct{}
+	*followtest.Worker
+	w *world
 
 	mu  sync.Mutex
 	got map[place]int
@@ -128,15 +125,9 @@ func (p *keeper) Flush(_ context.Context, upTo []int64) error {
 
 func (w *world) start(name string, reach follow.Reach, change ...func(*worker, *follow.Config[*keeper])) *worker {
 	w.t.Helper()
-	k := &worker{w: w, bus: w.nats.Open(name), shards: pgtest.Open(w.t, w.cfg), got: make(map[place]int), done: make(chan struct{})}
-	var err error
-	k.members, err = partition.Join(partition.MembersConfig{Bus: k.bus, Self: partition.Member{ID: name, Addr: name + ":1", Roles: []string{role}},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 3 * time.Second}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	k := &worker{w: w, Worker: followtest.New(w.t, w.nats, w.cfg, role, name), got: make(map[place]int)}
 	cfg := follow.Config[*keeper]{
-		Role: role, Tables: role, Reach: reach, FromHead: true, Shards: k.shards, Bus: k.bus, Members: k.members, Source: w,
+		Role: role, Tables: role, Reach: reach, FromHead: true, Shards: k.Shards, Bus: k.Bus, Members: k.Members, Source: w,
 		Open: func(_ context.Context, p *follow.Part) (*keeper, error) { return &keeper{Part: p, k: k}, nil },
 		Plan: func(_ context.Context, d bus.Delivery) (func(follow.Hand[*keeper]), error) {
 			if k.bad != nil {
@@ -148,7 +139,7 @@ func (w *world) start(name string, reach follow.Reach, change ...func(*worker, *
 				k.mu.Lock()
 				defer k.mu.Unlock()
 				for _, e := range d.Entries {
-					for part := range k.shards.P() {
+					for part := range k.Shards.P() {
 						if reach == follow.SamePartition && part != d.Part {
 							continue
 						}
@@ -164,28 +155,8 @@ func (w *world) start(name string, reach follow.Reach, change ...func(*worker, *
 		f(k, &cfg)
 	}
 	k.Follower = follow.New(cfg)
-	var ctx context.Context
-	ctx, k.cancel = context.WithCancel(context.Background())
-	go func() { defer close(k.done); k.Run(ctx) }()
-	k.members.SetState(partition.Ready)
-	w.t.Cleanup(k.end)
+	k.Go(func(ctx context.Context) error { k.Run(ctx); return nil }, k.Stop)
 	return k
-}
-
-func (k *worker) end() {
-	k.cancel()
-	<-k.done
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = k.members.Leave(ctx)
-}
-
-// kill takes everything from the worker at once.
-func (k *worker) kill() {
-	k.bus.Conn().Close()
-	k.shards.Close()
-	k.Stop()
-	k.cancel()
 }
 
 func (w *world) waitFor(what string, cond func() bool) {
@@ -257,7 +228,7 @@ func TestShared(t *testing.T) {
 			}
 			w.write(parts...)
 			arrived(2, one, two)
-			one.kill()
+			one.Kill()
 			w.write(parts...)
 			arrived(3, one, two)
 			w.all(two)
@@ -265,7 +236,7 @@ func TestShared(t *testing.T) {
 			w.all(two, three)
 			w.write(parts...)
 			arrived(4, one, two, three)
-			two.members.SetState(partition.Draining)
+			two.Members.SetState(partition.Draining)
 			if err := two.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -339,7 +310,7 @@ func TestPinned(t *testing.T) {
 		w.write(9)
 	}
 	w.waitFor("did not arrive", func() bool { return times(place{30, 9, 3}, one) == 1 })
-	one.end()
+	one.End()
 	two := w.start("two", follow.WholeLog)
 	w.waitFor("did not arrive again", func() bool { return times(place{30, 9, 3}, two) == 1 })
 	if times(place{30, 9, 1}, two) != 0 || times(place{30, 9, 2}, two) != 1 {

@@ -63,7 +63,7 @@ func TestKilledOwner(t *testing.T) {
 				ids[j] = append(ids[j], r.say("@anna:"+ours, "x", "y")...)
 			}
 			if i == 15 {
-				owner.kill()
+				owner.Kill()
 				for j, k := range workers {
 					if k == owner {
 						workers[j] = w.start(fmt.Sprintf("w%d-%d", j, round))
@@ -146,7 +146,7 @@ func TestBacklog(t *testing.T) {
 	w.until("it is not behind", func() bool {
 		return w.number(`SELECT count(*) FROM appservice_stream WHERE behind AND body IS NOT NULL`) == 1
 	})
-	one.kill()
+	one.Kill()
 	two := w.start("two")
 	w.owner("irc", two)
 	irc.works()
@@ -171,7 +171,7 @@ func TestNoServices(t *testing.T) {
 	if err := one.Drain(t.Context()); err != nil {
 		t.Error(err)
 	}
-	one.stop()
+	one.End()
 	if n := w.number(`SELECT count(*) FROM appservice_owner`); n > 0 {
 		t.Errorf("%d partitions were taken", n)
 	}

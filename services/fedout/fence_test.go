@@ -83,8 +83,8 @@ func TestLateFlushOfFormerOwner(t *testing.T) {
 	if now, _ := w.stored(s.part, r.part); now != behind {
 		t.Errorf("behind %d, and after the late flush %d", behind, now)
 	}
-	one.stop()
-	two.kill()
+	one.End()
+	two.Kill()
 	a.up()
 	w.start("three")
 	a.gets(missed...)

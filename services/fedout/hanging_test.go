@@ -93,7 +93,7 @@ func TestHangingServers(t *testing.T) {
 	if err := k.Drain(ctx); err != nil {
 		t.Errorf("drained: %v", err)
 	}
-	k.stop()
+	k.End()
 	close(h.release)
 	w.start("two")
 	w.waitFor("the slow servers did not get what they have missed", func() bool { _, answered := h.count(); return answered >= len(h.names) })

@@ -173,7 +173,7 @@ func TestRefusalOutlivesWorker(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	one.kill()
+	one.Kill()
 	again()
 	poisoned.Store(0)
 	before := requests.Load()

@@ -207,7 +207,7 @@ func TestRestart(t *testing.T) {
 	for range 20 {
 		sent = append(sent, r.sendN(10)...)
 	}
-	one.kill()
+	one.Kill()
 	for range 5 {
 		sent = append(sent, r.sendN(10)...)
 	}
@@ -255,7 +255,7 @@ func TestTwoWorkers(t *testing.T) {
 	for _, to := range all {
 		to.gets(sent...)
 	}
-	one.kill()
+	one.Kill()
 	for range 10 {
 		sent = append(sent, r.sendN(5)...)
 	}
@@ -266,11 +266,11 @@ func TestTwoWorkers(t *testing.T) {
 	three := w.start("three")
 	w.waitFor("the third worker gets nothing", func() bool { return has(three) > 0 && has(two)+has(three) == int(w.shards.P()) })
 	sent = append(sent, r.sendN(20)...)
-	two.members.SetState("draining")
+	two.Members.SetState("draining")
 	if err := two.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	two.stop()
+	two.End()
 	sent = append(sent, r.sendN(20)...)
 	for _, to := range all {
 		to.gets(sent...)

@@ -45,7 +45,7 @@ func TestTraceOfTransaction(t *testing.T) {
 	})
 	close(hold)
 	a.gets(sent...)
-	k.stop()
+	k.End()
 	if err := tracing.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

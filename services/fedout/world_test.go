@@ -1,7 +1,6 @@
 package fedout
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,7 +16,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +33,7 @@ import (
 	"hanse/pkg/bus/bustest"
 	"hanse/pkg/destination"
 	"hanse/pkg/fedclient"
+	"hanse/pkg/follow/followtest"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/matrix/signing"
 	"hanse/pkg/outgoing"
@@ -120,68 +119,31 @@ func (w *world) cert() tls.Certificate {
 
 // worker is one fedout worker.
 type worker struct {
+	*followtest.Worker
 	*Service
-	members *partition.Members
-	bus     *bus.Bus
-	cancel  context.CancelFunc
-	done    chan struct{}
 }
 
-// start runs a worker. stop, or the end of the test, ends it in good order; kill does not.
+// start runs a worker. End, or the end of the test, ends it in good order; Kill does not.
 func (w *world) start(name string, change ...func(*Config)) *worker {
 	w.t.Helper()
-	b := w.nats.Open(name)
-	members, err := partition.Join(partition.MembersConfig{Bus: b, Self: partition.Member{ID: name, Addr: name + ":1", Roles: []string{"fedout"}},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 3 * time.Second}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	shards := pgtest.Open(w.t, w.cfg)
+	k := &worker{Worker: followtest.New(w.t, w.nats, w.cfg, "fedout", name)}
+	shards, b := k.Worker.Shards, k.Bus
 	cfg := Defaults()
 	for _, f := range change {
 		f(&cfg)
 	}
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("FEDOUT_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("worker", name)
-	}
-	s, err := New(cfg, Deps{
+	var err error
+	k.Service, err = New(cfg, Deps{
 		Shards: shards, DB: roomdb.Open(shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil),
-		Users: userdb.New(shards, b), Bus: b, Redis: w.redis, Members: members, Servers: w.reg, Tracer: w.tracer, Log: log,
+		Users: userdb.New(shards, b), Bus: b, Redis: w.redis, Members: k.Members, Servers: w.reg, Tracer: w.tracer, Log: k.Log,
 		Network: Network{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Client: fedclient.Config{RootCAs: w.roots, DialTimeout: 20 * time.Second}},
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s.faults = w.faults
-	k := &worker{Service: s, members: members, bus: b, done: make(chan struct{})}
-	var ctx context.Context
-	ctx, k.cancel = context.WithCancel(context.Background())
-	go func() {
-		defer close(k.done)
-		if err := s.Run(ctx); err != nil {
-			w.t.Errorf("worker %s: %v", name, err)
-		}
-	}()
-	members.SetState(partition.Ready)
-	w.t.Cleanup(k.stop)
+	k.faults = w.faults
+	k.Go(k.Service.Run, k.sender.follow.Stop)
 	return k
-}
-
-func (k *worker) stop() {
-	k.cancel()
-	<-k.done
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = k.members.Leave(ctx)
-}
-
-// kill makes the worker lose PostgreSQL, the bus and its requests at once, as if it had never been.
-func (k *worker) kill() {
-	k.bus.Conn().Close()
-	k.shards.Close()
-	k.sender.follow.Stop()
-	k.cancel()
 }
 
 // room is a room that the test writes.

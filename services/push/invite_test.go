@@ -93,7 +93,7 @@ func TestInviteFromElsewhere(t *testing.T) {
 	w.until("the count does not fall", func() bool { return g.last().Get("counts.unread").Int() == 1 })
 
 	two := w.start("two") // nobody is told again
-	k.kill()
+	k.Kill()
 	w.share(two)
 	third := w.outside(anna, "!third:far.test", "invite")
 	w.until("the third invite was not told", func() bool { return slices.Contains(g.of(anna), string(third)) })

@@ -66,13 +66,13 @@ func TestKilled(t *testing.T) {
 	send()
 	arrived()
 	send()
-	one.kill()
+	one.Kill()
 	send()
 	arrived()
 	three := w.start("three")
 	w.share(two, three)
 	send()
-	two.members.SetState(partition.Draining)
+	two.Members.SetState(partition.Draining)
 	if err := two.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}

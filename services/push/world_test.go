@@ -1,15 +1,12 @@
 package push
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,6 +18,7 @@ import (
 	"hanse/pkg/await"
 	"hanse/pkg/bus"
 	"hanse/pkg/bus/bustest"
+	"hanse/pkg/follow/followtest"
 	"hanse/pkg/matrix/id"
 	"hanse/pkg/netguard"
 	"hanse/pkg/node"
@@ -58,65 +56,27 @@ func newWorld(t testing.TB) *world {
 
 // worker is one push worker.
 type worker struct {
+	*followtest.Worker
 	*Service
-	members *partition.Members
-	conn    *bus.Bus
-	pg      *pg.Shards
-	cancel  context.CancelFunc
-	done    chan struct{}
 }
 
 func (w *world) start(name string, change ...func(*Config)) *worker {
 	w.t.Helper()
-	k := &worker{conn: w.nats.Open(name), pg: pgtest.Open(w.t, w.cfg), done: make(chan struct{})}
-	var err error
-	k.members, err = partition.Join(partition.MembersConfig{Bus: k.conn, Self: partition.Member{ID: name, Addr: name + ":1", Roles: []string{node.RolePush}},
-		Timing: partition.Timing{Beat: 100 * time.Millisecond, TTL: 3 * time.Second}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	k := &worker{Worker: followtest.New(w.t, w.nats, w.cfg, node.RolePush, name)}
 	cfg := Defaults()
 	for _, f := range change {
 		f(&cfg)
 	}
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("PUSH_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("worker", name)
-	}
+	var err error
 	k.Service, err = New(cfg, Deps{
-		Shards: k.pg, Rooms: roomdb.Open(k.pg, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil), Users: userdb.New(k.pg, k.conn),
-		Bus: k.conn, Members: k.members, Servers: local{}, Guard: &netguard.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, Log: log,
+		Shards: k.Shards, Rooms: roomdb.Open(k.Shards, state.NewStore(state.DefaultConfig(), nil), roomdb.DefaultConfig(), nil), Users: userdb.New(k.Shards, k.Bus),
+		Bus: k.Bus, Members: k.Members, Servers: local{}, Guard: &netguard.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, Log: k.Log,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var ctx context.Context
-	ctx, k.cancel = context.WithCancel(context.Background())
-	go func() {
-		defer close(k.done)
-		if err := k.Run(ctx); err != nil {
-			w.t.Errorf("worker %s: %v", name, err)
-		}
-	}()
-	k.members.SetState(partition.Ready)
-	w.t.Cleanup(k.stop)
+	k.Go(k.Service.Run, k.follow.Stop)
 	return k
-}
-
-func (k *worker) stop() {
-	k.cancel()
-	<-k.done
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = k.members.Leave(ctx)
-}
-
-// kill takes PostgreSQL, the bus and all requests from the worker at once, as if it had never been.
-func (k *worker) kill() {
-	k.conn.Conn().Close()
-	k.pg.Close()
-	k.follow.Stop()
-	k.cancel()
 }
 
 // share waits until the workers have all partitions between them.
