@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"hanse/pkg/appservice"
 	"hanse/pkg/partition"
 )
@@ -74,6 +76,27 @@ func TestKilledOwner(t *testing.T) {
 	}
 	irc.works()
 	w.has(irc, ids...)
+}
+
+// What is sent while its commit is still handed over counts as sent: the next owner does not send it again.
+func TestSentWhileHandedOver(t *testing.T) {
+	irc := newBridge(t, "irc")
+	w := newWorld(t, irc.as)
+	k := w.owner("irc", w.start("one"))
+	r := w.room("irc1")
+	w.has(irc, r.say("@anna:"+ours, "first"))
+	entries, err := k.rooms.ReadLog(t.Context(), r.part, 1, 1)
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	b, _ := k.follow.Get(partition.Of("irc"))
+	next := proto.CloneOf(entries[0])
+	next.Pos = b.Handed(r.part) + 5
+	b.stream("irc").offer(newItem(r.part, next))
+	w.until("it is not sent", func() bool { return len(irc.ids()) == 2 })
+	if pos := w.number(fmt.Sprintf(`SELECT pos[%d] FROM appservice_stream WHERE service_id = 'irc'`, r.part+1)); pos != next.Pos {
+		t.Errorf("the service has all up to %d, and %d was sent", pos, next.Pos)
+	}
 }
 
 // A service that fails, whatever way, gets all in order when it works again.

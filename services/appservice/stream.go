@@ -152,6 +152,15 @@ func (s *stream) reached(waiting []*item) []int64 {
 	return before(at, waiting)
 }
 
+// through takes positions forward to those of some items. While entries are handed over they may be sent already, and do not count as
+// handed over yet.
+func through(at []int64, items []*item) []int64 {
+	for _, it := range items {
+		at[it.logPart] = max(at[it.logPart], it.pos)
+	}
+	return at
+}
+
 // before takes positions back to before some items.
 func before(at []int64, items []*item) []int64 {
 	for _, it := range items {

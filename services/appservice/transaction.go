@@ -69,7 +69,7 @@ func (s *stream) collect() (*draft, error) {
 	s.mu.Lock()
 	if len(d.items) == 0 {
 		if n := s.fits(s.queue); n > 0 && !s.behind {
-			d = &draft{items: slices.Clone(s.queue[:n]), epoch: s.epoch, at: s.reached(s.queue[n:])}
+			d = &draft{items: slices.Clone(s.queue[:n]), epoch: s.epoch, at: through(s.reached(s.queue[n:]), s.queue[:n])}
 		} else {
 			d = &draft{epoch: s.epoch, at: slices.Clone(s.pos)}
 		}
