@@ -24,6 +24,7 @@ import (
 	"hanse/pkg/session"
 	"hanse/pkg/state"
 	"hanse/pkg/userdb"
+	appservicerole "hanse/services/appservice"
 	"hanse/services/client"
 	"hanse/services/fedin"
 	"hanse/services/fedout"
@@ -44,7 +45,8 @@ type builder struct {
 	directory *roomdir.DB
 	dests     *destination.Store
 	apps      *appservice.Registry
-	queries   *asquery.Client // to application services
+	services  *asclient.Client // makes requests to application services
+	queries   *asquery.Client  // asks them
 	sessions  *session.Checker
 	limits    *ratelimit.Limiter // nil: no limits
 	passwords *password.Hasher
@@ -74,7 +76,8 @@ func newBuilder(ctx context.Context, cfg *Config, n *node.Node) (*builder, error
 	if err != nil {
 		return nil, err
 	}
-	b.queries = asquery.New(b.apps, asclient.New(asclient.Config{RootCAs: roots}), n.Log, n.Metrics)
+	b.services = asclient.New(asclient.Config{RootCAs: roots})
+	b.queries = asquery.New(b.apps, b.services, n.Log, n.Metrics)
 	if b.sessions, err = session.New(cfg.Client.Session, b.users, b.apps, n.Bus, n.Log, n.Metrics); err != nil {
 		return nil, err
 	}
@@ -208,6 +211,13 @@ func buildPush(_ context.Context, b *builder) (Role, error) {
 	return push.New(b.cfg.Push, push.Deps{
 		Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Servers: b.node.Servers,
 		Guard: b.guard(), RootCAs: roots, Log: b.node.Log, Registerer: b.node.Metrics,
+	})
+}
+
+func buildAppservice(_ context.Context, b *builder) (Role, error) {
+	return appservicerole.New(b.cfg.Appservice, appservicerole.Deps{
+		Shards: b.node.PG, Rooms: b.rooms, Users: b.users, Bus: b.node.Bus, Members: b.node.Members, Services: b.apps, Aliases: b.directory.AliasesOf,
+		Names: b.node.Servers.Names(), Client: b.services, Log: b.node.Log, Registerer: b.node.Metrics,
 	})
 }
 
