@@ -14,9 +14,10 @@ import (
 	logv1 "hanse/proto/log/v1"
 )
 
-func thousand(b *testing.B) []*appservice.Service {
+// several are services with three namespaces each.
+func several(b testing.TB, n int) []*appservice.Service {
 	b.Helper()
-	services := make([]*appservice.Service, 1000)
+	services := make([]*appservice.Service, n)
 	for i := range services {
 		var err error
 		services[i], err = appservice.Parse(fmt.Appendf(nil, `{id: b%[1]d, url: "http://localhost:1", as_token: as-%[1]d, hs_token: hs-%[1]d, sender_localpart: bot%[1]d, namespaces: {users: [
@@ -32,7 +33,7 @@ func thousand(b *testing.B) []*appservice.Service {
 // that a service wants.
 func BenchmarkInterest(b *testing.B) {
 	in := newInterest(nil, func(context.Context, id.Room) ([]id.Alias, error) { return nil, nil }, []id.Server{ours}, 64, 100_000)
-	m := appservice.NewMatcher(thousand(b))
+	m := appservice.NewMatcher(several(b, 1000))
 	in.match.Store(m)
 	for _, c := range []struct {
 		name string
