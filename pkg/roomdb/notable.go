@@ -92,7 +92,7 @@ const (
 		FROM (SELECT event_nid, ord, origin_ts, sender, redacted_by, notify_seq FROM event
 			WHERE part = r.p AND room_nid = r.n AND ord > r.a ORDER BY ord DESC LIMIT $12) x`
 	// notableMentions are the newest events of a room that mention the user, or everybody in it.
-	notableMentions = `SELECT DISTINCT e.event_nid, e.ord, e.origin_ts, e.sender, e.redacted_by, r.every OR true AS notable
+	notableMentions = `SELECT DISTINCT e.event_nid, e.ord, e.origin_ts, e.sender, e.redacted_by, true AS notable
 		FROM (VALUES ($6), ('')) AS u (id)
 		CROSS JOIN LATERAL (SELECT ord FROM mention WHERE part = r.p AND room_nid = r.n AND user_id = u.id AND ord > r.a
 			ORDER BY ord DESC LIMIT $12) m
