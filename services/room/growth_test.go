@@ -194,8 +194,15 @@ func TestJoinWithoutMembersCostsNone(t *testing.T) {
 	b.open(1)
 	t.Cleanup(hold.release) // before the cluster ends
 	growth.Flat(t, "a join of another server's room", lone, many, 2, func(members int) growth.Cost {
-		roomID := a.create("12", anna, "public")
-		a.fill(roomID, one, members)
-		return each(t, counter, 1, func(int) error { _, err := b.join(roomID, bert, string(one)); return err })
+		var least growth.Cost
+		for range 3 { // the worker reads by the clock which partitions there are: 64 rows, which may fall into a join
+			roomID := a.create("12", anna, "public")
+			a.fill(roomID, one, members)
+			cost := each(t, counter, 1, func(int) error { _, err := b.join(roomID, bert, string(one)); return err })
+			if least == nil || cost["rows"] < least["rows"] {
+				least = cost
+			}
+		}
+		return least
 	})
 }
